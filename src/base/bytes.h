@@ -68,10 +68,10 @@ class ByteCursor {
         position_ += sizeof(T);
         return *value;
     }
-    Result<Bytes> read_bytes(std::size_t count);      // a view into the input
-    Result<std::string_view> read_cstring();          // up to and without the NUL
+    Result<Bytes> read_bytes(std::size_t count);  // a view into the input
+    Result<std::string_view> read_cstring();      // up to and without the NUL
     Result<void> skip(std::size_t count);
-    Result<void> seek(std::size_t position);          // absolute; the end itself is allowed
+    Result<void> seek(std::size_t position);  // absolute; the end itself is allowed
 
     std::size_t position() const { return position_; }
     std::size_t remaining() const { return bytes_.size() - position_; }

@@ -1,5 +1,5 @@
-// Every bound on foreign data in one place. Each says why it has its value; whoever hits one reports
-// it (Code::limit, or a coverage gap), never ends silently.
+// Every bound on foreign data in one place. Each says why it has its value; whoever hits one
+// reports it (Code::limit, or a coverage gap), never ends silently.
 #pragma once
 
 #include <cstddef>

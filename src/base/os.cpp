@@ -27,8 +27,8 @@ Result<Fd> open_file(const std::filesystem::path& path, int flags, mode_t mode) 
 Result<std::size_t> read_at(int fd, MutableBytes into, std::uint64_t offset) {
     std::size_t done = 0;
     while (done < into.size()) {
-        const ssize_t got = ::pread(fd, into.data() + done, into.size() - done,
-                                    static_cast<off_t>(offset + done));
+        const ssize_t got =
+            ::pread(fd, into.data() + done, into.size() - done, static_cast<off_t>(offset + done));
         if (got < 0 && errno == EINTR) continue;
         if (got < 0) return fail(os_error(fmt::format("reading at offset {:#x}", offset + done)));
         if (got == 0) break;

@@ -9,15 +9,24 @@ namespace underseer {
 
 std::string_view to_string(Code code) {
     switch (code) {
-        case Code::malformed: return "malformed";
-        case Code::not_found: return "not_found";
-        case Code::unavailable: return "unavailable";
-        case Code::limit: return "limit";
-        case Code::os: return "os";
-        case Code::permission: return "permission";
-        case Code::unsupported: return "unsupported";
-        case Code::ambiguous: return "ambiguous";
-        case Code::invalid_argument: return "invalid_argument";
+        case Code::malformed:
+            return "malformed";
+        case Code::not_found:
+            return "not_found";
+        case Code::unavailable:
+            return "unavailable";
+        case Code::limit:
+            return "limit";
+        case Code::os:
+            return "os";
+        case Code::permission:
+            return "permission";
+        case Code::unsupported:
+            return "unsupported";
+        case Code::ambiguous:
+            return "ambiguous";
+        case Code::invalid_argument:
+            return "invalid_argument";
     }
     return "unknown";
 }
@@ -39,7 +48,9 @@ Error os_error(std::string_view doing, int error_number) {
     return Error{code, error_number, std::string(doing)};
 }
 
-Error os_error(std::string_view doing) { return os_error(doing, errno); }
+Error os_error(std::string_view doing) {
+    return os_error(doing, errno);
+}
 
 void check_failed(const char* condition, const char* file, int line) {
     std::fprintf(stderr, "underseer: internal error at %s:%d: CHECK(%s) failed\n", file, line,

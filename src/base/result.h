@@ -18,15 +18,16 @@ namespace underseer {
 
 // Closed set, for branching and for exit codes. The text beside it is for people.
 enum class Code : std::uint8_t {
-    malformed = 1,       // bytes do not have the form they must have
-    not_found = 2,       // the thing asked for is not there
-    unavailable = 3,     // the source cannot give it (no BTF, symbol missing, page absent)
-    limit = 4,           // a bound from limits.h was reached
-    os = 5,              // a system call failed; Error::os_errno says how
-    permission = 6,      // this user or role may not do it
-    unsupported = 7,     // a form that we know and do not handle
-    ambiguous = 8,       // more than one thing answers to that name
-    invalid_argument = 9 // the caller (a person or a program) asked for something that makes no sense
+    malformed = 1,    // bytes do not have the form they must have
+    not_found = 2,    // the thing asked for is not there
+    unavailable = 3,  // the source cannot give it (no BTF, symbol missing, page absent)
+    limit = 4,        // a bound from limits.h was reached
+    os = 5,           // a system call failed; Error::os_errno says how
+    permission = 6,   // this user or role may not do it
+    unsupported = 7,  // a form that we know and do not handle
+    ambiguous = 8,    // more than one thing answers to that name
+    invalid_argument =
+        9  // the caller (a person or a program) asked for something that makes no sense
 };
 
 std::string_view to_string(Code code);
@@ -50,7 +51,9 @@ using Unexpected = std::unexpected<Error>;
 [[nodiscard]] inline Unexpected fail(Code code, std::string message) {
     return Unexpected(Error{code, 0, std::move(message)});
 }
-[[nodiscard]] inline Unexpected fail(Error error) { return Unexpected(std::move(error)); }
+[[nodiscard]] inline Unexpected fail(Error error) {
+    return Unexpected(std::move(error));
+}
 
 // A value or an Error. std::expected of g++ 12 has neither and_then nor transform; ours are here.
 template <typename T>
@@ -97,15 +100,15 @@ inline void take(Result<void>&&) {}
 }  // namespace underseer
 
 // Always on: a broken invariant of our own. Never used on foreign input.
-#define CHECK(condition)                                                                \
-    (static_cast<bool>(condition) ? static_cast<void>(0)                                \
+#define CHECK(condition)                                 \
+    (static_cast<bool>(condition) ? static_cast<void>(0) \
                                   : ::underseer::check_failed(#condition, __FILE__, __LINE__))
 
 // The value of a Result, or returns its error from the enclosing function.
-#define TRY(expression)                                                        \
-    (__extension__({                                                           \
-        auto try_result_ = (expression);                                       \
-        if (!try_result_.has_value())                                          \
-            return ::underseer::Unexpected(std::move(try_result_).error());    \
-        ::underseer::detail::take(std::move(try_result_));                     \
+#define TRY(expression)                                                     \
+    (__extension__({                                                        \
+        auto try_result_ = (expression);                                    \
+        if (!try_result_.has_value())                                       \
+            return ::underseer::Unexpected(std::move(try_result_).error()); \
+        ::underseer::detail::take(std::move(try_result_));                  \
     }))

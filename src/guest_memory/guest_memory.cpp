@@ -8,14 +8,16 @@ Result<void> GuestMemory::read(GuestPhys from, MutableBytes into) {
     ReadOp op{from, into};
     read_many({&op, 1});
     switch (op.status) {
-        case ReadStatus::ok: return {};
+        case ReadStatus::ok:
+            return {};
         case ReadStatus::hole:
             return fail(Code::unavailable,
                         fmt::format("guest page {:#x} is not in this source", from.value));
         case ReadStatus::outside:
             return fail(Code::unavailable,
                         fmt::format("guest address {:#x} is not RAM", from.value));
-        case ReadStatus::failed: break;
+        case ReadStatus::failed:
+            break;
     }
     return fail(Code::os, fmt::format("reading guest address {:#x} failed", from.value));
 }

@@ -26,10 +26,10 @@ struct RamRegion {
 };
 
 enum class ReadStatus : std::uint8_t {
-    ok,          // every byte was read
-    hole,        // RAM that the source does not hold (excluded page of a dump): bytes are zero
-    outside,     // not RAM at all (MMIO, PCI hole, beyond the end): bytes are zero
-    failed,      // the source could not be read (VMM gone, truncated file): bytes are zero
+    ok,       // every byte was read
+    hole,     // RAM that the source does not hold (excluded page of a dump): bytes are zero
+    outside,  // not RAM at all (MMIO, PCI hole, beyond the end): bytes are zero
+    failed,   // the source could not be read (VMM gone, truncated file): bytes are zero
 };
 
 // One read of a batch. `into` may cross pages but must lie in one region to come back `ok`.
