@@ -9,7 +9,7 @@ option(UNDERSEER_BENCH "Build the benchmarks" OFF)
 
 add_library(underseer_flags INTERFACE)
 target_include_directories(underseer_flags INTERFACE ${CMAKE_SOURCE_DIR}/src)
-target_compile_definitions(underseer_flags INTERFACE UNDERSEER_VERSION="${PROJECT_VERSION}" FMT_HEADER_ONLY=0)
+target_compile_definitions(underseer_flags INTERFACE UNDERSEER_VERSION="${PROJECT_VERSION}")
 target_compile_options(underseer_flags INTERFACE
   -Wall -Wextra -Werror -Wshadow -Wconversion -Wsign-conversion -Wcast-align -Wnon-virtual-dtor
   -Woverloaded-virtual -Wimplicit-fallthrough -Wformat=2 -fno-strict-aliasing

@@ -1,0 +1,74 @@
+// kallsyms: the kernel's own symbol table, found in its read-only data without any symbol.
+//
+// Layouts (scripts/kallsyms.c, kernel/kallsyms.c), all found by their content, never by version:
+//   4.20 - 6.3   offsets, relative_base, num_syms, names, markers, [seqs_of_names 6.2+],
+//                token_table, token_index
+//   6.4 - 6.18   num_syms, names, markers, token_table, token_index, offsets, relative_base, seqs
+//   7.0+         as 6.4 without relative_base: offsets[i] is relative to its own address
+// Encodings of an offset: absolute if >= 0, else relative_base - 1 - offset (x86-64 SMP
+// until 6.14); relative_base + (u32)offset (6.15+, arm64); &offsets[i] + (s32)offset (7.0+).
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "base/bytes.h"
+
+namespace underseer::guest_linux {
+
+struct Symbol {
+    GuestVirt address;
+    char type = '?';  // as in nm(1): T, t, D, d, B, R, ..
+    std::string_view name;
+};
+
+class Symbols {
+  public:
+    enum class Encoding : std::uint8_t { absolute_percpu, base_relative, self_relative };
+
+    Symbols() = default;
+    Symbols(Symbols&&) = default;
+    Symbols& operator=(Symbols&&) = default;
+    Symbols(const Symbols&) = delete;  // by_name_ points into text_
+    Symbols& operator=(const Symbols&) = delete;
+
+    // Finds the table in `rodata`, a copy of the kernel's read-only data that is mapped at `at`.
+    // TRUST: guest memory; every length and offset is checked, and the table is taken only when its
+    // parts agree with each other.
+    static Result<Symbols> find(Bytes rodata, GuestVirt at);
+
+    std::optional<GuestVirt> address(std::string_view name) const;  // the first of that name
+    // The symbol whose address is the greatest one not above `address`.
+    std::optional<Symbol> nearest(GuestVirt address) const;
+
+    std::size_t size() const { return entries_.size(); }
+    Symbol at(std::size_t index) const;  // REQUIRES: index < size(); in address order
+    Encoding encoding() const { return encoding_; }
+    std::string layout_text() const;  // for people: "names before tokens, self-relative"
+
+  private:
+    struct Entry {
+        std::uint64_t address;
+        std::uint32_t name_offset;  // into text_
+        std::uint16_t name_bytes;
+        char type;
+    };
+    struct Tables;
+
+    Result<void> decode_names(const Tables& tables);
+    Result<void> decode_addresses(const Tables& tables, GuestVirt at);
+    void index();
+
+    std::string text_;
+    std::vector<Entry> entries_;  // table order
+    std::vector<std::uint32_t> by_address_;
+    std::unordered_map<std::string_view, std::uint32_t> by_name_;
+    Encoding encoding_ = Encoding::base_relative;
+    bool offsets_first_ = false;
+};
+
+}  // namespace underseer::guest_linux

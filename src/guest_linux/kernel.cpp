@@ -1,0 +1,329 @@
+#include "guest_linux/kernel.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <bit>
+
+namespace underseer::guest_linux {
+
+namespace {
+
+constexpr unsigned kMaxCpus = 8192;  // NR_CPUS of the largest distribution kernels
+constexpr std::uint64_t kNanosPerSecond = 1'000'000'000;
+constexpr std::string_view kBtfHeaderStart("\x9f\xeb\x01\x00\x18\x00\x00\x00", 8);
+
+// The last bit before the dot-separated member that is asked for.
+std::uint64_t low_bits(std::uint64_t value, unsigned count) {
+    return count >= 64 ? value : value & ((1ull << count) - 1);
+}
+
+}  // namespace
+
+Kernel::Kernel(KernelImage image, guest_memory::GuestMemory* memory)
+    : image_(std::move(image)), memory_(memory, image_.space) {}
+
+Result<std::unique_ptr<Kernel>> Kernel::attach(guest_memory::GuestMemory* memory) {
+    auto images = TRY(find_kernel_images(*memory));
+    std::unique_ptr<Kernel> best;
+    std::uint64_t best_clock = 0;
+    std::vector<std::string> passed_over;
+    Error last_error;
+    for (KernelImage& image : images) {
+        std::unique_ptr<Kernel> kernel(new Kernel(std::move(image), memory));
+        auto loaded = kernel->load_symbols();
+        if (loaded.has_value()) loaded = kernel->load_types();
+        kernel->rodata_ = {};
+        const std::string who =
+            fmt::format("{} at {:#x}", kernel->image_.release(), kernel->image_.space.root.value);
+        if (!loaded.has_value()) {
+            last_error = std::move(std::move(loaded).error()).with_context(who);
+            passed_over.push_back(last_error.to_text());
+            continue;
+        }
+        const auto clock_result = kernel->wall_clock();
+        const std::uint64_t clock = clock_result.has_value() ? *clock_result : 0;
+        if (best && clock <= best_clock) {
+            passed_over.push_back(
+                fmt::format("another kernel in RAM, with an older clock: {}", who));
+            continue;
+        }
+        if (best) {
+            passed_over.push_back(
+                fmt::format("another kernel in RAM, with an older clock: {} at {:#x}",
+                            best->image_.release(), best->image_.space.root.value));
+        }
+        best = std::move(kernel);
+        best_clock = clock;
+    }
+    if (!best) return fail(std::move(last_error));
+    std::ranges::move(passed_over, std::back_inserter(best->notes_));
+    return best;
+}
+
+Result<std::vector<std::byte>> Kernel::read_rodata(const ImageExtent& extent) {
+    std::vector<std::byte> bytes(extent.size_bytes);
+    TRY(memory_.physical().read(extent.phys, bytes));
+    return bytes;
+}
+
+Result<void> Kernel::load_symbols() {
+    Error last{Code::not_found, 0, "the image has no read-only data"};
+    for (const ImageExtent& extent : image_.extents) {
+        if (extent.writable || extent.executable || extent.size_bytes < (1u << 20)) continue;
+        auto bytes = read_rodata(extent);
+        if (!bytes.has_value()) {
+            last = std::move(bytes).error();
+            continue;
+        }
+        auto symbols = Symbols::find(*bytes, extent.virt);
+        if (!symbols.has_value()) {
+            last = std::move(symbols).error();
+            continue;
+        }
+        symbols_ = std::move(*symbols);
+        rodata_ = std::move(*bytes);
+        rodata_extent_ = extent;
+        notes_.push_back(fmt::format("kernel found by: {}", image_.found_by));
+        notes_.push_back(fmt::format("kallsyms: {}", symbols_.layout_text()));
+        if (const auto banner = symbols_.address("linux_banner")) {
+            auto text = memory_.read_cstring(*banner, 512);
+            if (text.has_value() && text->starts_with("Linux version ")) {
+                while (!text->empty() && text->back() == '\n') text->pop_back();
+                image_.banner = std::move(*text);
+                image_.banner_virt = *banner;
+            }
+        }
+        return {};
+    }
+    return fail(std::move(last));
+}
+
+Result<void> Kernel::load_types() {
+    const auto begin = symbols_.address("__start_BTF");
+    const auto end = symbols_.address("__stop_BTF");
+    const std::string_view text = as_text(rodata_);
+    const auto parse_at = [&](std::size_t offset) -> Result<Btf> {
+        const Bytes rest = Bytes(rodata_).subspan(offset);
+        const std::uint64_t size = TRY(Btf::blob_bytes(rest));
+        if (size > rest.size())
+            return fail(Code::malformed, "BTF reaches behind the read-only data");
+        return Btf::parse({rest.begin(), rest.begin() + static_cast<std::ptrdiff_t>(size)});
+    };
+    const auto usable = [](const Result<Btf>& btf) {
+        return btf.has_value() && btf->find_struct("task_struct").has_value();
+    };
+    if (begin && end && *begin >= rodata_extent_.virt &&
+        *end <= rodata_extent_.virt + rodata_extent_.size_bytes) {
+        auto btf = parse_at(*begin - rodata_extent_.virt);
+        if (usable(btf)) {
+            types_ = std::move(*btf);
+            notes_.push_back(fmt::format("BTF: {} types, at __start_BTF", types_.type_count()));
+            return {};
+        }
+    }
+    for (std::size_t at = text.find(kBtfHeaderStart); at != std::string_view::npos;
+         at = text.find(kBtfHeaderStart, at + 1)) {
+        auto btf = parse_at(at);
+        if (!usable(btf)) continue;
+        types_ = std::move(*btf);
+        notes_.push_back(fmt::format("BTF: {} types, found by its header", types_.type_count()));
+        return {};
+    }
+    return fail(Code::unavailable,
+                "the kernel maps no BTF (CONFIG_DEBUG_INFO_BTF is off), so the "
+                "layout of its structures is not known");
+}
+
+Result<GuestVirt> Kernel::symbol(std::string_view name) const {
+    if (const auto address = symbols_.address(name)) return *address;
+    return fail(Code::unavailable, fmt::format("this kernel has no symbol {}", name));
+}
+
+Result<GuestVirt> Kernel::symbol(std::initializer_list<std::string_view> names) const {
+    for (const std::string_view name : names) {
+        if (const auto address = symbols_.address(name)) return *address;
+    }
+    return fail(Code::unavailable, fmt::format("this kernel has no symbol {}", *names.begin()));
+}
+
+Field Kernel::field(std::string_view structure,
+                    std::initializer_list<std::string_view> paths) const {
+    Field result{.name = *paths.begin()};
+    const auto id = types_.find_struct(structure);
+    if (!id) return result;
+    for (const std::string_view path : paths) {
+        const auto member = types_.find_member(*id, path);
+        if (!member) continue;
+        const bool bitfield = member->size_bits % 8 != 0 || member->offset_bits % 8 != 0;
+        result.offset = member->offset_bits / 8;
+        if (bitfield) {
+            result.bit_shift = static_cast<std::uint8_t>(member->offset_bits % 8);
+            result.bit_count = static_cast<std::uint8_t>(std::min(member->size_bits, 56u));
+        } else {
+            result.size_bytes = member->size_bits / 8;
+            // A flexible array has no size of its own; its place is what counts.
+            if (result.size_bytes == 0) result.size_bytes = 8;
+        }
+        return result;
+    }
+    return result;
+}
+
+std::uint64_t Kernel::size_of(std::string_view structure) const {
+    const auto id = types_.find_struct(structure);
+    return id ? types_.size_bytes(*id) : 0;
+}
+
+Result<std::uint64_t> Kernel::read(GuestVirt object, const Field& field) {
+    if (!field.known()) {
+        return fail(Code::unavailable,
+                    fmt::format("this kernel's types have no member {}", field.name));
+    }
+    std::uint64_t value = 0;
+    if (field.bit_count != 0) {
+        const unsigned bytes = (field.bit_shift + field.bit_count + 7u) / 8;
+        TRY(memory_.read(object + field.offset, {reinterpret_cast<std::byte*>(&value), bytes}));
+        return low_bits(value >> field.bit_shift, field.bit_count);
+    }
+    const std::size_t bytes = std::min<std::size_t>(field.size_bytes, sizeof value);
+    TRY(memory_.read(object + field.offset, {reinterpret_cast<std::byte*>(&value), bytes}));
+    return value;
+}
+
+Result<GuestVirt> Kernel::read_pointer(GuestVirt object, const Field& field) {
+    return GuestVirt{TRY(read(object, field))};
+}
+
+Result<std::string> Kernel::read_text(GuestVirt object, const Field& field) {
+    if (!field.known()) {
+        return fail(Code::unavailable,
+                    fmt::format("this kernel's types have no member {}", field.name));
+    }
+    return memory_.read_cstring(object + field.offset, field.size_bytes);
+}
+
+Result<GuestVirt> Kernel::per_cpu(GuestVirt variable, unsigned cpu) {
+    const GuestVirt offsets = TRY(symbol("__per_cpu_offset"));
+    const auto offset = TRY(memory_.read<std::uint64_t>(offsets + 8ull * cpu));
+    return variable + offset;
+}
+
+Result<std::vector<unsigned>> Kernel::possible_cpus() {
+    const GuestVirt mask = TRY(symbol("__cpu_possible_mask"));
+    const auto id = types_.find_struct("cpumask");
+    const std::uint64_t bytes =
+        std::min<std::uint64_t>(id ? types_.size_bytes(*id) : 8, kMaxCpus / 8);
+    std::vector<std::uint64_t> words(std::max<std::uint64_t>(bytes / 8, 1));
+    TRY(memory_.read(mask, std::as_writable_bytes(std::span(words))));
+    std::vector<unsigned> cpus;
+    for (std::size_t word = 0; word < words.size(); ++word) {
+        for (std::uint64_t bits = words[word]; bits != 0; bits &= bits - 1) {
+            cpus.push_back(static_cast<unsigned>(64 * word) +
+                           static_cast<unsigned>(std::countr_zero(bits)));
+        }
+    }
+    return cpus;
+}
+
+// tk_core is {seqcount, timekeeper, ..}: a struct without a name until 6.12, tk_data since, an
+// array of them named timekeeper_data since 6.17 (kernel/time/timekeeping.c).
+Result<GuestVirt> Kernel::timekeeper() const {
+    const GuestVirt core = TRY(symbol({"tk_core", "timekeeper_data"}));
+    if (const Field inside = field("tk_data", "timekeeper"); inside.known()) {
+        return core + inside.offset;
+    }
+    // Without a name: the sequence counter, padded to the timekeeper's alignment of 8.
+    const std::uint64_t seq = std::max(size_of("seqcount_raw_spinlock"), size_of("seqcount"));
+    return core + (std::max<std::uint64_t>(seq, 4) + 7) / 8 * 8;
+}
+
+Result<std::uint64_t> Kernel::boot_time() {
+    const GuestVirt tk = TRY(timekeeper());
+    const std::uint64_t real = TRY(read(tk, field("timekeeper", "offs_real")));
+    const std::uint64_t boot = TRY(read(tk, field("timekeeper", "offs_boot")));
+    return real - boot;
+}
+
+Result<std::uint64_t> Kernel::wall_clock() {
+    const GuestVirt tk = TRY(timekeeper());
+    return TRY(read(tk, field("timekeeper", "xtime_sec"))) * kNanosPerSecond;
+}
+
+// The GNU build id in the notes that the image carries (ELF note of type 3, System V gABI).
+Result<std::string> Kernel::build_id() {
+    const GuestVirt begin = TRY(symbol("__start_notes"));
+    const GuestVirt end = TRY(symbol("__stop_notes"));
+    if (end < begin || end - begin > (1u << 16))
+        return fail(Code::malformed, "notes are too large");
+    std::vector<std::byte> notes(end - begin);
+    TRY(memory_.read(begin, notes));
+    ByteCursor cursor(notes);
+    while (cursor.remaining() >= 12) {
+        const auto name_bytes = TRY(cursor.read<std::uint32_t>());
+        const auto value_bytes = TRY(cursor.read<std::uint32_t>());
+        const auto type = TRY(cursor.read<std::uint32_t>());
+        const Bytes name = TRY(cursor.read_bytes((std::size_t{name_bytes} + 3) & ~std::size_t{3}));
+        const Bytes value =
+            TRY(cursor.read_bytes((std::size_t{value_bytes} + 3) & ~std::size_t{3}));
+        if (type != 3 || !as_text(name).starts_with("GNU") || value_bytes > 64) continue;
+        std::string hex;
+        for (const std::byte byte : value.first(value_bytes)) {
+            hex += fmt::format("{:02x}", std::to_integer<unsigned>(byte));
+        }
+        return hex;
+    }
+    return fail(Code::unavailable, "the image carries no build id");
+}
+
+// With page-table isolation the page after the top table is the one that user mode runs on; its
+// kernel half then leads to tables of its own, outside the image (arch/x86/mm/pti.c).
+bool Kernel::page_table_isolation() {
+    for (unsigned i = 256; i < 512; ++i) {
+        std::uint64_t entry = 0;
+        const auto got = memory_.physical().read(image_.space.root + kPageSize + 8 * i,
+                                                 std::as_writable_bytes(std::span(&entry, 1)));
+        if (!got.has_value() || (entry & kPtePresent) == 0) continue;
+        const GuestPhys target = entry_target(entry);
+        const bool inside = std::ranges::any_of(image_.extents, [&](const ImageExtent& extent) {
+            return target >= extent.phys && target < extent.phys + extent.size_bytes;
+        });
+        if (!inside) return true;
+    }
+    return false;
+}
+
+namespace {
+template <typename T>
+event::Observed<T> observed(Result<T> result) {
+    if (result.has_value()) return std::move(*result);
+    return event::Observed<T>::unavailable(result.error().to_text());
+}
+}  // namespace
+
+event::SystemInfo Kernel::info() {
+    event::SystemInfo info;
+    info.banner = image_.banner;
+    info.kernel_release = image_.release();
+    info.build_id = observed(build_id());
+    info.boot_time = observed(boot_time());
+    info.wall_clock = observed(wall_clock());
+    const auto uts = symbol("init_uts_ns");
+    if (uts.has_value()) {
+        info.host_name = observed(read_text(*uts, field("uts_namespace", "name.nodename")));
+    }
+    // Without KASLR the image is linked to run at 16 MiB (CONFIG_PHYSICAL_START).
+    info.kaslr_slide_bytes = image_.begin().value - 0xffffffff81000000;
+    info.physical_base = image_.extents.front().phys.value;
+    info.page_table_root = image_.space.root.value;
+    info.page_table_levels = image_.space.levels;
+    info.page_table_isolation = page_table_isolation();
+    const auto cpus = possible_cpus();
+    info.cpus = cpus.has_value() ? static_cast<std::uint32_t>(cpus->size()) : 0;
+    info.symbol_count = symbols_.size();
+    info.type_count = types_.type_count();
+    info.notes = notes_;
+    return info;
+}
+
+}  // namespace underseer::guest_linux

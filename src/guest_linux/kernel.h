@@ -1,0 +1,125 @@
+// Kernel: the model of one running guest kernel. Addresses by symbol, offsets by type and member,
+// and reads through the kernel's own page tables. Made from RAM alone: no profile, no debug
+// symbols.
+#pragma once
+
+#include <initializer_list>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/limits.h"
+#include "event/observation.h"
+#include "guest_linux/btf.h"
+#include "guest_linux/kallsyms.h"
+#include "guest_linux/kernel_image.h"
+#include "guest_linux/virtual_memory.h"
+
+namespace underseer::guest_linux {
+
+// Where a member lies in its struct. Resolved once per kernel, by name; `known()` is false when
+// this kernel has no such member, and every read of it then fails with Code::unavailable.
+struct Field {
+    std::string_view name;  // "task_struct.pid": for messages
+    std::uint32_t offset = 0;
+    std::uint32_t size_bytes = 0;
+    std::uint8_t bit_shift = 0;
+    std::uint8_t bit_count = 0;  // 0: not a bitfield
+
+    bool known() const { return size_bytes != 0 || bit_count != 0; }
+};
+
+class Kernel {
+  public:
+    // Finds the kernel and builds the model. Of several kernels in RAM the one whose clock is the
+    // latest is taken, and the others are told in notes(). `memory` must outlive the result.
+    static Result<std::unique_ptr<Kernel>> attach(guest_memory::GuestMemory* memory);
+
+    const KernelImage& image() const { return image_; }
+    const Symbols& symbols() const { return symbols_; }
+    const Btf& types() const { return types_; }
+    VirtualMemory& memory() { return memory_; }
+    guest_memory::GuestMemory& physical() { return memory_.physical(); }
+    const std::vector<std::string>& notes() const { return notes_; }
+
+    // Code::unavailable, with the name, when kallsyms has none of that name.
+    Result<GuestVirt> symbol(std::string_view name) const;
+    // The first of several names that a thing has had over the versions.
+    Result<GuestVirt> symbol(std::initializer_list<std::string_view> names) const;
+
+    // The first of `paths` that the struct has ("se.cfs_rq" goes through nested members).
+    Field field(std::string_view structure, std::initializer_list<std::string_view> paths) const;
+    Field field(std::string_view structure, std::string_view path) const {
+        return field(structure, {path});
+    }
+    // 0 when the struct is not known.
+    std::uint64_t size_of(std::string_view structure) const;
+
+    // An integer member, zero-extended; a bitfield is shifted down.
+    Result<std::uint64_t> read(GuestVirt object, const Field& field);
+    Result<GuestVirt> read_pointer(GuestVirt object, const Field& field);
+    // A char array member, up to its NUL.
+    Result<std::string> read_text(GuestVirt object, const Field& field);
+
+    // Steps through a list_head ring. `visit(GuestVirt node)` returns false to stop early.
+    // Code::limit when it does not come back to `head` within `max_steps` or meets the same node
+    // again.
+    template <typename Visit>
+    Result<void> walk_list(GuestVirt head, Visit&& visit,
+                           std::size_t max_steps = limits::kMaxListSteps);
+
+    // Address of a per-CPU variable on one CPU.
+    Result<GuestVirt> per_cpu(GuestVirt variable, unsigned cpu);
+    // CPUs that have a per-CPU area.
+    Result<std::vector<unsigned>> possible_cpus();
+
+    // Nanoseconds since the epoch at which the guest booted, by its own clock.
+    Result<std::uint64_t> boot_time();
+    Result<std::uint64_t> wall_clock();
+    event::SystemInfo info();
+
+    // Whatever was cached about the mapping of memory is forgotten.
+    void new_epoch() { memory_.forget(); }
+
+  private:
+    Kernel(KernelImage image, guest_memory::GuestMemory* memory);
+    Result<void> load_symbols();
+    Result<void> load_types();
+    Result<std::vector<std::byte>> read_rodata(const ImageExtent& extent);
+    Result<GuestVirt> timekeeper() const;
+    Result<std::string> build_id();
+    bool page_table_isolation();
+
+    KernelImage image_;
+    VirtualMemory memory_;
+    ImageExtent rodata_extent_;
+    std::vector<std::byte> rodata_;  // only while attaching
+    Symbols symbols_;
+    Btf types_;
+    std::vector<std::string> notes_;
+};
+
+template <typename Visit>
+Result<void> Kernel::walk_list(GuestVirt head, Visit&& visit, std::size_t max_steps) {
+    GuestVirt node = TRY(memory_.read<GuestVirt>(head));
+    // Brent's algorithm: a ring that does not contain head is noticed within twice its length.
+    GuestVirt seen = node;
+    std::size_t power = 1, since = 0;
+    for (std::size_t step = 0; node != head; ++step) {
+        if (step >= max_steps) return fail(Code::limit, "a kernel list is longer than its bound");
+        if (node.value == 0) return fail(Code::malformed, "a kernel list ends in a null pointer");
+        if (!visit(node)) return {};
+        node = TRY(memory_.read<GuestVirt>(node));
+        if (node == seen) return fail(Code::malformed, "a kernel list is cyclic without its head");
+        if (++since == power) {
+            seen = node;
+            power *= 2;
+            since = 0;
+        }
+    }
+    return {};
+}
+
+}  // namespace underseer::guest_linux
