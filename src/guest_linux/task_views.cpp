@@ -1,0 +1,360 @@
+#include "guest_linux/task_views.h"
+
+#include <fmt/format.h>
+
+#include <unordered_set>
+
+namespace underseer::guest_linux {
+
+namespace {
+
+// An xarray entry whose low bits are 10 is a node; 00 is a plain pointer (include/linux/xarray.h).
+constexpr std::uint64_t kXaTagMask = 3, kXaInternal = 2;
+constexpr unsigned kXaSlots = 64;
+// Internal entries below 4096 are no nodes: sibling, retry and zero entries (xa_is_node()).
+constexpr std::uint64_t kXaLastNonNode = 4096;
+constexpr unsigned kRtPriorities = 100;   // MAX_RT_PRIO
+constexpr unsigned kCssSetBuckets = 128;  // CSS_SET_HASH_BITS 7, kernel/cgroup/cgroup.c
+
+GuestVirt container(GuestVirt node, const Field& member) {
+    return node - member.offset;
+}
+
+}  // namespace
+
+std::string_view to_string(TaskView view) {
+    switch (view) {
+        case TaskView::task_list:
+            return "task_list";
+        case TaskView::thread_list:
+            return "thread_list";
+        case TaskView::pid_idr:
+            return "pid_idr";
+        case TaskView::tree:
+            return "tree";
+        case TaskView::css_set:
+            return "css_set";
+        case TaskView::run_queue:
+            return "run_queue";
+        case TaskView::current:
+            return "current";
+    }
+    return "unknown";
+}
+
+TaskViews::TaskViews(Kernel* kernel) : kernel_(kernel) {
+    const Kernel& k = *kernel;
+    f_ = {
+        .tasks = k.field("task_struct", "tasks"),
+        .thread_node = k.field("task_struct", "thread_node"),
+        .signal = k.field("task_struct", "signal"),
+        .thread_head = k.field("signal_struct", "thread_head"),
+        .children = k.field("task_struct", "children"),
+        .sibling = k.field("task_struct", "sibling"),
+        .cg_list = k.field("task_struct", "cg_list"),
+        .pid_links = k.field("task_struct", "pid_links"),
+        .thread_pid = k.field("task_struct", "thread_pid"),
+        .pid = k.field("task_struct", "pid"),
+        .tgid = k.field("task_struct", "tgid"),
+        .group_leader = k.field("task_struct", "group_leader"),
+        .pid_level = k.field("pid", "level"),
+        .pid_numbers = k.field("pid", "numbers"),
+        .pid_tasks = k.field("pid", "tasks"),
+        .upid_ns = k.field("upid", "ns"),
+        .ns_idr = k.field("pid_namespace", "idr"),
+        .xa_head = k.field("idr", {"idr_rt.xa_head", "idr_rt.rnode"}),
+        .node_shift = k.field("xa_node", "shift"),
+        .node_slots = k.field("xa_node", "slots"),
+        .css_hlist = k.field("css_set", "hlist"),
+        .css_tasks = k.field("css_set", "tasks"),
+        .css_mg_tasks = k.field("css_set", "mg_tasks"),
+        .css_dying_tasks = k.field("css_set", "dying_tasks"),
+        .rq_curr = k.field("rq", "curr"),
+        .rq_cfs_tasks = k.field("rq", "cfs_tasks"),
+        .rq_rt_queue = k.field("rq", "rt.active.queue"),
+        .rq_dl_root = k.field("rq", "dl.root.rb_root.rb_node"),
+        .rq_scx_runnable = k.field("rq", "scx.runnable_list"),
+        .se_group_node = k.field("task_struct", "se.group_node"),
+        .rt_run_list = k.field("task_struct", "rt.run_list"),
+        .rt_my_q = k.field("sched_rt_entity", "my_q"),
+        .dl_rb_node = k.field("task_struct", "dl.rb_node"),
+        .scx_node = k.field("task_struct", "scx.runnable_node"),
+    };
+}
+
+TaskViewResult TaskViews::walk(TaskView view, const std::vector<GuestVirt>& known) {
+    std::vector<GuestVirt> found;
+    Result<void> outcome;
+    switch (view) {
+        case TaskView::task_list:
+            outcome = walk_task_list(found);
+            break;
+        case TaskView::thread_list:
+            outcome = walk_threads(known, found);
+            break;
+        case TaskView::pid_idr:
+            outcome = walk_pid_idr(known, found);
+            break;
+        case TaskView::tree:
+            outcome = walk_tree(found);
+            break;
+        case TaskView::css_set:
+            outcome = walk_css_sets(found);
+            break;
+        case TaskView::run_queue:
+            outcome = walk_run_queues(found);
+            break;
+        case TaskView::current:
+            outcome = walk_current(found);
+            break;
+    }
+    TaskViewResult result{view, {}, std::nullopt};
+    std::unordered_set<GuestVirt> seen;
+    for (const GuestVirt task : found) {
+        if (task && seen.insert(task).second) result.tasks.push_back(task);
+    }
+    if (!outcome.has_value()) result.gap = outcome.error().to_text();
+    return result;
+}
+
+std::vector<TaskViewResult> TaskViews::walk_all() {
+    std::vector<TaskViewResult> results;
+    std::vector<GuestVirt> known;
+    for (const TaskView view :
+         {TaskView::task_list, TaskView::tree, TaskView::css_set, TaskView::run_queue,
+          TaskView::current, TaskView::pid_idr, TaskView::thread_list}) {
+        results.push_back(walk(view, known));
+        known.insert(known.end(), results.back().tasks.begin(), results.back().tasks.end());
+    }
+    return results;
+}
+
+Result<void> TaskViews::walk_task_list(std::vector<GuestVirt>& out) {
+    const GuestVirt init = TRY(kernel_->symbol("init_task"));
+    return kernel_->walk_list(
+        init + f_.tasks.offset,
+        [&](GuestVirt node) {
+            out.push_back(container(node, f_.tasks));
+            return true;
+        },
+        limits::kMaxTasks);
+}
+
+Result<void> TaskViews::walk_threads(const std::vector<GuestVirt>& processes,
+                                     std::vector<GuestVirt>& out) {
+    std::unordered_set<GuestVirt> signals;
+    Result<void> worst;
+    for (const GuestVirt process : processes) {
+        const auto signal = kernel_->read_pointer(process, f_.signal);
+        // A task that is being released has no signal_struct any more.
+        if (!signal.has_value() || !*signal || !signals.insert(*signal).second) continue;
+        auto walked = kernel_->walk_list(
+            *signal + f_.thread_head.offset,
+            [&](GuestVirt node) {
+                out.push_back(container(node, f_.thread_node));
+                return out.size() < limits::kMaxTasks;
+            },
+            limits::kMaxTasks);
+        if (!walked.has_value()) worst = std::move(walked);
+    }
+    return worst;
+}
+
+std::vector<GuestVirt> TaskViews::pid_namespaces(const std::vector<GuestVirt>& tasks) {
+    std::vector<GuestVirt> namespaces;
+    std::unordered_set<GuestVirt> seen;
+    const auto add = [&](GuestVirt ns) {
+        if (ns && seen.insert(ns).second) namespaces.push_back(ns);
+    };
+    const auto init = kernel_->symbol("init_pid_ns");
+    if (init.has_value()) add(*init);
+    const std::uint64_t upid_bytes = kernel_->size_of("upid");
+    for (const GuestVirt task : tasks) {
+        const auto pid = kernel_->read_pointer(task, f_.thread_pid);
+        if (!pid.has_value() || !*pid) continue;
+        const auto level = kernel_->read(*pid, f_.pid_level);
+        if (!level.has_value() || *level > limits::kMaxPidNamespaceLevel) continue;
+        for (std::uint64_t i = 0; i <= *level; ++i) {
+            const GuestVirt number = *pid + f_.pid_numbers.offset + i * upid_bytes;
+            const auto ns = kernel_->read_pointer(number, f_.upid_ns);
+            if (ns.has_value()) add(*ns);
+        }
+    }
+    return namespaces;
+}
+
+// Depth-first through the xarray behind an IDR; a node's shift shrinks by 6 at every level, which
+// bounds the depth whatever the pointers say.
+Result<void> TaskViews::walk_idr(GuestVirt idr, std::vector<GuestVirt>& pids) {
+    struct Pending {
+        std::uint64_t entry;
+        std::size_t depth;
+    };
+    std::vector<Pending> stack{{TRY(kernel_->read(idr, f_.xa_head)), 0}};
+    std::size_t nodes = 0;
+    while (!stack.empty()) {
+        const Pending top = stack.back();
+        stack.pop_back();
+        if (top.entry == 0) continue;
+        if ((top.entry & kXaTagMask) != kXaInternal) {
+            if ((top.entry & kXaTagMask) == 0) pids.push_back(GuestVirt{top.entry});
+            continue;
+        }
+        if (top.entry <= kXaLastNonNode) continue;
+        if (top.depth > limits::kMaxTreeDepth || ++nodes > limits::kMaxTasks / 8) {
+            return fail(Code::limit, "the pid IDR is deeper or larger than it can be");
+        }
+        std::array<std::uint64_t, kXaSlots> slots;
+        const GuestVirt node{top.entry - kXaInternal};
+        TRY(kernel_->memory().read(node + f_.node_slots.offset,
+                                   std::as_writable_bytes(std::span(slots))));
+        for (const std::uint64_t slot : slots) {
+            if (slot != 0) stack.push_back({slot, top.depth + 1});
+        }
+    }
+    return {};
+}
+
+// pid->tasks[PIDTYPE_PID] leads to the task whose pid_links[PIDTYPE_PID] it holds; index 0 of both.
+Result<GuestVirt> TaskViews::task_of_pid(GuestVirt pid) {
+    const GuestVirt node = TRY(kernel_->memory().read<GuestVirt>(pid + f_.pid_tasks.offset));
+    // A struct pid outlives its task while somebody holds it (a session's or a group's leader).
+    if (!node) return GuestVirt{};
+    return container(node, f_.pid_links);
+}
+
+Result<void> TaskViews::walk_pid_idr(const std::vector<GuestVirt>& known,
+                                     std::vector<GuestVirt>& out) {
+    for (const GuestVirt ns : pid_namespaces(known)) {
+        std::vector<GuestVirt> pids;
+        TRY(walk_idr(ns + f_.ns_idr.offset, pids));
+        for (const GuestVirt pid : pids) out.push_back(TRY(task_of_pid(pid)));
+    }
+    return {};
+}
+
+Result<void> TaskViews::walk_tree(std::vector<GuestVirt>& out) {
+    std::vector<GuestVirt> pending{TRY(kernel_->symbol("init_task"))};
+    std::unordered_set<GuestVirt> seen(pending.begin(), pending.end());
+    Result<void> worst;
+    while (!pending.empty()) {
+        const GuestVirt parent = pending.back();
+        pending.pop_back();
+        // Every thread may have children of its own: they hang at the thread that forked them.
+        std::vector<GuestVirt> threads{parent};
+        if (auto walked = walk_threads({parent}, threads); !walked.has_value()) {
+            worst = std::move(walked);
+        }
+        for (const GuestVirt thread : threads) {
+            auto walked = kernel_->walk_list(
+                thread + f_.children.offset,
+                [&](GuestVirt node) {
+                    const GuestVirt child = container(node, f_.sibling);
+                    if (seen.insert(child).second) {
+                        out.push_back(child);
+                        pending.push_back(child);
+                    }
+                    return seen.size() < limits::kMaxTasks;
+                },
+                limits::kMaxTasks);
+            if (!walked.has_value()) worst = std::move(walked);
+        }
+    }
+    return worst;
+}
+
+Result<void> TaskViews::walk_css_sets(std::vector<GuestVirt>& out) {
+    const GuestVirt table = TRY(kernel_->symbol("css_set_table"));
+    std::array<std::uint64_t, kCssSetBuckets> buckets;
+    TRY(kernel_->memory().read(table, std::as_writable_bytes(std::span(buckets))));
+    std::size_t sets = 0;
+    Result<void> worst;
+    for (const std::uint64_t first : buckets) {
+        for (GuestVirt node{first}; node;) {
+            if (++sets > limits::kMaxListSteps) return fail(Code::limit, "too many css_sets");
+            const GuestVirt css = container(node, f_.css_hlist);
+            for (const Field& list : {f_.css_tasks, f_.css_mg_tasks, f_.css_dying_tasks}) {
+                if (!list.known()) continue;
+                auto walked = kernel_->walk_list(
+                    css + list.offset,
+                    [&](GuestVirt entry) {
+                        out.push_back(container(entry, f_.cg_list));
+                        return out.size() < limits::kMaxTasks;
+                    },
+                    limits::kMaxTasks);
+                if (!walked.has_value()) worst = std::move(walked);
+            }
+            node = TRY(kernel_->memory().read<GuestVirt>(node));
+        }
+    }
+    return worst;
+}
+
+Result<void> TaskViews::walk_rt_queue(GuestVirt rq, std::vector<GuestVirt>& out) {
+    for (unsigned priority = 0; priority < kRtPriorities; ++priority) {
+        TRY(kernel_->walk_list(rq + f_.rq_rt_queue.offset + 16ull * priority, [&](GuestVirt node) {
+            // An entity with a queue of its own is a group (CONFIG_RT_GROUP_SCHED), not a task.
+            const GuestVirt task = container(node, f_.rt_run_list);
+            const GuestVirt entity = task + kernel_->field("task_struct", "rt").offset;
+            const bool group =
+                f_.rt_my_q.known() && kernel_->read(entity, f_.rt_my_q).value_or(0) != 0;
+            if (!group) out.push_back(task);
+            return true;
+        }));
+    }
+    return {};
+}
+
+Result<void> TaskViews::walk_dl_queue(GuestVirt rq, std::vector<GuestVirt>& out) {
+    std::vector<std::uint64_t> stack{TRY(kernel_->read(rq, f_.rq_dl_root))};
+    std::size_t steps = 0;
+    while (!stack.empty()) {
+        const GuestVirt node{stack.back()};
+        stack.pop_back();
+        if (!node) continue;
+        if (++steps > limits::kMaxListSteps)
+            return fail(Code::limit, "the deadline tree is cyclic");
+        // struct rb_node {__rb_parent_color, rb_right, rb_left} (include/linux/rbtree_types.h)
+        stack.push_back(TRY(kernel_->memory().read<std::uint64_t>(node + 8)));
+        stack.push_back(TRY(kernel_->memory().read<std::uint64_t>(node + 16)));
+        out.push_back(container(node, f_.dl_rb_node));
+    }
+    return {};
+}
+
+Result<void> TaskViews::walk_run_queues(std::vector<GuestVirt>& out) {
+    const GuestVirt runqueues = TRY(kernel_->symbol("runqueues"));
+    for (const unsigned cpu : TRY(kernel_->possible_cpus())) {
+        const GuestVirt rq = TRY(kernel_->per_cpu(runqueues, cpu));
+        if (f_.rq_cfs_tasks.known()) {
+            TRY(kernel_->walk_list(rq + f_.rq_cfs_tasks.offset, [&](GuestVirt node) {
+                out.push_back(container(node, f_.se_group_node));
+                return true;
+            }));
+        }
+        if (f_.rq_scx_runnable.known() && f_.scx_node.known()) {
+            TRY(kernel_->walk_list(rq + f_.rq_scx_runnable.offset, [&](GuestVirt node) {
+                out.push_back(container(node, f_.scx_node));
+                return true;
+            }));
+        }
+        TRY(walk_rt_queue(rq, out));
+        TRY(walk_dl_queue(rq, out));
+    }
+    return {};
+}
+
+// rq->curr rather than the per-CPU current_task: the same task, and its name never changed.
+Result<void> TaskViews::walk_current(std::vector<GuestVirt>& out) {
+    const GuestVirt runqueues = TRY(kernel_->symbol("runqueues"));
+    for (const unsigned cpu : TRY(kernel_->possible_cpus())) {
+        const GuestVirt rq = TRY(kernel_->per_cpu(runqueues, cpu));
+        const GuestVirt task = TRY(kernel_->read_pointer(rq, f_.rq_curr));
+        // The idle task (pid 0) is in no list.
+        if (!task || TRY(kernel_->read(task, f_.pid)) == 0) continue;
+        out.push_back(task);
+    }
+    return {};
+}
+
+}  // namespace underseer::guest_linux

@@ -1,0 +1,71 @@
+// Independent views of which tasks exist. A task that one view shows and another does not is the
+// mark of a hidden process, once a second read has confirmed it.
+#pragma once
+
+#include <array>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "guest_linux/kernel.h"
+
+namespace underseer::guest_linux {
+
+enum class TaskView : std::uint8_t {
+    task_list,    // init_task.tasks: one entry a process
+    thread_list,  // signal->thread_head of every process that any view shows
+    pid_idr,      // the IDR of every pid namespace
+    tree,         // children/sibling, from init and kthreadd down
+    css_set,      // tasks of every css_set (cgroup membership)
+    run_queue,    // fair, real-time and deadline queues of every CPU
+    current,      // what every CPU runs now
+};
+inline constexpr std::array kAllTaskViews{
+    TaskView::task_list, TaskView::thread_list, TaskView::pid_idr, TaskView::tree,
+    TaskView::css_set,   TaskView::run_queue,   TaskView::current};
+std::string_view to_string(TaskView view);
+
+struct TaskViewResult {
+    TaskView view{};
+    std::vector<GuestVirt> tasks;    // task_struct addresses, each once, in walking order
+    std::optional<std::string> gap;  // why the view is not complete, when it is not
+};
+
+class TaskViews {
+  public:
+    explicit TaskViews(Kernel* kernel);
+
+    // `known` are the processes that other views have shown (for thread_list).
+    TaskViewResult walk(TaskView view, const std::vector<GuestVirt>& known);
+    // All of them; thread_list last, over what the others found.
+    std::vector<TaskViewResult> walk_all();
+
+    // init_pid_ns and every pid namespace that a task found so far lives in.
+    std::vector<GuestVirt> pid_namespaces(const std::vector<GuestVirt>& tasks);
+
+  private:
+    Result<void> walk_task_list(std::vector<GuestVirt>& out);
+    Result<void> walk_threads(const std::vector<GuestVirt>& processes, std::vector<GuestVirt>& out);
+    Result<void> walk_pid_idr(const std::vector<GuestVirt>& known, std::vector<GuestVirt>& out);
+    Result<void> walk_idr(GuestVirt idr, std::vector<GuestVirt>& pids);
+    Result<void> walk_tree(std::vector<GuestVirt>& out);
+    Result<void> walk_css_sets(std::vector<GuestVirt>& out);
+    Result<void> walk_run_queues(std::vector<GuestVirt>& out);
+    Result<void> walk_rt_queue(GuestVirt rq, std::vector<GuestVirt>& out);
+    Result<void> walk_dl_queue(GuestVirt rq, std::vector<GuestVirt>& out);
+    Result<void> walk_current(std::vector<GuestVirt>& out);
+    Result<GuestVirt> task_of_pid(GuestVirt pid);
+
+    Kernel* kernel_;
+    struct {
+        Field tasks, thread_node, signal, thread_head, children, sibling, cg_list, pid_links,
+            thread_pid, pid, tgid, group_leader;
+        Field pid_level, pid_numbers, pid_tasks, upid_ns, ns_idr, xa_head, node_shift, node_slots;
+        Field css_hlist, css_tasks, css_mg_tasks, css_dying_tasks;
+        Field rq_curr, rq_cfs_tasks, rq_rt_queue, rq_dl_root, rq_scx_runnable, se_group_node,
+            rt_run_list, rt_my_q, dl_rb_node, scx_node;
+    } f_;
+};
+
+}  // namespace underseer::guest_linux

@@ -1,0 +1,313 @@
+#include "guest_linux/tasks.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <bit>
+
+namespace underseer::guest_linux {
+
+namespace {
+
+constexpr std::uint64_t kPfKthread = 0x00200000;  // include/linux/sched.h
+constexpr std::uint32_t kPidMaxLimit = 4u << 20;  // include/linux/threads.h
+
+// include/linux/sched.h: bits of task->__state and exit_state, the same from 5.10 to 7.2.
+constexpr std::uint64_t kTaskUninterruptible = 0x02, kTaskReport = 0x7f, kTaskNoload = 0x400,
+                        kTaskRtlockWait = 0x1000, kTaskFrozen = 0x8000;
+
+template <typename T>
+event::Observed<T> observed(Result<T> result) {
+    if (result.has_value()) return std::move(*result);
+    return event::Observed<T>::unavailable(result.error().to_text());
+}
+
+bool is_hex_id(std::string_view text) {
+    return text.size() == 64 && std::ranges::all_of(text, [](char c) {
+               return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f');
+           });
+}
+
+}  // namespace
+
+std::string container_id_of(std::string_view path) {
+    while (!path.empty()) {
+        const std::size_t slash = path.rfind('/');
+        std::string_view part = slash == std::string_view::npos ? path : path.substr(slash + 1);
+        path = slash == std::string_view::npos ? std::string_view() : path.substr(0, slash);
+        if (part.starts_with("lxc.payload.")) return std::string(part.substr(12));
+        if (part.ends_with(".scope")) part.remove_suffix(6);
+        if (part.size() > 64 && part[part.size() - 65] == '-') part = part.substr(part.size() - 64);
+        if (is_hex_id(part)) return std::string(part);
+    }
+    return {};
+}
+
+Tasks::Tasks(Kernel* kernel, Paths* paths) : kernel_(kernel), paths_(paths) {
+    const Kernel& k = *kernel;
+    f_ = {
+        .pid = k.field("task_struct", "pid"),
+        .tgid = k.field("task_struct", "tgid"),
+        .comm = k.field("task_struct", "comm"),
+        .state = k.field("task_struct", {"__state", "state"}),  // renamed in 5.14
+        .exit_state = k.field("task_struct", "exit_state"),
+        .flags = k.field("task_struct", "flags"),
+        .real_parent = k.field("task_struct", "real_parent"),
+        .mm = k.field("task_struct", "mm"),
+        .cred = k.field("task_struct", "real_cred"),
+        .signal = k.field("task_struct", "signal"),
+        .nsproxy = k.field("task_struct", "nsproxy"),
+        .fs = k.field("task_struct", "fs"),
+        .thread_pid = k.field("task_struct", "thread_pid"),
+        .cgroups = k.field("task_struct", "cgroups"),
+        .start_boottime = k.field("task_struct", {"start_boottime", "real_start_time"}),
+        .nr_threads = k.field("signal_struct", "nr_threads"),
+        .thread_head = k.field("signal_struct", "thread_head"),
+        .exe_file = k.field("mm_struct", "exe_file"),
+        .pgd = k.field("mm_struct", "pgd"),
+        .arg_start = k.field("mm_struct", "arg_start"),
+        .arg_end = k.field("mm_struct", "arg_end"),
+        .env_start = k.field("mm_struct", "env_start"),
+        .env_end = k.field("mm_struct", "env_end"),
+        .uid = k.field("cred", "uid"),
+        .euid = k.field("cred", "euid"),
+        .suid = k.field("cred", "suid"),
+        .fsuid = k.field("cred", "fsuid"),
+        .gid = k.field("cred", "gid"),
+        .egid = k.field("cred", "egid"),
+        .sgid = k.field("cred", "sgid"),
+        .fsgid = k.field("cred", "fsgid"),
+        .cap_inheritable = k.field("cred", "cap_inheritable"),
+        .cap_permitted = k.field("cred", "cap_permitted"),
+        .cap_effective = k.field("cred", "cap_effective"),
+        .cap_bset = k.field("cred", "cap_bset"),
+        .cap_ambient = k.field("cred", "cap_ambient"),
+        .user_ns = k.field("cred", "user_ns"),
+        .fs_pwd = k.field("fs_struct", "pwd"),
+        .fs_root = k.field("fs_struct", "root"),
+        .ns_mnt = k.field("nsproxy", "mnt_ns"),
+        .ns_net = k.field("nsproxy", "net_ns"),
+        .ns_uts = k.field("nsproxy", "uts_ns"),
+        .ns_ipc = k.field("nsproxy", "ipc_ns"),
+        .ns_cgroup = k.field("nsproxy", "cgroup_ns"),
+        .ns_time = k.field("nsproxy", "time_ns"),
+        .pid_level = k.field("pid", "level"),
+        .pid_numbers = k.field("pid", "numbers"),
+        .upid_nr = k.field("upid", "nr"),
+        .upid_ns = k.field("upid", "ns"),
+        .css_dfl_cgrp = k.field("css_set", "dfl_cgrp"),
+        .cgroup_kn = k.field("cgroup", "kn"),
+        .kn_parent = k.field("kernfs_node", {"__parent", "parent"}),  // renamed in 6.15
+        .kn_name = k.field("kernfs_node", "name"),
+    };
+}
+
+Result<event::Task> Tasks::read(GuestVirt task, TaskDetail detail) {
+    event::Task result;
+    result.address = task.value;
+    const std::uint64_t pid = TRY(kernel_->read(task, f_.pid));
+    const std::uint64_t tgid = TRY(kernel_->read(task, f_.tgid));
+    if (pid > kPidMaxLimit || tgid > kPidMaxLimit) {
+        return fail(Code::unavailable,
+                    fmt::format("{:#x} holds no task: pid {}, tgid {}", task.value, pid, tgid));
+    }
+    result.pid = static_cast<std::uint32_t>(pid);
+    result.tgid = static_cast<std::uint32_t>(tgid);
+    result.comm = TRY(kernel_->read_text(task, f_.comm));
+    result.kernel_thread = (TRY(kernel_->read(task, f_.flags)) & kPfKthread) != 0;
+    result.state = state(task).value_or("?");
+    const auto parent = kernel_->read_pointer(task, f_.real_parent);
+    if (parent.has_value() && *parent) {
+        result.ppid = static_cast<std::uint32_t>(kernel_->read(*parent, f_.tgid).value_or(0));
+    }
+    result.credentials = observed(credentials(task));
+    result.start_time = observed(start_time(task));
+    result.namespace_pids = observed(namespace_pids(task));
+    result.namespaces = observed(namespaces(task));
+    const auto signal = kernel_->read_pointer(task, f_.signal);
+    if (signal.has_value() && *signal) {
+        result.thread_count =
+            observed(kernel_->read(*signal, f_.nr_threads).and_then([](std::uint64_t n) {
+                return Result<std::uint32_t>(static_cast<std::uint32_t>(n));
+            }));
+    }
+    if (detail.paths) read_paths(task, result);
+    if (detail.user_memory) result.argv = observed(strings(task, f_.arg_start, f_.arg_end));
+    if (detail.environment) result.environment = observed(strings(task, f_.env_start, f_.env_end));
+    return result;
+}
+
+void Tasks::read_paths(GuestVirt task, event::Task& result) {
+    result.exe = observed(exe(task));
+    result.cwd = observed(fs_path(task, f_.fs_pwd));
+    result.root = observed(fs_path(task, f_.fs_root));
+    auto path = cgroup(task);
+    if (path.has_value()) result.container_id = container_id_of(*path);
+    result.cgroup = observed(std::move(path));
+}
+
+// fs/proc/array.c, get_task_state(); include/linux/sched.h, __task_state_index().
+Result<std::string> Tasks::state(GuestVirt task) {
+    static constexpr std::string_view kLetters = "RSDTtXZPI";
+    const std::uint64_t running = TRY(kernel_->read(task, f_.state));
+    const std::uint64_t exit = TRY(kernel_->read(task, f_.exit_state));
+    std::uint64_t report = (running | exit) & kTaskReport;
+    if ((running & (kTaskUninterruptible | kTaskNoload)) == (kTaskUninterruptible | kTaskNoload)) {
+        return std::string("I");
+    }
+    if ((running & (kTaskRtlockWait | kTaskFrozen)) != 0) report = kTaskUninterruptible;
+    const auto index = static_cast<std::size_t>(std::bit_width(report));
+    return std::string(1, index < kLetters.size() ? kLetters[index] : '?');
+}
+
+Result<event::Credentials> Tasks::credentials(GuestVirt task) {
+    const GuestVirt cred = TRY(kernel_->read_pointer(task, f_.cred));
+    const auto id = [&](const Field& field) -> Result<std::uint32_t> {
+        return static_cast<std::uint32_t>(TRY(kernel_->read(cred, field)));
+    };
+    event::Credentials c;
+    c.uid = TRY(id(f_.uid));
+    c.euid = TRY(id(f_.euid));
+    c.suid = TRY(id(f_.suid));
+    c.fsuid = TRY(id(f_.fsuid));
+    c.gid = TRY(id(f_.gid));
+    c.egid = TRY(id(f_.egid));
+    c.sgid = TRY(id(f_.sgid));
+    c.fsgid = TRY(id(f_.fsgid));
+    // kernel_cap_t: two 32-bit words until 6.2, one of 64 bits since; the same bytes.
+    c.cap_inheritable = TRY(kernel_->read(cred, f_.cap_inheritable));
+    c.cap_permitted = TRY(kernel_->read(cred, f_.cap_permitted));
+    c.cap_effective = TRY(kernel_->read(cred, f_.cap_effective));
+    c.cap_bounding = TRY(kernel_->read(cred, f_.cap_bset));
+    c.cap_ambient = TRY(kernel_->read(cred, f_.cap_ambient));
+    return c;
+}
+
+Result<std::uint64_t> Tasks::start_time(GuestVirt task) {
+    if (!boot_time_) boot_time_ = TRY(kernel_->boot_time());
+    return *boot_time_ + TRY(kernel_->read(task, f_.start_boottime));
+}
+
+Result<GuestVirt> Tasks::mm(GuestVirt task) {
+    // A kernel thread may borrow an mm (kthread_use_mm); it has none of its own.
+    if ((TRY(kernel_->read(task, f_.flags)) & kPfKthread) != 0) return GuestVirt{};
+    return kernel_->read_pointer(task, f_.mm);
+}
+
+Result<std::string> Tasks::exe(GuestVirt task) {
+    const GuestVirt mm_struct = TRY(mm(task));
+    if (!mm_struct) return std::string();
+    const GuestVirt file = TRY(kernel_->read_pointer(mm_struct, f_.exe_file));
+    if (!file) return std::string();
+    return paths_->of_file(file);
+}
+
+Result<std::string> Tasks::fs_path(GuestVirt task, const Field& member) {
+    const GuestVirt fs = TRY(kernel_->read_pointer(task, f_.fs));
+    if (!fs) return fail(Code::unavailable, "the task has exited");
+    if (!member.known()) return fail(Code::unavailable, "struct fs_struct is not known");
+    return paths_->of_path(fs + member.offset);
+}
+
+Result<VirtualMemory> Tasks::user_memory(GuestVirt task) {
+    const GuestVirt mm_struct = TRY(mm(task));
+    if (!mm_struct) return fail(Code::unavailable, "the task has no memory of its own");
+    const GuestVirt pgd = TRY(kernel_->read_pointer(mm_struct, f_.pgd));
+    const Translation root = TRY(kernel_->memory().translate(pgd));
+    return VirtualMemory(&kernel_->physical(), {root.phys, kernel_->image().space.levels});
+}
+
+Result<std::vector<std::string>> Tasks::strings(GuestVirt task, const Field& begin_field,
+                                                const Field& end_field) {
+    const GuestVirt mm_struct = TRY(mm(task));
+    std::vector<std::string> result;
+    if (!mm_struct) return result;
+    const GuestVirt begin = TRY(kernel_->read_pointer(mm_struct, begin_field));
+    const GuestVirt end = TRY(kernel_->read_pointer(mm_struct, end_field));
+    if (end <= begin) return result;
+    VirtualMemory memory = TRY(user_memory(task));
+    std::string text(std::min<std::uint64_t>(end - begin, limits::kMaxArgvBytes), '\0');
+    TRY(memory.read(begin, std::as_writable_bytes(std::span(text))));
+    std::string_view rest = text;
+    if (rest.ends_with('\0')) rest.remove_suffix(1);
+    for (;;) {
+        const std::size_t nul = rest.find('\0');
+        result.emplace_back(rest.substr(0, nul));
+        if (nul == std::string_view::npos) return result;
+        rest.remove_prefix(nul + 1);
+    }
+}
+
+Result<std::vector<std::uint32_t>> Tasks::namespace_pids(GuestVirt task) {
+    std::vector<std::uint32_t> numbers;
+    const GuestVirt pid = TRY(kernel_->read_pointer(task, f_.thread_pid));
+    if (!pid) return numbers;  // the idle task, or one that was just released
+    const std::uint64_t level = TRY(kernel_->read(pid, f_.pid_level));
+    if (level > limits::kMaxPidNamespaceLevel) {
+        return fail(Code::malformed, fmt::format("a pid of level {}", level));
+    }
+    const std::uint64_t upid_bytes = kernel_->size_of("upid");
+    for (std::uint64_t i = 0; i <= level; ++i) {
+        const GuestVirt upid = pid + f_.pid_numbers.offset + i * upid_bytes;
+        numbers.push_back(static_cast<std::uint32_t>(TRY(kernel_->read(upid, f_.upid_nr))));
+    }
+    return numbers;
+}
+
+Result<std::uint32_t> Tasks::namespace_number(GuestVirt proxy, const Field& member,
+                                              std::string_view structure) {
+    const GuestVirt ns = TRY(kernel_->read_pointer(proxy, member));
+    if (!ns) return 0u;
+    return static_cast<std::uint32_t>(TRY(kernel_->read(ns, kernel_->field(structure, "ns.inum"))));
+}
+
+Result<event::Namespaces> Tasks::namespaces(GuestVirt task) {
+    event::Namespaces ns;
+    const GuestVirt cred = TRY(kernel_->read_pointer(task, f_.cred));
+    ns.user = TRY(namespace_number(cred, f_.user_ns, "user_namespace"));
+    // task_active_pid_ns(): the namespace of the innermost number.
+    if (const GuestVirt pid = TRY(kernel_->read_pointer(task, f_.thread_pid))) {
+        const std::uint64_t level = TRY(kernel_->read(pid, f_.pid_level));
+        if (level <= limits::kMaxPidNamespaceLevel) {
+            const GuestVirt upid = pid + f_.pid_numbers.offset + level * kernel_->size_of("upid");
+            ns.pid = TRY(namespace_number(upid, f_.upid_ns, "pid_namespace"));
+        }
+    }
+    const GuestVirt proxy = TRY(kernel_->read_pointer(task, f_.nsproxy));
+    if (!proxy) return ns;  // exiting: it has given up all but these two
+    ns.mnt = TRY(namespace_number(proxy, f_.ns_mnt, "mnt_namespace"));
+    ns.net = TRY(namespace_number(proxy, f_.ns_net, "net"));
+    ns.uts = TRY(namespace_number(proxy, f_.ns_uts, "uts_namespace"));
+    ns.ipc = TRY(namespace_number(proxy, f_.ns_ipc, "ipc_namespace"));
+    ns.cgroup = TRY(namespace_number(proxy, f_.ns_cgroup, "cgroup_namespace"));
+    if (f_.ns_time.known()) ns.time = TRY(namespace_number(proxy, f_.ns_time, "time_namespace"));
+    return ns;
+}
+
+Result<std::string> Tasks::cgroup(GuestVirt task) {
+    const GuestVirt set = TRY(kernel_->read_pointer(task, f_.cgroups));
+    const GuestVirt group = TRY(kernel_->read_pointer(set, f_.css_dfl_cgrp));
+    GuestVirt node = TRY(kernel_->read_pointer(group, f_.cgroup_kn));
+    const std::uint64_t key = node.value;
+    if (const auto known = cgroup_paths_.find(key); known != cgroup_paths_.end()) {
+        return known->second;
+    }
+    std::string path;
+    for (std::size_t depth = 0; node; ++depth) {
+        const GuestVirt parent = TRY(kernel_->read_pointer(node, f_.kn_parent));
+        if (!parent) break;  // the root has no name
+        const GuestVirt name = TRY(kernel_->read_pointer(node, f_.kn_name));
+        path.insert(0, "/" + TRY(kernel_->memory().read_cstring(name, 256)));
+        if (depth > limits::kMaxPathDepth || path.size() > limits::kMaxPathBytes) {
+            return fail(Code::limit, "a cgroup path is too long");
+        }
+        node = parent;
+    }
+    if (path.empty()) path = "/";
+    if (cgroup_paths_.size() > limits::kMaxListSteps) cgroup_paths_.clear();
+    cgroup_paths_[key] = path;
+    return path;
+}
+
+}  // namespace underseer::guest_linux
