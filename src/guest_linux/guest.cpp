@@ -1,0 +1,100 @@
+#include "guest_linux/guest.h"
+
+#include <algorithm>
+#include <iterator>
+#include <unordered_set>
+
+#include "guest_linux/kernel_log.h"
+#include "guest_linux/modules.h"
+#include "guest_linux/mounts.h"
+#include "guest_linux/network.h"
+
+namespace underseer::guest_linux {
+
+Guest::Guest(std::unique_ptr<Kernel> kernel)
+    : kernel_(std::move(kernel)),
+      paths_(kernel_.get()),
+      tasks_(kernel_.get(), &paths_),
+      views_(kernel_.get()),
+      files_(kernel_.get(), &paths_),
+      maps_(kernel_.get(), &paths_, &tasks_) {}
+
+Result<std::unique_ptr<Guest>> Guest::attach(guest_memory::GuestMemory* memory) {
+    auto kernel = TRY(Kernel::attach(memory));
+    return std::unique_ptr<Guest>(new Guest(std::move(kernel)));
+}
+
+std::vector<GuestVirt> Guest::task_addresses() {
+    std::vector<GuestVirt> addresses;
+    std::unordered_set<GuestVirt> seen;
+    for (const TaskViewResult& view : views_.walk_all()) {
+        for (const GuestVirt task : view.tasks) {
+            if (seen.insert(task).second) addresses.push_back(task);
+        }
+    }
+    return addresses;
+}
+
+Listing<event::Task> Guest::tasks(TaskDetail detail) {
+    Listing<event::Task> listing;
+    for (const GuestVirt address : task_addresses()) {
+        auto task = tasks_.read(address, detail);
+        if (task.has_value()) {
+            listing.items.push_back(std::move(*task));
+        } else {
+            listing.note(task.error());
+        }
+    }
+    std::ranges::sort(listing.items, {}, &event::Task::pid);
+    return listing;
+}
+
+template <typename T, typename List>
+Listing<T> Guest::of_processes(std::optional<std::uint32_t> wanted, List&& list) {
+    Listing<T> all;
+    const TaskDetail brief{.user_memory = false, .environment = false, .paths = false};
+    for (const event::Task& task : tasks(brief).items) {
+        if (wanted ? task.pid != *wanted : !task.is_process()) continue;
+        auto one = list(GuestVirt{task.address}, task.pid);
+        if (!one.has_value()) {
+            all.note(one.error());
+            continue;
+        }
+        std::ranges::move(one->items, std::back_inserter(all.items));
+        if (one->unreadable != 0 && all.unreadable == 0) all.first_error = one->first_error;
+        all.unreadable += one->unreadable;
+    }
+    return all;
+}
+
+Listing<event::OpenFile> Guest::open_files(std::optional<std::uint32_t> pid) {
+    return of_processes<event::OpenFile>(
+        pid, [&](GuestVirt task, std::uint32_t number) { return files_.list(task, number); });
+}
+
+Listing<event::Vma> Guest::memory_maps(std::optional<std::uint32_t> pid) {
+    return of_processes<event::Vma>(
+        pid, [&](GuestVirt task, std::uint32_t number) { return maps_.list(task, number); });
+}
+
+Result<Listing<event::Module>> Guest::modules() {
+    return list_modules(*kernel_);
+}
+
+Result<Listing<event::Socket>> Guest::sockets() {
+    return list_sockets(*kernel_, files_, task_addresses());
+}
+
+Result<Listing<event::Mount>> Guest::mounts() {
+    return list_mounts(*kernel_, paths_, task_addresses());
+}
+
+Result<Listing<event::NetworkInterface>> Guest::interfaces() {
+    return list_interfaces(*kernel_);
+}
+
+Result<Listing<event::KernelLogLine>> Guest::kernel_log() {
+    return list_kernel_log(*kernel_);
+}
+
+}  // namespace underseer::guest_linux

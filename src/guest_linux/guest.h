@@ -1,0 +1,59 @@
+// Guest: everything that can be asked about one Linux guest. The entry to this module.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "event/observation.h"
+#include "guest_linux/kernel.h"
+#include "guest_linux/memory_maps.h"
+#include "guest_linux/open_files.h"
+#include "guest_linux/paths.h"
+#include "guest_linux/task_views.h"
+#include "guest_linux/tasks.h"
+
+namespace underseer::guest_linux {
+
+class Guest {
+  public:
+    // `memory` must outlive the result. Code::not_found when it holds no Linux kernel.
+    static Result<std::unique_ptr<Guest>> attach(guest_memory::GuestMemory* memory);
+
+    Kernel& kernel() { return *kernel_; }
+
+    event::SystemInfo info() { return kernel_->info(); }
+
+    // task_struct addresses of every process and thread that any view shows.
+    std::vector<GuestVirt> task_addresses();
+    std::vector<TaskViewResult> task_views() { return views_.walk_all(); }
+    Result<event::Task> task(GuestVirt address, TaskDetail detail = {}) {
+        return tasks_.read(address, detail);
+    }
+
+    Listing<event::Task> tasks(TaskDetail detail = {});
+    // Of all processes (threads share their leader's), or of one pid.
+    Listing<event::OpenFile> open_files(std::optional<std::uint32_t> pid);
+    Listing<event::Vma> memory_maps(std::optional<std::uint32_t> pid);
+    Result<Listing<event::Module>> modules();
+    Result<Listing<event::Socket>> sockets();
+    Result<Listing<event::Mount>> mounts();
+    Result<Listing<event::NetworkInterface>> interfaces();
+    Result<Listing<event::KernelLogLine>> kernel_log();
+
+    // Begins a new look: nothing remembered from the last one is used.
+    void new_epoch() { kernel_->new_epoch(); }
+
+  private:
+    explicit Guest(std::unique_ptr<Kernel> kernel);
+    template <typename T, typename List>
+    Listing<T> of_processes(std::optional<std::uint32_t> pid, List&& list);
+
+    std::unique_ptr<Kernel> kernel_;
+    Paths paths_;
+    Tasks tasks_;
+    TaskViews views_;
+    OpenFiles files_;
+    MemoryMaps maps_;
+};
+
+}  // namespace underseer::guest_linux

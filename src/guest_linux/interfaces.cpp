@@ -1,0 +1,134 @@
+#include <arpa/inet.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <array>
+
+#include "guest_linux/network.h"
+
+namespace underseer::guest_linux {
+
+namespace {
+
+constexpr std::uint64_t kMaxHardwareAddress = 32;  // MAX_ADDR_LEN, include/linux/netdevice.h
+
+class InterfaceReader {
+  public:
+    explicit InterfaceReader(Kernel& kernel) : kernel_(kernel) {}
+
+    Result<void> list_all(Listing<event::NetworkInterface>& listing) {
+        const GuestVirt head = TRY(kernel_.symbol("net_namespace_list"));
+        return kernel_.walk_list(head, [&](GuestVirt node) {
+            const GuestVirt net = node - net_list_.offset;
+            auto listed = list_namespace(net, listing);
+            if (!listed.has_value()) listing.note(listed.error());
+            return true;
+        });
+    }
+
+  private:
+    Result<void> list_namespace(GuestVirt net, Listing<event::NetworkInterface>& listing) {
+        const auto number = static_cast<std::uint32_t>(TRY(kernel_.read(net, net_inum_)));
+        return kernel_.walk_list(net + devices_.offset, [&](GuestVirt node) {
+            auto item = read(node - device_node_.offset);
+            if (item.has_value()) {
+                item->net_namespace = number;
+                listing.items.push_back(std::move(*item));
+            } else {
+                listing.note(item.error());
+            }
+            return true;
+        });
+    }
+
+    Result<event::NetworkInterface> read(GuestVirt device) {
+        event::NetworkInterface result;
+        result.name = TRY(kernel_.read_text(device, name_));
+        result.index = static_cast<std::uint32_t>(TRY(kernel_.read(device, index_)));
+        result.flags = static_cast<std::uint32_t>(TRY(kernel_.read(device, flags_)));
+        result.mtu = static_cast<std::uint32_t>(TRY(kernel_.read(device, mtu_)));
+        result.promiscuous = TRY(kernel_.read(device, promiscuity_)) != 0;
+        const std::uint64_t length =
+            std::min(TRY(kernel_.read(device, address_length_)), kMaxHardwareAddress);
+        result.mac = TRY(hardware_address(TRY(kernel_.read_pointer(device, address_)), length));
+        result.permanent_mac = TRY(hardware_address(device + permanent_address_.offset, length));
+        TRY(read_v4(device, result));
+        TRY(read_v6(device, result));
+        return result;
+    }
+
+    Result<std::string> hardware_address(GuestVirt at, std::uint64_t length) {
+        std::vector<std::uint8_t> bytes(length);
+        TRY(kernel_.memory().read(at, std::as_writable_bytes(std::span(bytes))));
+        return fmt::format("{:02x}", fmt::join(bytes, ":"));
+    }
+
+    Result<void> read_v4(GuestVirt device, event::NetworkInterface& result) {
+        const GuestVirt in_device = TRY(kernel_.read_pointer(device, ip_));
+        if (!in_device) return {};
+        GuestVirt address = TRY(kernel_.read_pointer(in_device, v4_list_));
+        for (std::size_t step = 0; address && step < limits::kMaxListSteps; ++step) {
+            char text[INET_ADDRSTRLEN] = "";
+            const auto raw = static_cast<std::uint32_t>(TRY(kernel_.read(address, v4_local_)));
+            ::inet_ntop(AF_INET, &raw, text, sizeof text);
+            result.addresses.push_back(
+                fmt::format("{}/{}", text, TRY(kernel_.read(address, v4_prefix_))));
+            address = TRY(kernel_.read_pointer(address, v4_next_));
+        }
+        return {};
+    }
+
+    Result<void> read_v6(GuestVirt device, event::NetworkInterface& result) {
+        const GuestVirt in6_device = TRY(kernel_.read_pointer(device, ip6_));
+        if (!in6_device || !v6_list_.known()) return {};
+        Result<void> worst;
+        TRY(kernel_.walk_list(in6_device + v6_list_.offset, [&](GuestVirt node) {
+            const GuestVirt address = node - v6_node_.offset;
+            std::array<std::byte, 16> raw{};
+            char text[INET6_ADDRSTRLEN] = "";
+            worst = kernel_.memory().read(address + v6_address_.offset, raw);
+            const auto prefix = kernel_.read(address, v6_prefix_);
+            if (!worst.has_value() || !prefix.has_value()) return false;
+            ::inet_ntop(AF_INET6, raw.data(), text, sizeof text);
+            result.addresses.push_back(fmt::format("{}/{}", text, *prefix));
+            return true;
+        }));
+        return worst;
+    }
+
+    Kernel& kernel_;
+    Field net_list_ = kernel_.field("net", "list");
+    Field net_inum_ = kernel_.field("net", "ns.inum");
+    Field devices_ = kernel_.field("net", "dev_base_head");
+    Field device_node_ = kernel_.field("net_device", "dev_list");
+    Field name_ = kernel_.field("net_device", "name");
+    Field index_ = kernel_.field("net_device", "ifindex");
+    Field flags_ = kernel_.field("net_device", "flags");
+    Field mtu_ = kernel_.field("net_device", "mtu");
+    Field promiscuity_ = kernel_.field("net_device", "promiscuity");
+    Field address_ = kernel_.field("net_device", "dev_addr");
+    Field address_length_ = kernel_.field("net_device", "addr_len");
+    Field permanent_address_ = kernel_.field("net_device", "perm_addr");
+    Field ip_ = kernel_.field("net_device", "ip_ptr");
+    Field ip6_ = kernel_.field("net_device", "ip6_ptr");
+    Field v4_list_ = kernel_.field("in_device", "ifa_list");
+    Field v4_next_ = kernel_.field("in_ifaddr", "ifa_next");
+    Field v4_local_ = kernel_.field("in_ifaddr", "ifa_local");
+    Field v4_prefix_ = kernel_.field("in_ifaddr", "ifa_prefixlen");
+    Field v6_list_ = kernel_.field("inet6_dev", "addr_list");
+    Field v6_node_ = kernel_.field("inet6_ifaddr", "if_list");
+    Field v6_address_ = kernel_.field("inet6_ifaddr", "addr");
+    Field v6_prefix_ = kernel_.field("inet6_ifaddr", "prefix_len");
+};
+
+}  // namespace
+
+Result<Listing<event::NetworkInterface>> list_interfaces(Kernel& kernel) {
+    Listing<event::NetworkInterface> listing;
+    TRY(InterfaceReader(kernel).list_all(listing));
+    return listing;
+}
+
+}  // namespace underseer::guest_linux

@@ -1,0 +1,209 @@
+#include "guest_linux/memory_maps.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+
+namespace underseer::guest_linux {
+
+namespace {
+
+// include/linux/mm.h
+constexpr std::uint64_t kVmRead = 1, kVmWrite = 2, kVmExec = 4, kVmMayShare = 0x80;
+
+// include/linux/maple_tree.h: an encoded node is its address with the type in bits 3..6.
+constexpr std::uint64_t kMapleNodeMask = ~0xffull;
+constexpr unsigned kMapleLeaf64 = 1, kMapleRange64 = 2, kMapleArange64 = 3;
+constexpr std::uint64_t kXaLastNonNode = 4096;
+
+struct MapleShape {
+    std::uint32_t pivots_at = 0, slots_at = 0, pivots = 0;
+};
+
+}  // namespace
+
+MemoryMaps::MemoryMaps(Kernel* kernel, Paths* paths, Tasks* tasks)
+    : kernel_(kernel), paths_(paths), tasks_(tasks) {
+    const Kernel& k = *kernel;
+    f_ = {
+        .mm_mt = k.field("mm_struct", "mm_mt"),  // since 6.1
+        .mmap = k.field("mm_struct", "mmap"),
+        .brk = k.field("mm_struct", "brk"),
+        .start_brk = k.field("mm_struct", "start_brk"),
+        .start_stack = k.field("mm_struct", "start_stack"),
+        .vdso = k.field("mm_struct", "context.vdso"),
+        .start = k.field("vm_area_struct", "vm_start"),
+        .end = k.field("vm_area_struct", "vm_end"),
+        .flags = k.field("vm_area_struct", {"vm_flags", "__vm_flags", "flags"}),
+        .file = k.field("vm_area_struct", "vm_file"),
+        .page_offset = k.field("vm_area_struct", "vm_pgoff"),
+        .ops = k.field("vm_area_struct", "vm_ops"),
+        .private_data = k.field("vm_area_struct", "vm_private_data"),
+        .next = k.field("vm_area_struct", "vm_next"),
+        .anon_name = k.field("vm_area_struct", "anon_name"),
+        .root = k.field("maple_tree", "ma_root"),
+        .range_pivot = k.field("maple_range_64", "pivot"),
+        .range_slot = k.field("maple_range_64", "slot"),
+        .arange_pivot = k.field("maple_arange_64", "pivot"),
+        .arange_slot = k.field("maple_arange_64", "slot"),
+        .file_inode = k.field("file", "f_inode"),
+        .inode_sb = k.field("inode", "i_sb"),
+        .sb_dev = k.field("super_block", "s_dev"),
+        .special_name = k.field("vm_special_mapping", "name"),
+        .anon_name_text = k.field("anon_vma_name", "name"),
+    };
+}
+
+// All entries of a maple tree in order. Ranges bound what is looked at: slots behind the pivot that
+// equals a node's maximum are stale.
+Result<std::vector<GuestVirt>> MemoryMaps::maple_entries(GuestVirt tree) {
+    struct Pending {
+        std::uint64_t node, min, max;
+        std::size_t depth;
+    };
+    std::vector<GuestVirt> entries;
+    const std::uint64_t root = TRY(kernel_->read(tree, f_.root));
+    const auto is_node = [](std::uint64_t entry) {
+        return (entry & 3) == 2 && entry > kXaLastNonNode;
+    };
+    if (root != 0 && !is_node(root)) entries.push_back(GuestVirt{root});
+    std::vector<Pending> stack;
+    if (is_node(root)) stack.push_back({root, 0, ~0ull, 0});
+    std::size_t nodes = 0;
+    while (!stack.empty()) {
+        const Pending top = stack.back();
+        stack.pop_back();
+        if (top.depth > limits::kMaxTreeDepth || ++nodes > limits::kMaxVmasPerProcess) {
+            return fail(Code::limit, "the tree of mappings is deeper or larger than it can be");
+        }
+        const auto type = static_cast<unsigned>((top.node >> 3) & 0xf);
+        if (type != kMapleLeaf64 && type != kMapleRange64 && type != kMapleArange64) {
+            return fail(Code::malformed, fmt::format("a maple node of type {}", type));
+        }
+        const bool arange = type == kMapleArange64;
+        const MapleShape shape{arange ? f_.arange_pivot.offset : f_.range_pivot.offset,
+                               arange ? f_.arange_slot.offset : f_.range_slot.offset,
+                               (arange ? f_.arange_pivot : f_.range_pivot).size_bytes / 8};
+        std::array<std::uint64_t, 32> raw{};  // a node is 256 bytes
+        TRY(kernel_->memory().read(GuestVirt{top.node & kMapleNodeMask},
+                                   std::as_writable_bytes(std::span(raw))));
+        std::vector<Pending> children;
+        std::uint64_t min = top.min;
+        for (std::uint32_t i = 0; i <= shape.pivots && min <= top.max; ++i) {
+            std::uint64_t pivot = i < shape.pivots ? raw[shape.pivots_at / 8 + i] : top.max;
+            if (pivot == 0 && i > 0) pivot = top.max;  // an unset pivot: the last slot in use
+            const std::uint64_t slot = raw[shape.slots_at / 8 + i];
+            if (type != kMapleLeaf64) {
+                if (slot != 0) children.push_back({slot, min, pivot, top.depth + 1});
+            } else if (slot != 0 && (slot & 3) == 0) {
+                entries.push_back(GuestVirt{slot});
+            }
+            if (pivot >= top.max) break;
+            min = pivot + 1;
+        }
+        stack.insert(stack.end(), children.rbegin(), children.rend());
+    }
+    return entries;
+}
+
+Result<std::vector<GuestVirt>> MemoryMaps::areas(GuestVirt mm) {
+    if (f_.mm_mt.known()) return maple_entries(mm + f_.mm_mt.offset);
+    std::vector<GuestVirt> list;
+    GuestVirt area = TRY(kernel_->read_pointer(mm, f_.mmap));
+    while (area) {
+        if (list.size() >= limits::kMaxVmasPerProcess)
+            return fail(Code::limit, "too many mappings");
+        list.push_back(area);
+        area = TRY(kernel_->read_pointer(area, f_.next));
+    }
+    return list;
+}
+
+// fs/proc/task_mmu.c, show_map_vma() and get_vma_name()
+Result<std::string> MemoryMaps::special_name(GuestVirt area, GuestVirt mm, const event::Vma& vma) {
+    const GuestVirt ops = TRY(kernel_->read_pointer(area, f_.ops));
+    const auto special = kernel_->symbol("special_mapping_vmops");
+    if (ops && special.has_value() && ops == *special) {
+        const GuestVirt mapping = TRY(kernel_->read_pointer(area, f_.private_data));
+        const GuestVirt name = TRY(kernel_->read_pointer(mapping, f_.special_name));
+        return kernel_->memory().read_cstring(name, 64);
+    }
+    const auto inside = [&](const Field& field) -> bool {
+        const auto at = kernel_->read(mm, field);
+        return at.has_value() && vma.begin <= *at && *at <= vma.end;
+    };
+    const auto brk = kernel_->read(mm, f_.brk), start_brk = kernel_->read(mm, f_.start_brk);
+    if (brk.has_value() && start_brk.has_value() && vma.begin < *brk && vma.end > *start_brk) {
+        return std::string("[heap]");
+    }
+    if (inside(f_.start_stack)) return std::string("[stack]");
+    if (f_.anon_name.known()) {
+        const GuestVirt name = TRY(kernel_->read_pointer(area, f_.anon_name));
+        if (name) {
+            return fmt::format("[anon:{}]", TRY(kernel_->memory().read_cstring(
+                                                name + f_.anon_name_text.offset, 80)));
+        }
+    }
+    return std::string();
+}
+
+Result<event::Vma> MemoryMaps::read(GuestVirt area, GuestVirt mm) {
+    event::Vma vma;
+    vma.begin = TRY(kernel_->read(area, f_.start));
+    vma.end = TRY(kernel_->read(area, f_.end));
+    const std::uint64_t flags = TRY(kernel_->read(area, f_.flags));
+    vma.permissions = {(flags & kVmRead) != 0 ? 'r' : '-', (flags & kVmWrite) != 0 ? 'w' : '-',
+                       (flags & kVmExec) != 0 ? 'x' : '-', (flags & kVmMayShare) != 0 ? 's' : 'p'};
+    const GuestVirt file = TRY(kernel_->read_pointer(area, f_.file));
+    if (!file) {
+        vma.path = TRY(special_name(area, mm, vma));
+        return vma;
+    }
+    vma.offset_bytes = TRY(kernel_->read(area, f_.page_offset)) * kPageSize;
+    const GuestVirt inode = TRY(kernel_->read_pointer(file, f_.file_inode));
+    vma.inode = TRY(paths_->inode_number(inode));
+    const GuestVirt super_block = TRY(kernel_->read_pointer(inode, f_.inode_sb));
+    const std::uint64_t device = TRY(kernel_->read(super_block, f_.sb_dev));
+    vma.device_major = static_cast<std::uint32_t>(device >> 20);  // MINORBITS, linux/kdev_t.h
+    vma.device_minor = static_cast<std::uint32_t>(device & 0xfffff);
+    vma.path = TRY(paths_->of_file(file));
+    return vma;
+}
+
+// The vsyscall page is in no process's tree; /proc shows it to every 64-bit process
+// (arch/x86/entry/vsyscall/vsyscall_64.c, vsyscall_mode: EMULATE, XONLY, NONE).
+std::optional<event::Vma> MemoryMaps::vsyscall_page() {
+    const auto mode_at = kernel_->symbol("vsyscall_mode");
+    if (!mode_at.has_value()) return std::nullopt;
+    const auto mode = kernel_->memory().read<std::uint32_t>(*mode_at);
+    if (!mode.has_value() || *mode > 1) return std::nullopt;
+    event::Vma vma;
+    vma.begin = 0xffffffffff600000;
+    vma.end = vma.begin + kPageSize;
+    vma.permissions = *mode == 0 ? "r-xp" : "--xp";
+    vma.path = "[vsyscall]";
+    return vma;
+}
+
+Result<Listing<event::Vma>> MemoryMaps::list(GuestVirt task, std::uint32_t pid) {
+    Listing<event::Vma> listing;
+    const GuestVirt mm = TRY(tasks_->mm(task));
+    if (!mm) return listing;
+    for (const GuestVirt area : TRY(areas(mm))) {
+        auto vma = read(area, mm);
+        if (!vma.has_value()) {
+            listing.note(vma.error());
+            continue;
+        }
+        vma->pid = pid;
+        listing.items.push_back(std::move(*vma));
+    }
+    if (auto page = vsyscall_page(); page && !listing.items.empty()) {
+        page->pid = pid;
+        listing.items.push_back(std::move(*page));
+    }
+    return listing;
+}
+
+}  // namespace underseer::guest_linux

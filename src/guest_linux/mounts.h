@@ -1,0 +1,14 @@
+// Mounts of every mount namespace that a task lives in.
+#pragma once
+
+#include "event/observation.h"
+#include "guest_linux/open_files.h"
+#include "guest_linux/paths.h"
+
+namespace underseer::guest_linux {
+
+// `tasks` are task_struct addresses: their mount namespaces are listed, each once.
+Result<Listing<event::Mount>> list_mounts(Kernel& kernel, Paths& paths,
+                                          const std::vector<GuestVirt>& tasks);
+
+}  // namespace underseer::guest_linux

@@ -1,0 +1,17 @@
+// Sockets and network interfaces.
+#pragma once
+
+#include "event/observation.h"
+#include "guest_linux/open_files.h"
+
+namespace underseer::guest_linux {
+
+// Sockets that processes hold open, with their owners, and those that only the kernel's TCP hash
+// table still has (TIME_WAIT, not yet accepted). `tasks` are task_struct addresses.
+Result<Listing<event::Socket>> list_sockets(Kernel& kernel, OpenFiles& files,
+                                            const std::vector<GuestVirt>& tasks);
+
+// Interfaces of every network namespace.
+Result<Listing<event::NetworkInterface>> list_interfaces(Kernel& kernel);
+
+}  // namespace underseer::guest_linux

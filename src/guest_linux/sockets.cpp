@@ -1,0 +1,278 @@
+#include <arpa/inet.h>
+#include <fmt/format.h>
+#include <sys/socket.h>
+
+#include <array>
+#include <bit>
+#include <unordered_map>
+#include <unordered_set>
+
+#include "guest_linux/network.h"
+
+namespace underseer::guest_linux {
+
+namespace {
+
+// include/net/tcp_states.h, in the words of ss(8) and netstat(8).
+constexpr std::array<std::string_view, 13> kTcpStates{
+    "",      "ESTABLISHED", "SYN_SENT", "SYN_RECV", "FIN_WAIT1", "FIN_WAIT2",   "TIME_WAIT",
+    "CLOSE", "CLOSE_WAIT",  "LAST_ACK", "LISTEN",   "CLOSING",   "NEW_SYN_RECV"};
+constexpr std::uint64_t kTcpTimeWait = 6, kTcpListen = 10, kTcpNewSynRecv = 12;
+
+struct FamilyName {
+    std::uint64_t number;
+    std::string_view name;
+};
+constexpr std::array<FamilyName, 10> kFamilies{{{AF_UNIX, "unix"},
+                                                {AF_INET, "inet"},
+                                                {AF_INET6, "inet6"},
+                                                {AF_NETLINK, "netlink"},
+                                                {AF_PACKET, "packet"},
+                                                {AF_ALG, "alg"},
+                                                {AF_VSOCK, "vsock"},
+                                                {AF_BLUETOOTH, "bluetooth"},
+                                                {AF_XDP, "xdp"},
+                                                {AF_KEY, "key"}}};
+
+std::string_view type_name(std::uint64_t type) {
+    switch (type) {
+        case SOCK_STREAM:
+            return "stream";
+        case SOCK_DGRAM:
+            return "dgram";
+        case SOCK_RAW:
+            return "raw";
+        case SOCK_RDM:
+            return "rdm";
+        case SOCK_SEQPACKET:
+            return "seqpacket";
+        case SOCK_PACKET:
+            return "packet";
+        default:
+            return "other";
+    }
+}
+
+std::uint32_t from_network_order(std::uint64_t port) {
+    return std::byteswap(static_cast<std::uint16_t>(port));
+}
+
+class SocketReader {
+  public:
+    explicit SocketReader(Kernel& kernel) : kernel_(kernel) {}
+
+    Result<event::Socket> read(GuestVirt sk) {
+        event::Socket result;
+        result.address = sk.value;
+        const std::uint64_t family = TRY(kernel_.read(sk, family_));
+        result.family = fmt::format("af_{}", family);
+        for (const FamilyName& known : kFamilies) {
+            if (known.number == family) result.family = known.name;
+        }
+        const std::uint64_t state = TRY(kernel_.read(sk, state_));
+        TRY(read_namespace(sk, result));
+        if (family == AF_INET || family == AF_INET6) {
+            TRY(read_inet(sk, family, state, result));
+            return result;
+        }
+        result.type = type_name(TRY(kernel_.read(sk, type_)));
+        TRY(read_owner(sk, result));
+        if (family == AF_UNIX) TRY(read_unix(sk, state, result));
+        if (family == AF_PACKET) TRY(read_packet(sk, result));
+        if (family == AF_NETLINK) {
+            result.local_port = static_cast<std::uint32_t>(TRY(kernel_.read(sk, netlink_portid_)));
+            result.remote_port = static_cast<std::uint32_t>(TRY(kernel_.read(sk, protocol_)));
+        }
+        return result;
+    }
+
+    // Nodes of every chain of the TCP hash tables; visit(sk).
+    template <typename Visit>
+    Result<void> for_each_tcp(Visit&& visit) {
+        const GuestVirt info = TRY(kernel_.symbol("tcp_hashinfo"));
+        const GuestVirt established = TRY(kernel_.read_pointer(info, ehash_));
+        const std::uint64_t mask = TRY(kernel_.read(info, ehash_mask_));
+        if (mask >= limits::kMaxListSteps * 16)
+            return fail(Code::limit, "the TCP hash is too large");
+        std::vector<std::uint64_t> heads(mask + 1);
+        TRY(kernel_.memory().read(established, std::as_writable_bytes(std::span(heads))));
+        for (const std::uint64_t head : heads) {
+            TRY(walk_nulls(head, nulls_node_, visit));
+        }
+        return {};
+    }
+
+  private:
+    // hlist_nulls: an odd pointer ends the chain (include/linux/list_nulls.h).
+    template <typename Visit>
+    Result<void> walk_nulls(std::uint64_t node, const Field& member, Visit&& visit) {
+        for (std::size_t step = 0; node != 0 && (node & 1) == 0; ++step) {
+            if (step >= limits::kMaxListSteps) return fail(Code::limit, "a socket chain is cyclic");
+            visit(GuestVirt{node} - member.offset);
+            node = TRY(kernel_.memory().read<std::uint64_t>(GuestVirt{node}));
+        }
+        return {};
+    }
+
+    Result<void> read_namespace(GuestVirt sk, event::Socket& result) {
+        const GuestVirt net = TRY(kernel_.read_pointer(sk, net_));
+        if (net)
+            result.net_namespace = static_cast<std::uint32_t>(TRY(kernel_.read(net, net_inum_)));
+        return {};
+    }
+
+    // Inode and user: of full sockets only; TIME_WAIT and request sockets are smaller structs.
+    Result<void> read_owner(GuestVirt sk, event::Socket& result) {
+        result.uid = static_cast<std::uint32_t>(TRY(kernel_.read(sk, uid_)));
+        const GuestVirt socket = TRY(kernel_.read_pointer(sk, socket_));
+        if (!socket) return {};
+        const GuestVirt inode = socket - alloc_socket_.offset + alloc_inode_.offset;
+        result.inode = TRY(kernel_.read(inode, inode_number_));
+        return {};
+    }
+
+    Result<std::string> address_text(GuestVirt sk, std::uint64_t family, const Field& v4,
+                                     const Field& v6) {
+        char text[INET6_ADDRSTRLEN] = "";
+        std::array<std::byte, 16> raw{};
+        const Field& field = family == AF_INET ? v4 : v6;
+        if (!field.known()) return fail(Code::unavailable, "socket addresses are not known");
+        const std::size_t bytes = family == AF_INET ? 4 : 16;
+        TRY(kernel_.memory().read(sk + field.offset, std::span(raw).first(bytes)));
+        ::inet_ntop(static_cast<int>(family), raw.data(), text, sizeof text);
+        return std::string(text);
+    }
+
+    Result<void> read_inet(GuestVirt sk, std::uint64_t family, std::uint64_t state,
+                           event::Socket& result) {
+        result.local_address = TRY(address_text(sk, family, local_v4_, local_v6_));
+        result.remote_address = TRY(address_text(sk, family, remote_v4_, remote_v6_));
+        result.local_port = static_cast<std::uint32_t>(TRY(kernel_.read(sk, local_port_)));
+        result.remote_port = from_network_order(TRY(kernel_.read(sk, remote_port_)));
+        if (state < kTcpStates.size()) result.state = kTcpStates[state];
+        if (state == kTcpTimeWait || state == kTcpNewSynRecv) {
+            result.type = "tcp";
+            return {};
+        }
+        TRY(read_owner(sk, result));
+        const std::uint64_t type = TRY(kernel_.read(sk, type_));
+        const std::uint64_t protocol = TRY(kernel_.read(sk, protocol_));
+        if (type == SOCK_STREAM && protocol == IPPROTO_TCP) {
+            result.type = "tcp";
+        } else if (type == SOCK_DGRAM && protocol == IPPROTO_UDP) {
+            result.type = "udp";
+        } else if (type == SOCK_RAW) {
+            result.type = "raw";
+            result.local_port = static_cast<std::uint32_t>(protocol);
+        } else if (type == SOCK_DGRAM && (protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6)) {
+            result.type = "ping";
+        } else {
+            result.type = fmt::format("{}/{}", type_name(type), protocol);
+        }
+        return {};
+    }
+
+    Result<void> read_unix(GuestVirt sk, std::uint64_t state, event::Socket& result) {
+        result.state = state == kTcpListen ? "LISTEN" : state == 1 ? "CONNECTED" : "UNCONNECTED";
+        result.local_address = TRY(unix_name(sk));
+        const GuestVirt peer = TRY(kernel_.read_pointer(sk, unix_peer_));
+        if (peer) result.remote_address = TRY(unix_name(peer));
+        return {};
+    }
+
+    // sockaddr_un {family, path}; an abstract name begins with NUL and is shown with '@'.
+    Result<std::string> unix_name(GuestVirt sk) {
+        const GuestVirt address = TRY(kernel_.read_pointer(sk, unix_addr_));
+        if (!address) return std::string();
+        const std::uint64_t length = TRY(kernel_.read(address, unix_addr_len_));
+        if (length <= 2 || length > 110) return std::string();
+        std::string name(length - 2, '\0');
+        TRY(kernel_.memory().read(address + unix_addr_name_.offset + 2,
+                                  std::as_writable_bytes(std::span(name))));
+        if (name.front() != '\0') return name.substr(0, name.find('\0'));
+        for (char& c : name) {
+            if (c == '\0') c = '@';  // as /proc/net/unix does
+        }
+        return name;
+    }
+
+    Result<void> read_packet(GuestVirt sk, event::Socket& result) {
+        result.local_port = from_network_order(TRY(kernel_.read(sk, packet_protocol_)));
+        const std::uint64_t index = TRY(kernel_.read(sk, packet_interface_));
+        if (index != 0) result.local_address = fmt::format("if{}", index);
+        return {};
+    }
+
+    Kernel& kernel_;
+    Field family_ = kernel_.field("sock", "__sk_common.skc_family");
+    Field state_ = kernel_.field("sock", "__sk_common.skc_state");
+    Field net_ = kernel_.field("sock", "__sk_common.skc_net.net");
+    Field local_v4_ = kernel_.field("sock", "__sk_common.skc_rcv_saddr");
+    Field remote_v4_ = kernel_.field("sock", "__sk_common.skc_daddr");
+    Field local_v6_ = kernel_.field("sock", "__sk_common.skc_v6_rcv_saddr");
+    Field remote_v6_ = kernel_.field("sock", "__sk_common.skc_v6_daddr");
+    Field local_port_ = kernel_.field("sock", "__sk_common.skc_num");
+    Field remote_port_ = kernel_.field("sock", "__sk_common.skc_dport");
+    Field nulls_node_ = kernel_.field("sock", "__sk_common.skc_nulls_node");
+    Field type_ = kernel_.field("sock", "sk_type");
+    Field protocol_ = kernel_.field("sock", "sk_protocol");
+    Field uid_ = kernel_.field("sock", "sk_uid");
+    Field socket_ = kernel_.field("sock", "sk_socket");
+    Field net_inum_ = kernel_.field("net", "ns.inum");
+    Field alloc_socket_ = kernel_.field("socket_alloc", "socket");
+    Field alloc_inode_ = kernel_.field("socket_alloc", "vfs_inode");
+    Field inode_number_ = kernel_.field("inode", "i_ino");
+    Field unix_addr_ = kernel_.field("unix_sock", "addr");
+    Field unix_peer_ = kernel_.field("unix_sock", "peer");
+    Field unix_addr_len_ = kernel_.field("unix_address", "len");
+    Field unix_addr_name_ = kernel_.field("unix_address", "name");
+    Field packet_protocol_ = kernel_.field("packet_sock", "num");
+    Field packet_interface_ = kernel_.field("packet_sock", "ifindex");
+    Field netlink_portid_ = kernel_.field("netlink_sock", "portid");
+    Field ehash_ = kernel_.field("inet_hashinfo", "ehash");
+    Field ehash_mask_ = kernel_.field("inet_hashinfo", "ehash_mask");
+};
+
+}  // namespace
+
+Result<Listing<event::Socket>> list_sockets(Kernel& kernel, OpenFiles& files,
+                                            const std::vector<GuestVirt>& tasks) {
+    Listing<event::Socket> listing;
+    SocketReader reader(kernel);
+    const Field tgid = kernel.field("task_struct", "tgid");
+    const Field pid = kernel.field("task_struct", "pid");
+    std::unordered_map<GuestVirt, std::size_t> known;
+    const auto add = [&](GuestVirt sk) -> event::Socket* {
+        const auto found = known.find(sk);
+        if (found != known.end()) return &listing.items[found->second];
+        auto socket = reader.read(sk);
+        if (!socket.has_value()) {
+            listing.note(socket.error());
+            return nullptr;
+        }
+        known.emplace(sk, listing.items.size());
+        listing.items.push_back(std::move(*socket));
+        return &listing.items.back();
+    };
+    for (const GuestVirt task : tasks) {
+        const auto owner = kernel.read(task, tgid);
+        // Threads share their process's files.
+        if (!owner.has_value() || kernel.read(task, pid).value_or(0) != *owner) continue;
+        const auto walked = files.for_each(task, [&](std::uint32_t, GuestVirt file) {
+            const auto sk = files.socket_of(file);
+            if (!sk.has_value() || !*sk) return;
+            event::Socket* socket = add(*sk);
+            if (socket == nullptr) return;
+            const auto owner_pid = static_cast<std::uint32_t>(*owner);
+            if (socket->owner_pids.empty() || socket->owner_pids.back() != owner_pid) {
+                socket->owner_pids.push_back(owner_pid);
+            }
+        });
+        if (!walked.has_value()) listing.note(walked.error());
+    }
+    const auto walked = reader.for_each_tcp([&](GuestVirt sk) { add(sk); });
+    if (!walked.has_value()) listing.note(walked.error());
+    return listing;
+}
+
+}  // namespace underseer::guest_linux
