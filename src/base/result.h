@@ -105,10 +105,13 @@ inline void take(Result<void>&&) {}
                                   : ::underseer::check_failed(#condition, __FILE__, __LINE__))
 
 // The value of a Result, or returns its error from the enclosing function.
-#define TRY(expression)                                                     \
-    (__extension__({                                                        \
-        auto try_result_ = (expression);                                    \
-        if (!try_result_.has_value())                                       \
-            return ::underseer::Unexpected(std::move(try_result_).error()); \
-        ::underseer::detail::take(std::move(try_result_));                  \
+#define TRY(expression) UNDERSEER_TRY_AS_(__COUNTER__, expression)
+#define UNDERSEER_TRY_AS_(number, expression) UNDERSEER_TRY_WITH_(number, expression)
+#define UNDERSEER_TRY_WITH_(number, expression) \
+    UNDERSEER_TRY_NAMED_(try_result_##number, expression)
+#define UNDERSEER_TRY_NAMED_(name, expression)                                              \
+    (__extension__({                                                                        \
+        auto name = (expression); /* a name of its own: one TRY may stand inside another */ \
+        if (!name.has_value()) return ::underseer::Unexpected(std::move(name).error());     \
+        ::underseer::detail::take(std::move(name));                                         \
     }))

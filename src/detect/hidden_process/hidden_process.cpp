@@ -1,0 +1,195 @@
+#include "detect/hidden_process/hidden_process.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <bit>
+#include <unordered_map>
+
+namespace underseer::detect {
+
+namespace {
+
+using guest_linux::Guest;
+using guest_linux::kAllTaskViews;
+using guest_linux::TaskView;
+using guest_linux::TaskViewResult;
+
+constexpr std::uint32_t bit(TaskView view) {
+    return 1u << static_cast<unsigned>(view);
+}
+
+constexpr std::uint32_t kExpectedOfThread =
+    bit(TaskView::thread_list) | bit(TaskView::pid_idr) | bit(TaskView::css_set);
+constexpr std::uint32_t kExpectedOfProcess =
+    kExpectedOfThread | bit(TaskView::task_list) | bit(TaskView::tree);
+constexpr std::uint32_t kRunning = bit(TaskView::run_queue) | bit(TaskView::current);
+constexpr std::uint64_t kPfExiting = 0x4;  // include/linux/sched.h
+constexpr std::size_t kEvidenceBytes = 256;
+
+std::string names_of(std::uint32_t views) {
+    std::string text;
+    for (const TaskView view : kAllTaskViews) {
+        if ((views & bit(view)) == 0) continue;
+        if (!text.empty()) text += ", ";
+        text += guest_linux::to_string(view);
+    }
+    return text.empty() ? "none" : text;
+}
+
+// The few members that the comparison needs; a whole event::Task is read only for a finding.
+class TaskPeek {
+  public:
+    explicit TaskPeek(guest_linux::Kernel& kernel) : kernel_(kernel) {}
+
+    struct Facts {
+        std::uint32_t pid = 0, tgid = 0;
+        std::uint64_t start_time = 0;
+        bool exiting = false;
+    };
+    Result<Facts> read(GuestVirt task) {
+        Facts facts;
+        facts.pid = static_cast<std::uint32_t>(TRY(kernel_.read(task, pid_)));
+        facts.tgid = static_cast<std::uint32_t>(TRY(kernel_.read(task, tgid_)));
+        facts.start_time = TRY(kernel_.read(task, start_));
+        facts.exiting = TRY(kernel_.read(task, exit_state_)) != 0 ||
+                        (TRY(kernel_.read(task, flags_)) & kPfExiting) != 0;
+        return facts;
+    }
+
+  private:
+    guest_linux::Kernel& kernel_;
+    guest_linux::Field pid_ = kernel_.field("task_struct", "pid");
+    guest_linux::Field tgid_ = kernel_.field("task_struct", "tgid");
+    guest_linux::Field start_ = kernel_.field("task_struct", {"start_boottime", "real_start_time"});
+    guest_linux::Field exit_state_ = kernel_.field("task_struct", "exit_state");
+    guest_linux::Field flags_ = kernel_.field("task_struct", "flags");
+};
+
+}  // namespace
+
+void HiddenProcessCheck::look(Guest& guest) {
+    guest.new_epoch();
+    std::unordered_map<GuestVirt, std::uint32_t> shown;
+    std::uint32_t complete = 0;
+    coverage_ = {};
+    for (const TaskViewResult& view : guest.task_views()) {
+        for (const GuestVirt task : view.tasks) shown[task] |= bit(view.view);
+        if (view.gap) {
+            coverage_.gaps.push_back(
+                fmt::format("{}: {}", guest_linux::to_string(view.view), *view.gap));
+        } else {
+            complete |= bit(view.view);
+        }
+    }
+    // Missing in a view that could not be walked to its end means nothing.
+    const std::uint32_t comparable = complete & kExpectedOfProcess;
+    blind_ = std::popcount(comparable) < 2;
+    std::map<Identity, Sighting> now;
+    TaskPeek peek(guest.kernel());
+    for (const auto& [task, views] : shown) {
+        const auto facts = peek.read(task);
+        ++coverage_.looked_at;
+        if (!facts.has_value()) {
+            ++coverage_.unreadable;
+            continue;
+        }
+        // pid 0: a CPU's idle task, which is in no list. A task on its way out leaves the views one
+        // by one, but it does not run any more; one that does is no such task.
+        if (facts->pid == 0 || (facts->exiting && (views & kRunning) == 0)) continue;
+        const std::uint32_t expected =
+            facts->pid == facts->tgid ? kExpectedOfProcess : kExpectedOfThread;
+        const std::uint32_t missing = expected & comparable & ~views;
+        if (missing != 0) now[{task, facts->pid, facts->start_time}] = {views, missing};
+    }
+    if (looks_++ == 0) {
+        candidates_ = std::move(now);
+    } else {
+        drop_unconfirmed(now);
+    }
+}
+
+void HiddenProcessCheck::drop_unconfirmed(const std::map<Identity, Sighting>& now) {
+    for (auto it = candidates_.begin(); it != candidates_.end();) {
+        const auto again = now.find(it->first);
+        const std::uint32_t missing =
+            again == now.end() ? 0 : it->second.missing & again->second.missing;
+        if (missing == 0) {
+            it = candidates_.erase(it);
+            continue;
+        }
+        it->second.missing = missing;
+        it->second.shown |= again->second.shown;
+        ++it;
+    }
+}
+
+event::Finding HiddenProcessCheck::finding(Guest& guest, const Identity& who,
+                                           const Sighting& sighting) const {
+    event::Finding finding;
+    finding.rule = "hidden_process";
+    finding.title = "Process hidden inside the guest";
+    finding.severity = event::Severity::critical;
+    finding.confidence = 95;
+    finding.technique = "T1014";
+    finding.subject_kind = "process";
+    finding.key = fmt::format("{}:{}:{:x}", who.pid, who.start_time, who.address.value);
+    std::string comm = "?", exe = "?", argv;
+    const auto task = guest.task(who.address);
+    if (task.has_value()) {
+        comm = task->comm;
+        exe = task->exe.available() ? task->exe.value() : task->exe.reason();
+        for (const std::string& word : task->argv.value_or({})) argv += word + " ";
+        if (!argv.empty()) argv.pop_back();
+    }
+    finding.subject = fmt::format("{} (pid {})", comm, who.pid);
+    finding.evidence = {{"shown by", names_of(sighting.shown), 0, {}},
+                        {"missing in", names_of(sighting.missing), 0, {}},
+                        {"exe", exe, 0, {}},
+                        {"command line", argv, 0, {}}};
+    event::Evidence raw{"task_struct", fmt::format("pid {}", who.pid), who.address.value, {}};
+    raw.bytes.resize(kEvidenceBytes);
+    const auto comm_at = guest.kernel().field("task_struct", "comm");
+    // The bytes around the name tell an analyst more than the head of the structure.
+    const GuestVirt from = who.address + (comm_at.offset & ~std::uint64_t{0x3f});
+    if (guest.kernel()
+            .memory()
+            .read(from, std::as_writable_bytes(std::span(raw.bytes)))
+            .has_value()) {
+        raw.address = from.value;
+        finding.evidence.push_back(std::move(raw));
+    }
+    finding.advice = fmt::format(
+        "Do not log in to the guest. Save its memory (underseer dump), then look at the process: "
+        "underseer files, maps and sockets with --pid {}.",
+        who.pid);
+    return finding;
+}
+
+event::CheckReport HiddenProcessCheck::report(Guest& guest) const {
+    CHECK(looks_ > 0);
+    event::CheckReport report;
+    report.check = "hidden_process";
+    report.coverage = coverage_;
+    if (blind_) {
+        report.outcome = event::Outcome::unavailable;
+        report.reason = "fewer than two independent views of the tasks could be read";
+        return report;
+    }
+    if (looks_ >= kLooks) {
+        for (const auto& [who, sighting] : candidates_) {
+            report.findings.push_back(finding(guest, who, sighting));
+        }
+    }
+    if (!report.findings.empty()) {
+        report.outcome = event::Outcome::finding;
+    } else if (!candidates_.empty()) {
+        report.outcome = event::Outcome::unavailable;
+        report.reason = fmt::format("{} of {} looks taken, and views still differ", looks_, kLooks);
+    } else {
+        report.outcome = event::Outcome::clean;
+    }
+    return report;
+}
+
+}  // namespace underseer::detect

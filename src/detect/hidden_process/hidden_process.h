@@ -1,0 +1,63 @@
+// Hidden processes: tasks that some kernel views show and others do not.
+//
+// Every task is expected in certain views: a process in the task list, the thread list, the pid
+// IDR, the tree and a css_set; a further thread in all but the task list and the tree. A task that
+// runs (run queue, current) or that any view shows, and that misses one where it is expected, is a
+// candidate. Live memory is torn and processes come and go while it is read, so a candidate becomes
+// a finding only when it is the same task, with the same members missing, in every one of several
+// looks that are spread over time.
+//
+// TRUST: every structure read here is the guest's. A lie can hide a task from this check only by
+// making all views agree; unreadable or endless structures end in `unavailable` or a gap.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <vector>
+
+#include "event/finding.h"
+#include "guest_linux/guest.h"
+
+namespace underseer::detect {
+
+class HiddenProcessCheck {
+  public:
+    // Looks that must agree, and the time the caller lets pass between two of them. A process that
+    // is being forked or reaped is half-linked for as long as the guest does not schedule it, so
+    // the span (two seconds in all) is well above a busy guest's scheduling latency.
+    static constexpr unsigned kLooks = 5;
+    static constexpr unsigned kPauseMs = 500;
+
+    // One look. Call kLooks times, kPauseMs apart, each in a new epoch; an early stop is possible
+    // as soon as suspicious() is false after a look: then nothing can become a finding any more.
+    void look(guest_linux::Guest& guest);
+    bool suspicious() const { return !candidates_.empty(); }
+
+    // REQUIRES: at least one look. `guest` reads the evidence of what was found.
+    event::CheckReport report(guest_linux::Guest& guest) const;
+
+  private:
+    using ViewSet = std::uint32_t;  // one bit a TaskView
+    // The same task in two looks: its address, pid and start time.
+    struct Identity {
+        GuestVirt address;
+        std::uint32_t pid = 0;
+        std::uint64_t start_time = 0;
+        auto operator<=>(const Identity&) const = default;
+    };
+    struct Sighting {
+        ViewSet shown = 0;
+        ViewSet missing = 0;
+    };
+
+    void drop_unconfirmed(const std::map<Identity, Sighting>& now);
+    event::Finding finding(guest_linux::Guest& guest, const Identity& who,
+                           const Sighting& sighting) const;
+
+    unsigned looks_ = 0;
+    std::map<Identity, Sighting> candidates_;
+    event::Coverage coverage_;
+    bool blind_ = false;  // fewer than two views could be walked
+};
+
+}  // namespace underseer::detect

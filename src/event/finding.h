@@ -1,0 +1,117 @@
+// Instance, Finding, Coverage and Decision: what the analysis module says about what was seen.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "event/fields.h"
+
+namespace underseer::event {
+
+// One watched VM (or container, or image), in the words of the operator.
+struct Instance {
+    std::string host;
+    std::string kind;  // "vm", "container", "image"
+    std::string id;    // stable: the VM's UUID, the image's path
+    std::string name;
+    std::string tenant;
+    std::string app_instance_id;  // MEC appInstanceId
+    std::string app_d_id;         // MEC appDId
+    std::uint64_t start_time = 0;
+
+    bool operator==(const Instance&) const = default;
+    static constexpr auto fields() {
+        return std::tuple{Field{"host", &Instance::host},
+                          Field{"kind", &Instance::kind},
+                          Field{"id", &Instance::id},
+                          Field{"name", &Instance::name},
+                          Field{"tenant", &Instance::tenant},
+                          Field{"app_instance_id", &Instance::app_instance_id},
+                          Field{"app_d_id", &Instance::app_d_id},
+                          Field{"start_time", &Instance::start_time}};
+    }
+};
+
+// Fixed per rule.
+enum class Severity : std::uint8_t { informational, low, medium, high, critical };
+constexpr Severity last_enumerator(Severity) {
+    return Severity::critical;
+}
+std::string_view to_string(Severity severity);
+
+enum class Outcome : std::uint8_t { clean, finding, unavailable };
+constexpr Outcome last_enumerator(Outcome) {
+    return Outcome::unavailable;
+}
+std::string_view to_string(Outcome outcome);
+
+// One piece of what a finding rests on.
+struct Evidence {
+    std::string name;           // "shown by", "task_struct"
+    std::string text;           // for people
+    std::uint64_t address = 0;  // guest-virtual, 0 when it has none
+    std::string bytes;          // raw bytes at that address, "" when none were kept
+
+    bool operator==(const Evidence&) const = default;
+    static constexpr auto fields() {
+        return std::tuple{Field{"name", &Evidence::name}, Field{"text", &Evidence::text},
+                          Field{"address", &Evidence::address}, Field{"bytes", &Evidence::bytes}};
+    }
+};
+
+// What was and what was not looked at. A clean outcome says nothing without it.
+struct Coverage {
+    std::uint64_t looked_at = 0;
+    std::uint64_t unreadable = 0;
+    std::vector<std::string> gaps;  // each: what could not be looked at, and why
+
+    bool operator==(const Coverage&) const = default;
+    static constexpr auto fields() {
+        return std::tuple{Field{"looked_at", &Coverage::looked_at},
+                          Field{"unreadable", &Coverage::unreadable},
+                          Field{"gaps", &Coverage::gaps}};
+    }
+};
+
+struct Finding {
+    std::string rule;  // "hidden_process"
+    std::string title;
+    Severity severity = Severity::informational;
+    std::uint8_t confidence = 0;  // percent
+    std::string technique;        // ATT&CK: "T1014"
+    std::string subject_kind;     // "process"
+    std::string subject;          // "sleep (pid 77)"
+    std::string key;  // what makes it the same condition in the next check: pid, start time, ..
+    std::vector<Evidence> evidence;
+    std::string advice;  // what to do next
+
+    bool operator==(const Finding&) const = default;
+    static constexpr auto fields() {
+        return std::tuple{
+            Field{"rule", &Finding::rule},           Field{"title", &Finding::title},
+            Field{"severity", &Finding::severity},   Field{"confidence", &Finding::confidence},
+            Field{"technique", &Finding::technique}, Field{"subject_kind", &Finding::subject_kind},
+            Field{"subject", &Finding::subject},     Field{"key", &Finding::key},
+            Field{"evidence", &Finding::evidence},   Field{"advice", &Finding::advice}};
+    }
+};
+
+// What one check says after one look (and its confirmation).
+struct CheckReport {
+    std::string check;
+    Outcome outcome = Outcome::unavailable;
+    std::string reason;  // why unavailable
+    std::vector<Finding> findings;
+    Coverage coverage;
+
+    bool operator==(const CheckReport&) const = default;
+    static constexpr auto fields() {
+        return std::tuple{
+            Field{"check", &CheckReport::check}, Field{"outcome", &CheckReport::outcome},
+            Field{"reason", &CheckReport::reason}, Field{"findings", &CheckReport::findings},
+            Field{"coverage", &CheckReport::coverage}};
+    }
+};
+
+}  // namespace underseer::event
