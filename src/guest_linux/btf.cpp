@@ -270,7 +270,8 @@ std::optional<BtfMember> Btf::find_direct(std::uint32_t struct_id, std::string_v
                                           unsigned depth, std::uint32_t& budget) const {
     const Type& type = types_[struct_id];
     if (!is_composite(type.kind) || depth > kMaxAnonymousDepth) return std::nullopt;
-    for (std::uint32_t i = 0; i < type.count && budget != 0; ++i, --budget) {
+    for (std::uint32_t i = 0; i < type.count && budget != 0; ++i) {
+        --budget;
         const RawMember raw = member(type, i);
         const std::string_view name = string_at(raw.name);
         if (name == wanted) {

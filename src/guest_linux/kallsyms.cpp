@@ -13,6 +13,7 @@ namespace underseer::guest_linux {
 namespace {
 
 constexpr std::size_t kTokens = 256;
+constexpr std::size_t kMaxTokenTableBytes = 0xffff;  // token_index is 16 bits wide
 constexpr std::uint32_t kSymbolsPerMarker = 256;
 // The tables lie within this distance of token_table: 4 Mi symbols would need more, real kernels
 // (100k to 250k symbols) need about 3 MiB.
@@ -35,33 +36,50 @@ struct TokenTable {
     std::array<std::uint16_t, kTokens> offsets{};
 };
 
-// The tokens for the characters '0'..'9' are those characters themselves, so the table holds
-// "0\0" "1\0" .. "9\0" at entries 48..57.
-std::optional<TokenTable> token_table_around(Bytes rodata, std::size_t digit_zero) {
+// Start of token 1, counted back from token '0'. Where token 0 begins cannot be seen: what lies
+// before it (seqs_of_names of 6.2) may end in any byte.
+std::optional<std::size_t> start_of_token_one(Bytes rodata, std::size_t digit_zero) {
     std::size_t begin = digit_zero;
-    for (int token = 0; token < '0'; ++token) {
+    for (int token = '0' - 1; token >= 1; --token) {
         if (begin < 2 || byte_at(rodata, begin - 1) != 0) return std::nullopt;
         --begin;
-        while (begin > 0 && byte_at(rodata, begin - 1) != 0 && digit_zero - begin < 4096) --begin;
+        while (begin > 0 && byte_at(rodata, begin - 1) != 0) {
+            if (digit_zero - --begin > kMaxTokenTableBytes) return std::nullopt;
+        }
     }
-    TokenTable table{begin, 0, {}};
-    std::size_t at = begin;
+    return begin;
+}
+
+// The table whose token_index begins at `index` and agrees with every token.
+std::optional<TokenTable> table_with_index(Bytes rodata, std::size_t token_one, std::size_t index) {
+    if (index + 2 * kTokens > rodata.size()) return std::nullopt;
+    const std::size_t first_bytes = load_le<std::uint16_t>(rodata, index + 2).value_or(0);
+    if (first_bytes == 0 || first_bytes > token_one) return std::nullopt;
+    TokenTable table{token_one - first_bytes, index, {}};
+    std::size_t at = table.begin;
     for (std::size_t token = 0; token < kTokens; ++token) {
-        if (at - begin > 0xffff) return std::nullopt;
-        table.offsets[token] = static_cast<std::uint16_t>(at - begin);
-        while (at < rodata.size() && byte_at(rodata, at) != 0) ++at;
-        if (++at > rodata.size()) return std::nullopt;
+        table.offsets[token] = static_cast<std::uint16_t>(at - table.begin);
+        if (load_le<std::uint16_t>(rodata, index + 2 * token) != table.offsets[token]) {
+            return std::nullopt;
+        }
+        while (at < index && byte_at(rodata, at) != 0) ++at;
+        if (++at > index) return std::nullopt;
     }
-    for (std::size_t index = align_up(at, 2); index <= align_up(at, 2) + 8; index += 2) {
-        if (index + 2 * kTokens > rodata.size()) return std::nullopt;
-        bool same = true;
-        for (std::size_t token = 0; same && token < kTokens; ++token) {
-            same = load_le<std::uint16_t>(rodata, index + 2 * token) == table.offsets[token];
-        }
-        if (same) {
-            table.index = index;
-            return table;
-        }
+    return table;
+}
+
+// The tokens for the characters '0'..'9' are those characters themselves, so the table holds
+// "0\0" "1\0" .. "9\0" at entries 48..57, and token_index follows it (padded to 8).
+std::optional<TokenTable> token_table_around(Bytes rodata, std::size_t digit_zero) {
+    const auto token_one = start_of_token_one(rodata, digit_zero);
+    if (!token_one) return std::nullopt;
+    std::size_t end = digit_zero;
+    for (std::size_t token = '0'; token < kTokens; ++token) {
+        while (end < rodata.size() && byte_at(rodata, end) != 0) ++end;
+        if (++end > rodata.size() || end - digit_zero > kMaxTokenTableBytes) return std::nullopt;
+    }
+    for (std::size_t index = align_up(end, 2); index <= align_up(end, 2) + 8; index += 2) {
+        if (const auto table = table_with_index(rodata, *token_one, index)) return table;
     }
     return std::nullopt;
 }

@@ -1,0 +1,131 @@
+#include "detect/hidden_process/hidden_process.h"
+
+#include <gtest/gtest.h>
+
+#include "guest_linux/fake_guest.h"
+
+namespace underseer::detect {
+namespace {
+
+using guest_linux::FakeGuest;
+using guest_linux::Guest;
+
+class HiddenProcess : public testing::Test {
+  protected:
+    HiddenProcess() : fake_({}) {
+        init_ = fake_.add_task(1, 1, "init", fake_.init_task());
+        shell_ = fake_.add_task(7, 7, "sh", init_);
+        thread_ = fake_.add_task(8, 7, "sh-worker", shell_);
+        fake_.finish();
+        guest_ = Guest::attach(&fake_).value();
+    }
+
+    event::CheckReport check() {
+        HiddenProcessCheck check;
+        for (unsigned i = 0; i < HiddenProcessCheck::kLooks; ++i) {
+            check.look(*guest_);
+            if (between_looks) between_looks(i);
+        }
+        return check.report(*guest_);
+    }
+
+    FakeGuest fake_;
+    GuestVirt init_, shell_, thread_;
+    std::unique_ptr<Guest> guest_;
+    std::function<void(unsigned)> between_looks;
+};
+
+std::string evidence(const event::Finding& finding, std::string_view name) {
+    for (const event::Evidence& item : finding.evidence) {
+        if (item.name == name) return item.text;
+    }
+    return "no such evidence";
+}
+
+TEST_F(HiddenProcess, a_clean_guest_is_clean) {
+    const auto report = check();
+    EXPECT_EQ(report.outcome, event::Outcome::clean) << report.reason;
+    EXPECT_EQ(report.coverage.looked_at, 3u);
+}
+
+TEST_F(HiddenProcess, unlinked_from_the_task_list_is_found) {
+    fake_.unlink_from_task_list(shell_);
+    const auto report = check();
+    ASSERT_EQ(report.outcome, event::Outcome::finding);
+    ASSERT_EQ(report.findings.size(), 1u);
+    EXPECT_EQ(report.findings[0].subject, "sh (pid 7)");
+    EXPECT_EQ(evidence(report.findings[0], "missing in"), "task_list");
+}
+
+TEST_F(HiddenProcess, unlinked_from_list_and_idr_is_found) {
+    fake_.unlink_from_task_list(shell_);
+    fake_.unlink_from_pid_idr(7);
+    const auto report = check();
+    ASSERT_EQ(report.findings.size(), 1u);
+    EXPECT_EQ(evidence(report.findings[0], "missing in"), "task_list, pid_idr");
+}
+
+TEST_F(HiddenProcess, unlinked_from_list_idr_and_css_set_is_found) {
+    fake_.unlink_from_task_list(shell_);
+    fake_.unlink_from_pid_idr(7);
+    fake_.unlink_from_css_set(shell_);
+    ASSERT_EQ(check().findings.size(), 1u);
+}
+
+TEST_F(HiddenProcess, a_hidden_thread_is_found) {
+    fake_.unlink_from_pid_idr(8);
+    const auto report = check();
+    ASSERT_EQ(report.findings.size(), 1u);
+    EXPECT_EQ(report.findings[0].subject, "sh-worker (pid 8)");
+}
+
+TEST_F(HiddenProcess, a_difference_that_ends_is_no_finding) {
+    fake_.unlink_from_pid_idr(8);
+    bool once = false;
+    between_looks = [&](unsigned) {
+        if (once) return;
+        once = true;
+        fake_.add_task(9, 9, "late", init_);
+        // Linked at last, as a fork in progress is.
+        fake_.write(thread_ + fake_.offset("task_struct", "flags"), std::uint32_t{4});
+    };
+    EXPECT_EQ(check().outcome, event::Outcome::clean);
+}
+
+TEST_F(HiddenProcess, another_process_at_the_same_address_is_another_process) {
+    fake_.unlink_from_pid_idr(8);
+    between_looks = [&](unsigned look) {
+        fake_.write(thread_ + fake_.offset("task_struct", "start_boottime"),
+                    std::uint64_t{5'000'000} + look);
+    };
+    EXPECT_EQ(check().outcome, event::Outcome::clean);
+}
+
+TEST_F(HiddenProcess, an_exiting_process_is_no_finding) {
+    fake_.unlink_from_pid_idr(7);
+    fake_.write(shell_ + fake_.offset("task_struct", "exit_state"), std::uint32_t{0x20});
+    EXPECT_EQ(check().outcome, event::Outcome::clean);
+}
+
+TEST_F(HiddenProcess, a_broken_view_is_a_gap_and_accuses_nobody) {
+    // The task list leads into itself: nothing can be missing there, and coverage says so.
+    const GuestVirt node = shell_ + fake_.offset("task_struct", "tasks");
+    fake_.write(node, node.value);
+    const auto report = check();
+    EXPECT_EQ(report.outcome, event::Outcome::clean);
+    ASSERT_FALSE(report.coverage.gaps.empty());
+    bool named = false;
+    for (const std::string& gap : report.coverage.gaps) named |= gap.starts_with("task_list");
+    EXPECT_TRUE(named);
+}
+
+TEST_F(HiddenProcess, too_few_looks_are_unavailable_and_not_clean) {
+    fake_.unlink_from_task_list(shell_);
+    HiddenProcessCheck check;
+    check.look(*guest_);
+    EXPECT_TRUE(check.suspicious());
+    EXPECT_EQ(check.report(*guest_).outcome, event::Outcome::unavailable);
+}
+
+}  // namespace
+}  // namespace underseer::detect

@@ -1,0 +1,469 @@
+#include "guest_linux/fake_guest.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace underseer::guest_linux {
+
+namespace {
+
+constexpr std::uint64_t kLarge = 2u << 20;
+constexpr std::uint64_t kImageMap = 0xffffffff80000000;
+constexpr std::uint64_t kDirectMap4 = 0xffff888000000000, kDirectMap5 = 0xff11000000000000;
+constexpr std::uint64_t kEntry = 0x3;  // present, writable
+constexpr std::uint64_t kHuge = 0x80, kNx = 1ull << 63;
+
+template <typename T>
+void append(std::vector<std::byte>& out, T value) {
+    const auto* bytes = reinterpret_cast<const std::byte*>(&value);
+    out.insert(out.end(), bytes, bytes + sizeof value);
+}
+void pad(std::vector<std::byte>& out, std::size_t to) {
+    while (out.size() % to != 0) out.push_back(std::byte{0});
+}
+
+}  // namespace
+
+// ---- BTF --------------------------------------------------------------------------------------
+
+FakeBtf::FakeBtf() : strings_(1, '\0') {}
+
+std::uint32_t FakeBtf::string(std::string_view text) {
+    if (text.empty()) return 0;
+    const auto at = static_cast<std::uint32_t>(strings_.size());
+    strings_ += text;
+    strings_ += '\0';
+    return at;
+}
+
+void FakeBtf::word(std::uint32_t value) {
+    types_.append(reinterpret_cast<const char*>(&value), sizeof value);
+}
+
+std::uint32_t FakeBtf::begin_type(std::string_view name, std::uint32_t kind, std::uint32_t count,
+                                  std::uint32_t size_or_type, bool kind_flag) {
+    word(string(name));
+    word((kind_flag ? 1u << 31 : 0u) | (kind << 24) | count);
+    word(size_or_type);
+    return next_id_++;
+}
+
+std::uint32_t FakeBtf::add_int(std::string_view name, std::uint32_t size_bytes) {
+    const std::uint32_t id = begin_type(name, 1, 0, size_bytes);
+    word(size_bytes * 8);
+    return id;
+}
+std::uint32_t FakeBtf::add_pointer(std::uint32_t to) {
+    return begin_type("", 2, 0, to);
+}
+std::uint32_t FakeBtf::add_array(std::uint32_t element, std::uint32_t count) {
+    const std::uint32_t id = begin_type("", 3, 0, 0);
+    word(element);
+    word(1);
+    word(count);
+    return id;
+}
+std::uint32_t FakeBtf::add_struct(std::string_view name, std::uint32_t size_bytes,
+                                  const std::vector<Member>& members, bool is_union) {
+    const bool bits =
+        std::ranges::any_of(members, [](const Member& m) { return m.bitfield_bits != 0; });
+    const std::uint32_t id = begin_type(
+        name, is_union ? 5 : 4, static_cast<std::uint32_t>(members.size()), size_bytes, bits);
+    for (const Member& member : members) {
+        word(string(member.name));
+        word(member.type);
+        word(member.offset_bits | (bits ? member.bitfield_bits << 24 : 0));
+    }
+    return id;
+}
+std::uint32_t FakeBtf::add_typedef(std::string_view name, std::uint32_t of) {
+    return begin_type(name, 8, 0, of);
+}
+
+std::vector<std::byte> FakeBtf::build() const {
+    std::vector<std::byte> blob;
+    append<std::uint16_t>(blob, 0xeb9f);
+    append<std::uint16_t>(blob, 1);
+    append<std::uint32_t>(blob, 24);
+    append<std::uint32_t>(blob, 0);
+    append(blob, static_cast<std::uint32_t>(types_.size()));
+    append(blob, static_cast<std::uint32_t>(types_.size()));
+    append(blob, static_cast<std::uint32_t>(strings_.size()));
+    const Bytes types = as_bytes(types_), strings = as_bytes(strings_);
+    blob.insert(blob.end(), types.begin(), types.end());
+    blob.insert(blob.end(), strings.begin(), strings.end());
+    return blob;
+}
+
+// ---- kallsyms ---------------------------------------------------------------------------------
+
+namespace {
+
+struct NameTables {
+    std::vector<std::byte> names;
+    std::vector<std::uint32_t> markers;
+};
+
+// Every token stands for its own character, but one: token 0xff is "symbol_", so that decoding has
+// to expand something.
+std::string token_text(unsigned token) {
+    if (token == 0xff) return "symbol_";
+    if (token > ' ' && token <= '~') return std::string(1, static_cast<char>(token));
+    return {};
+}
+
+NameTables encode_names(const std::vector<FakeSymbol>& symbols) {
+    NameTables out;
+    for (std::size_t i = 0; i < symbols.size(); ++i) {
+        if (i % 256 == 0) out.markers.push_back(static_cast<std::uint32_t>(out.names.size()));
+        std::string tokens = symbols[i].type + symbols[i].name;
+        if (const std::size_t at = tokens.find("symbol_"); at != std::string::npos) {
+            tokens.replace(at, 7, "\xff");
+        }
+        if (tokens.size() > 0x7f) {
+            out.names.push_back(std::byte((tokens.size() & 0x7f) | 0x80));
+            out.names.push_back(std::byte(tokens.size() >> 7));
+        } else {
+            out.names.push_back(std::byte(tokens.size()));
+        }
+        const Bytes raw = as_bytes(tokens);
+        out.names.insert(out.names.end(), raw.begin(), raw.end());
+    }
+    return out;
+}
+
+void append_tokens(std::vector<std::byte>& out) {
+    std::vector<std::uint16_t> index;
+    std::string table;
+    for (unsigned token = 0; token < 256; ++token) {
+        index.push_back(static_cast<std::uint16_t>(table.size()));
+        table += token_text(token);
+        table += '\0';
+    }
+    const Bytes raw = as_bytes(table);
+    out.insert(out.end(), raw.begin(), raw.end());
+    pad(out, 8);
+    for (const std::uint16_t offset : index) append(out, offset);
+    pad(out, 8);
+}
+
+void append_offsets(std::vector<std::byte>& out, const std::vector<FakeSymbol>& symbols,
+                    KallsymsForm form, GuestVirt at) {
+    std::uint64_t base = 0;
+    for (const FakeSymbol& symbol : symbols) {
+        if (symbol.address >= kImageMap && (base == 0 || symbol.address < base))
+            base = symbol.address;
+    }
+    for (const FakeSymbol& symbol : symbols) {
+        switch (form) {
+            case KallsymsForm::v7_0:
+                append(out, static_cast<std::uint32_t>(symbol.address - (at.value + out.size())));
+                break;
+            case KallsymsForm::v6_15:
+                append(out, static_cast<std::uint32_t>(symbol.address - base));
+                break;
+            default:
+                append(out, symbol.address < kImageMap
+                                ? static_cast<std::uint32_t>(symbol.address)
+                                : static_cast<std::uint32_t>(base - 1 - symbol.address));
+        }
+    }
+    pad(out, 8);
+    if (form != KallsymsForm::v7_0) append(out, base);
+}
+
+void append_names(std::vector<std::byte>& out, const std::vector<FakeSymbol>& symbols,
+                  KallsymsForm form) {
+    const NameTables names = encode_names(symbols);
+    append(out, static_cast<std::uint32_t>(symbols.size()));
+    pad(out, form == KallsymsForm::v7_0 ? 4 : 8);
+    out.insert(out.end(), names.names.begin(), names.names.end());
+    pad(out, form == KallsymsForm::v7_0 ? 4 : 8);
+    for (const std::uint32_t marker : names.markers) append(out, marker);
+    pad(out, 8);
+    if (form == KallsymsForm::v6_2) {
+        for (std::size_t i = 0; i < symbols.size(); ++i) {
+            out.push_back(std::byte(i >> 16));
+            out.push_back(std::byte(i >> 8));
+            out.push_back(std::byte(i));
+        }
+        pad(out, 8);
+    }
+}
+
+}  // namespace
+
+std::vector<std::byte> build_kallsyms(const std::vector<FakeSymbol>& symbols, KallsymsForm form,
+                                      GuestVirt at, std::size_t lead) {
+    std::vector<std::byte> out(lead, std::byte{0x5a});
+    pad(out, 8);
+    const bool offsets_first = form == KallsymsForm::v4_20 || form == KallsymsForm::v6_2;
+    if (offsets_first) append_offsets(out, symbols, form, at);
+    append_names(out, symbols, form);
+    append_tokens(out);
+    if (!offsets_first) append_offsets(out, symbols, form, at);
+    // Other read-only data follows.
+    out.insert(out.end(), 4096, std::byte{0x5a});
+    return out;
+}
+
+// ---- the guest --------------------------------------------------------------------------------
+
+// Image: 2 MiB of text, 4 MiB of read-only data, 4 MiB of data, contiguous from image_phys. Direct
+// map: 1 GiB pages would do, but 2 MiB ones exercise one more level.
+FakeGuest::FakeGuest(Options options) : options_(options), ram_(options.ram_bytes) {
+    regions_ = {{GuestPhys{0}, options.ram_bytes}};
+    text_virt_ = kImageMap + 0x1000000 + options.slide;
+    rodata_virt_ = text_virt_ + kLarge;
+    data_virt_ = rodata_virt_ + 2 * kLarge;
+    data_end_ = data_virt_ + 2 * kLarge;
+    data_next_ = data_virt_ + 64 * kPageSize;  // tables first
+    build_page_tables();
+    build_types();
+    build_init_task();
+}
+
+GuestPhys FakeGuest::phys(GuestVirt at) const {
+    if (at.value >= text_virt_ && at.value < data_end_) {
+        return GuestPhys{options_.image_phys + (at.value - text_virt_)};
+    }
+    const std::uint64_t map = options_.levels == 5 ? kDirectMap5 : kDirectMap4;
+    CHECK(at.value >= map && at.value - map < ram_.size());
+    return GuestPhys{at.value - map};
+}
+
+std::byte* FakeGuest::host(GuestVirt at) {
+    return host_phys(phys(at));
+}
+
+void FakeGuest::read_many(std::span<guest_memory::ReadOp> ops) {
+    using guest_memory::ReadStatus;
+    for (guest_memory::ReadOp& op : ops) {
+        ++reads_;
+        if (before_read) before_read(*this, op.from);
+        std::ranges::fill(op.into, std::byte{0});
+        if (op.from.value > ram_.size() || ram_.size() - op.from.value < op.into.size()) {
+            op.status = ReadStatus::outside;
+        } else if (is_hole && is_hole(op.from)) {
+            op.status = ReadStatus::hole;
+        } else {
+            std::memcpy(op.into.data(), host_phys(op.from), op.into.size());
+            op.status = ReadStatus::ok;
+        }
+    }
+}
+
+void FakeGuest::build_page_tables() {
+    const std::uint64_t tables = data_virt_;
+    const auto table = [&](unsigned number) { return GuestVirt{tables + number * kPageSize}; };
+    const auto set = [&](GuestVirt at, unsigned index, std::uint64_t entry) {
+        write(at + 8ull * index, entry);
+    };
+    root_ = phys(table(0));
+    const GuestVirt level4 = table(1), level3 = table(2), level2 = table(3), fixmap = table(4),
+                    direct3 = table(5), direct2 = table(6), direct4 = table(7);
+    const auto to = [&](GuestVirt at) { return phys(at).value | kEntry; };
+    GuestVirt top = table(0);
+    if (options_.levels == 5) {
+        set(top, 511, to(level4));
+        set(level4, 511, to(level3));
+        set(top, (kDirectMap5 >> 48) & 511, to(direct4));
+        set(direct4, (kDirectMap5 >> 39) & 511, to(direct3));
+    } else {
+        set(top, 511, to(level3));
+        set(top, (kDirectMap4 >> 39) & 511, to(direct3));
+    }
+    set(level3, 510, to(level2));
+    set(level3, 511, to(fixmap));
+    for (std::uint64_t at = text_virt_; at < data_end_; at += kLarge) {
+        std::uint64_t entry = phys(GuestVirt{at}).value | 1 | kHuge;
+        if (at != text_virt_) entry |= kNx;
+        if (at >= data_virt_) entry |= 2;
+        set(level2, static_cast<unsigned>((at - kImageMap) / kLarge), entry);
+    }
+    const std::uint64_t map = options_.levels == 5 ? kDirectMap5 : kDirectMap4;
+    set(direct3, (map >> 30) & 511, to(direct2));
+    for (std::uint64_t at = 0; at < ram_.size(); at += kLarge) {
+        set(direct2, static_cast<unsigned>(at / kLarge), at | kEntry | kHuge | kNx);
+    }
+    if (options_.trampoline) std::memcpy(host_phys(GuestPhys{0x9c000}), host(top), kPageSize);
+}
+
+GuestVirt FakeGuest::allocate(std::size_t size_bytes, std::size_t alignment) {
+    data_next_ = (data_next_ + alignment - 1) / alignment * alignment;
+    const GuestVirt at{data_next_};
+    data_next_ += size_bytes;
+    CHECK(data_next_ <= data_end_);
+    return at;
+}
+
+void FakeGuest::add_symbol(std::string name, char type, std::uint64_t address) {
+    symbols_.push_back({std::move(name), type, address});
+}
+
+std::uint32_t FakeGuest::offset(std::string_view structure, std::string_view member) const {
+    const auto found = offsets_.find(std::string(structure) + "." + std::string(member));
+    CHECK(found != offsets_.end());
+    return found->second;
+}
+
+void FakeGuest::build_types() {
+    const std::uint32_t u8 = btf_.add_int("char", 1), u32 = btf_.add_int("int", 4),
+                        u64 = btf_.add_int("long", 8);
+    const std::uint32_t pointer = btf_.add_pointer(0);
+    const auto define = [&](std::string_view name, std::vector<FakeBtf::Member> members,
+                            std::uint32_t size) {
+        for (const FakeBtf::Member& member : members) {
+            offsets_[std::string(name) + "." + member.name] = member.offset_bits / 8;
+        }
+        sizes_[std::string(name)] = size;
+        return btf_.add_struct(name, size, members);
+    };
+    const std::uint32_t list =
+        define("list_head", {{"next", pointer, 0}, {"prev", pointer, 64}}, 16);
+    const std::uint32_t hnode =
+        define("hlist_node", {{"next", pointer, 0}, {"pprev", pointer, 64}}, 16);
+    const std::uint32_t comm = btf_.add_array(u8, 16);
+    const std::uint32_t links = btf_.add_array(hnode, 4), heads = btf_.add_array(pointer, 4);
+    const std::uint32_t slots = btf_.add_array(pointer, 64);
+    const std::uint32_t upid = define("upid", {{"nr", u32, 0}, {"ns", pointer, 64}}, 16);
+    const std::uint32_t numbers = btf_.add_array(upid, 1);
+    define("pid", {{"level", u32, 32}, {"tasks", heads, 128}, {"numbers", numbers, 512}}, 80);
+    const std::uint32_t xarray = define("xarray", {{"xa_head", pointer, 64}}, 16);
+    define("xa_node", {{"shift", u8, 0}, {"slots", slots, 64 * 5}}, 40 + 512);
+    const std::uint32_t idr = define("idr", {{"idr_rt", xarray, 0}}, 24);
+    define("pid_namespace", {{"idr", idr, 64}}, 64);
+    define("signal_struct", {{"nr_threads", u32, 64}, {"thread_head", list, 128}}, 64);
+    define("css_set", {{"tasks", list, 0}, {"mg_tasks", list, 128}, {"hlist", hnode, 256}}, 64);
+    // An anonymous union around exit_state, to be looked through.
+    const std::uint32_t inner = btf_.add_struct("", 8, {{"exit_state", u32, 0}}, true);
+    offsets_["task_struct.exit_state"] = 16;
+    define("task_struct",
+           {{"__state", u32, 0},
+            {"flags", u32, 32},
+            {"pid", u32, 64},
+            {"tgid", u32, 96},
+            {"", inner, 128},
+            {"tasks", list, 256},
+            {"thread_node", list, 384},
+            {"children", list, 512},
+            {"sibling", list, 640},
+            {"cg_list", list, 768},
+            {"pid_links", links, 896},
+            {"thread_pid", pointer, 1408},
+            {"signal", pointer, 1472},
+            {"real_parent", pointer, 1536},
+            {"mm", pointer, 1600},
+            {"comm", comm, 1664},
+            {"start_boottime", u64, 1792},
+            {"group_leader", pointer, 1856}},
+           256);
+}
+
+void FakeGuest::list_init(GuestVirt head) {
+    write(head, head.value);
+    write(head + 8, head.value);
+}
+void FakeGuest::list_add_tail(GuestVirt node, GuestVirt head) {
+    const GuestVirt last{read_back<std::uint64_t>(head + 8)};
+    write(node, head.value);
+    write(node + 8, last.value);
+    write(last, node.value);
+    write(head + 8, node.value);
+}
+void FakeGuest::list_remove(GuestVirt node) {
+    const GuestVirt next{read_back<std::uint64_t>(node)},
+        previous{read_back<std::uint64_t>(node + 8)};
+    write(previous, next.value);
+    write(next + 8, previous.value);
+}
+
+void FakeGuest::build_init_task() {
+    const GuestVirt table = allocate(128 * 8);
+    css_set_ = allocate(64);
+    list_init(css_set_ + offset("css_set", "tasks"));
+    list_init(css_set_ + offset("css_set", "mg_tasks"));
+    write(table + 8 * 5, (css_set_ + offset("css_set", "hlist")).value);
+    pid_ns_ = allocate(64);
+    idr_node_ = allocate(40 + 512);
+    write(pid_ns_ + offset("pid_namespace", "idr") + 8, idr_node_.value | 2);
+    add_symbol("css_set_table", 'd', table.value);
+    add_symbol("init_pid_ns", 'D', pid_ns_.value);
+    init_task_ = allocate(256);
+    for (const char* list : {"tasks", "children", "sibling", "cg_list"}) {
+        list_init(init_task_ + offset("task_struct", list));
+    }
+    const GuestVirt signal = allocate(64);
+    list_init(signal + offset("signal_struct", "thread_head"));
+    write(init_task_ + offset("task_struct", "signal"), signal.value);
+    list_add_tail(init_task_ + offset("task_struct", "thread_node"),
+                  signal + offset("signal_struct", "thread_head"));
+    add_symbol("init_task", 'D', init_task_.value);
+}
+
+GuestVirt FakeGuest::add_task(std::uint32_t pid, std::uint32_t tgid, std::string_view comm,
+                              GuestVirt parent) {
+    CHECK(pid < 64);  // one node of the IDR
+    const GuestVirt task = allocate(256);
+    const auto at = [&](std::string_view member) { return task + offset("task_struct", member); };
+    write(at("pid"), pid);
+    write(at("tgid"), tgid);
+    write(at("start_boottime"), std::uint64_t{1'000'000} * pid);
+    write(at("real_parent"), parent.value);
+    std::memcpy(host(at("comm")), comm.data(), std::min<std::size_t>(comm.size(), 15));
+    list_init(at("children"));
+    const bool leader = pid == tgid;
+    GuestVirt signal = allocate(64);
+    if (leader) {
+        list_init(signal + offset("signal_struct", "thread_head"));
+        list_add_tail(at("tasks"), init_task_ + offset("task_struct", "tasks"));
+        list_add_tail(at("sibling"), parent + offset("task_struct", "children"));
+    } else {
+        signal = GuestVirt{read_back<std::uint64_t>(parent + offset("task_struct", "signal"))};
+    }
+    write(at("signal"), signal.value);
+    list_add_tail(at("thread_node"), signal + offset("signal_struct", "thread_head"));
+    list_add_tail(at("cg_list"), css_set_ + offset("css_set", "tasks"));
+    const GuestVirt number = allocate(80);
+    write(number + offset("pid", "tasks"), at("pid_links").value);
+    write(number + offset("pid", "numbers"), pid);
+    write(number + offset("pid", "numbers") + 8, pid_ns_.value);
+    write(at("thread_pid"), number.value);
+    write(idr_node_ + offset("xa_node", "slots") + 8ull * pid, number.value);
+    return task;
+}
+
+void FakeGuest::unlink_from_task_list(GuestVirt task) {
+    list_remove(task + offset("task_struct", "tasks"));
+}
+void FakeGuest::unlink_from_pid_idr(std::uint32_t pid) {
+    write(idr_node_ + offset("xa_node", "slots") + 8ull * pid, std::uint64_t{0});
+}
+void FakeGuest::unlink_from_css_set(GuestVirt task) {
+    list_remove(task + offset("task_struct", "cg_list"));
+}
+
+void FakeGuest::finish() {
+    add_symbol("_text", 'T', text_virt_);
+    add_symbol("_stext", 'T', text_virt_);
+    add_symbol("init_top_pgt", 'D', data_virt_);
+    add_symbol("linux_banner", 'R', rodata_virt_ + 64);
+    // Enough symbols for several markers, with some per-CPU offsets where the form has them.
+    for (unsigned i = 0; i < 2000; ++i) {
+        add_symbol("fake_symbol_" + std::to_string(i), 't', text_virt_ + 0x100 + 16 * i);
+    }
+    if (options_.form != KallsymsForm::v6_15 && options_.form != KallsymsForm::v7_0) {
+        add_symbol("runqueues_offset", 'A', 0x1000);
+    }
+    std::ranges::stable_sort(symbols_, {}, &FakeSymbol::address);
+    std::memcpy(host(GuestVirt{rodata_virt_ + 64}), kBanner.data(), kBanner.size());
+    const GuestVirt tables{rodata_virt_ + 0x10000};
+    const auto kallsyms = build_kallsyms(symbols_, options_.form, tables, 128);
+    std::memcpy(host(tables), kallsyms.data(), kallsyms.size());
+    CHECK(kallsyms.size() < 0x200000);
+    if (!options_.btf) return;
+    const auto blob = btf_.build();
+    std::memcpy(host(GuestVirt{rodata_virt_ + 0x300000}), blob.data(), blob.size());
+}
+
+}  // namespace underseer::guest_linux

@@ -1,0 +1,112 @@
+#include "guest_linux/kernel.h"
+
+#include <gtest/gtest.h>
+
+#include "guest_linux/fake_guest.h"
+
+namespace underseer::guest_linux {
+namespace {
+
+struct Shape {
+    unsigned levels;
+    KallsymsForm form;
+    bool trampoline;
+};
+class KernelShapes : public testing::TestWithParam<Shape> {};
+INSTANTIATE_TEST_SUITE_P(All, KernelShapes,
+                         testing::Values(Shape{4, KallsymsForm::v4_20, true},
+                                         Shape{4, KallsymsForm::v6_4, false},
+                                         Shape{5, KallsymsForm::v6_2, true},
+                                         Shape{5, KallsymsForm::v6_15, false},
+                                         Shape{5, KallsymsForm::v7_0, true}));
+
+TEST_P(KernelShapes, is_found_with_its_slide_and_page_tables) {
+    FakeGuest guest({.levels = GetParam().levels,
+                     .form = GetParam().form,
+                     .trampoline = GetParam().trampoline});
+    guest.finish();
+    const auto kernel = Kernel::attach(&guest);
+    ASSERT_TRUE(kernel.has_value()) << kernel.error().to_text();
+    const auto info = (*kernel)->info();
+    EXPECT_EQ(info.kernel_release, "6.4.0-fake");
+    EXPECT_EQ(info.kaslr_slide_bytes, 0x1200000u);
+    EXPECT_EQ(info.page_table_levels, GetParam().levels);
+    EXPECT_EQ(info.page_table_root, guest.root().value);
+    EXPECT_EQ((*kernel)->symbol("init_task").value(), guest.init_task());
+    EXPECT_EQ((*kernel)->field("task_struct", "exit_state").offset, 16u);
+}
+
+TEST(Kernel, what_a_kernel_does_not_have_is_unavailable_by_name) {
+    FakeGuest guest({});
+    guest.finish();
+    const auto kernel = Kernel::attach(&guest).value();
+    const auto symbol = kernel->symbol("prb");
+    ASSERT_FALSE(symbol.has_value());
+    EXPECT_EQ(symbol.error().code, Code::unavailable);
+    const auto value = kernel->read(guest.init_task(), kernel->field("task_struct", "nonsense"));
+    ASSERT_FALSE(value.has_value());
+    EXPECT_NE(value.error().message.find("nonsense"), std::string::npos);
+    EXPECT_FALSE(kernel->boot_time().has_value());
+}
+
+TEST(Kernel, without_btf_the_reason_is_said) {
+    FakeGuest guest({.btf = false});
+    guest.finish();
+    const auto kernel = Kernel::attach(&guest);
+    ASSERT_FALSE(kernel.has_value());
+    EXPECT_NE(kernel.error().message.find("BTF"), std::string::npos);
+}
+
+TEST(Kernel, memory_without_linux_is_not_found) {
+    FakeGuest guest({});  // never finished: page tables, but no banner and no symbols
+    const auto kernel = Kernel::attach(&guest);
+    ASSERT_FALSE(kernel.has_value());
+    EXPECT_EQ(kernel.error().code, Code::not_found);
+}
+
+TEST(Kernel, a_banner_in_a_file_is_no_kernel) {
+    FakeGuest guest({});
+    const std::string banner(FakeGuest::kBanner);
+    std::memcpy(guest.host_phys(GuestPhys{8u << 20}), banner.data(), banner.size());
+    EXPECT_FALSE(Kernel::attach(&guest).has_value());
+}
+
+TEST(Kernel, half_of_memory_unreadable_is_an_error_and_not_a_crash) {
+    for (std::uint64_t seed = 0; seed < 8; ++seed) {
+        FakeGuest guest({.ram_bytes = 32u << 20});
+        guest.finish();
+        guest.is_hole = [seed](GuestPhys at) {
+            return ((at.value / kPageSize) * 0x9e3779b97f4a7c15 + seed) >> 60 < 2;
+        };
+        (void)Kernel::attach(&guest);
+    }
+}
+
+TEST(WalkList, a_ring_without_its_head_ends) {
+    FakeGuest guest({});
+    guest.finish();
+    const auto kernel = Kernel::attach(&guest).value();
+    const GuestVirt head = guest.allocate(16), a = guest.allocate(16), b = guest.allocate(16);
+    guest.write(head, a.value);
+    guest.write(a, b.value);
+    guest.write(b, a.value);
+    std::size_t steps = 0;
+    const auto walked = kernel->walk_list(head, [&](GuestVirt) { return ++steps, true; });
+    EXPECT_EQ(walked.error().code, Code::malformed);
+    EXPECT_LT(steps, 16u);
+}
+
+TEST(WalkList, null_and_endless_lists_end) {
+    FakeGuest guest({});
+    guest.finish();
+    const auto kernel = Kernel::attach(&guest).value();
+    const GuestVirt head = guest.allocate(16), a = guest.allocate(16);
+    guest.write(head, a.value);
+    guest.write(a, std::uint64_t{0});
+    EXPECT_FALSE(kernel->walk_list(head, [](GuestVirt) { return true; }).has_value());
+    guest.write(a, head.value);
+    EXPECT_EQ(kernel->walk_list(head, [](GuestVirt) { return true; }, 0).error().code, Code::limit);
+}
+
+}  // namespace
+}  // namespace underseer::guest_linux
