@@ -1,0 +1,72 @@
+// Questions to an introspector and its answers: what crosses the border between the jailed process
+// that reads a guest and the one that asked.
+//
+// One question is answered by any number of Items frames and then one End. The asking side trusts
+// nothing: every frame is bounded, every value decoded with checks, the number of items capped.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "event/finding.h"
+#include "event/observation.h"
+#include "event/wire.h"
+
+namespace underseer::agent {
+
+enum class Topic : std::uint8_t {
+    info,
+    tasks,
+    open_files,
+    memory_maps,
+    modules,
+    sockets,
+    mounts,
+    interfaces,
+    kernel_log,
+    hidden_processes,
+};
+constexpr Topic last_enumerator(Topic) { return Topic::hidden_processes; }
+
+struct Question {
+    Topic topic = Topic::info;
+    bool one_pid = false;
+    std::uint32_t pid = 0;
+    bool environment = false;  // of tasks
+    bool threads = false;      // every thread, not only processes
+
+    static constexpr auto fields() {
+        using event::Field;
+        return std::tuple{Field{"topic", &Question::topic}, Field{"one_pid", &Question::one_pid},
+                          Field{"pid", &Question::pid},
+                          Field{"environment", &Question::environment},
+                          Field{"threads", &Question::threads}};
+    }
+};
+
+enum class FrameKind : std::uint8_t { items, end };
+constexpr FrameKind last_enumerator(FrameKind) { return FrameKind::end; }
+
+// The last frame of an answer.
+struct AnswerEnd {
+    bool failed = false;
+    std::uint8_t code = 0;  // underseer::Code when failed
+    std::string error;
+    std::uint32_t unreadable = 0;  // entries that could not be read
+    std::string first_gap;         // why, of the first of them
+
+    static constexpr auto fields() {
+        using event::Field;
+        return std::tuple{Field{"failed", &AnswerEnd::failed}, Field{"code", &AnswerEnd::code},
+                          Field{"error", &AnswerEnd::error},
+                          Field{"unreadable", &AnswerEnd::unreadable},
+                          Field{"first_gap", &AnswerEnd::first_gap}};
+    }
+};
+
+// Items frames are filled up to this, well below limits::kMaxFrameBytes.
+inline constexpr std::size_t kItemsFrameBytes = 256u << 10;
+
+}  // namespace underseer::agent
