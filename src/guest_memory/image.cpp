@@ -1,0 +1,139 @@
+#include <elf.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+
+#include <array>
+#include <cstring>
+
+#include "guest_memory/sliced_memory.h"
+#include "guest_memory/sources.h"
+
+namespace underseer::guest_memory {
+
+namespace {
+
+constexpr std::uint32_t kLimeMagic = 0x4c694d45;  // "EMiL", LiME's lime.h
+constexpr std::size_t kLimeHeaderBytes = 32;
+constexpr std::size_t kMaxSlices = 1u << 16;
+constexpr std::uint32_t kAvmlMagic = 0x4c4d5641;  // "AVML"
+constexpr std::string_view kKdumpMagic = "KDUMP   ", kFlattenedMagic = "makedumpfile";
+
+Result<std::vector<std::byte>> read_exactly(const Fd& file, std::uint64_t offset, std::size_t size,
+                                            std::string_view what) {
+    std::vector<std::byte> bytes(size);
+    const std::size_t got = TRY(read_at(file.get(), bytes, offset));
+    if (got != size) {
+        return fail(Code::malformed,
+                    fmt::format("the file ends inside {} at offset {:#x}: {} of {} "
+                                "bytes are there",
+                                what, offset, got, size));
+    }
+    return bytes;
+}
+
+Unexpected truncated(GuestPhys begin, std::uint64_t needs, std::uint64_t file_bytes) {
+    return fail(
+        Code::malformed,
+        fmt::format("the image is truncated: RAM at {:#x} should reach to file offset {:#x}, "
+                    "but the file has only {:#x} bytes. Copy it again",
+                    begin.value, needs, file_bytes));
+}
+
+// LiME: {magic, version 1, first address, last address, 8 reserved} before each range.
+Result<std::vector<RamSlice>> parse_lime(const Fd& file, std::uint64_t file_bytes) {
+    std::vector<RamSlice> slices;
+    for (std::uint64_t at = 0; at < file_bytes;) {
+        const auto raw = TRY(read_exactly(file, at, kLimeHeaderBytes, "a LiME header"));
+        ByteCursor cursor(raw);
+        const auto magic = TRY(cursor.read<std::uint32_t>());
+        const auto version = TRY(cursor.read<std::uint32_t>());
+        const auto first = TRY(cursor.read<std::uint64_t>());
+        const auto last = TRY(cursor.read<std::uint64_t>());
+        if (magic != kLimeMagic || version != 1 || last < first || last - first == ~0ull) {
+            return fail(Code::malformed, fmt::format("no LiME header at offset {:#x}: magic {:#x}, "
+                                                     "version {}, {:#x} to {:#x}",
+                                                     at, magic, version, first, last));
+        }
+        if (slices.size() >= kMaxSlices) return fail(Code::limit, "the image has too many ranges");
+        const std::uint64_t size = last - first + 1;
+        const std::uint64_t data = at + kLimeHeaderBytes;
+        if (size > file_bytes - data) return truncated(GuestPhys{first}, data + size, file_bytes);
+        slices.push_back({GuestPhys{first}, size, 0, data});
+        at = data + size;
+    }
+    return slices;
+}
+
+// ELF core: every PT_LOAD is a range, its p_paddr the physical address (QEMU's dump/dump.c).
+Result<std::vector<RamSlice>> parse_elf_core(const Fd& file, std::uint64_t file_bytes) {
+    const auto raw = TRY(read_exactly(file, 0, sizeof(Elf64_Ehdr), "the ELF header"));
+    Elf64_Ehdr header;
+    std::memcpy(&header, raw.data(), sizeof header);
+    if (header.e_ident[EI_CLASS] != ELFCLASS64 || header.e_ident[EI_DATA] != ELFDATA2LSB ||
+        header.e_type != ET_CORE || header.e_phentsize != sizeof(Elf64_Phdr)) {
+        return fail(Code::unsupported, "the file is ELF, but no 64-bit little-endian core dump");
+    }
+    std::uint64_t count = header.e_phnum;
+    if (count == PN_XNUM) {  // more than fit: the first section header has the number
+        const auto section =
+            TRY(read_exactly(file, header.e_shoff, sizeof(Elf64_Shdr), "the first section header"));
+        Elf64_Shdr first;
+        std::memcpy(&first, section.data(), sizeof first);
+        count = first.sh_info;
+    }
+    if (count > kMaxSlices) return fail(Code::limit, fmt::format("{} program headers", count));
+    const auto table =
+        TRY(read_exactly(file, header.e_phoff, count * sizeof(Elf64_Phdr), "the program headers"));
+    std::vector<RamSlice> slices;
+    for (std::uint64_t i = 0; i < count; ++i) {
+        Elf64_Phdr program;
+        std::memcpy(&program, table.data() + i * sizeof program, sizeof program);
+        if (program.p_type != PT_LOAD || program.p_filesz == 0) continue;
+        if (program.p_offset > file_bytes || program.p_filesz > file_bytes - program.p_offset) {
+            return truncated(GuestPhys{program.p_paddr}, program.p_offset + program.p_filesz,
+                             file_bytes);
+        }
+        slices.push_back({GuestPhys{program.p_paddr}, program.p_filesz, 0, program.p_offset});
+    }
+    return slices;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<GuestMemory>> open_image(Fd file, std::string name) {
+    struct stat status{};
+    if (::fstat(file.get(), &status) != 0) return fail(os_error(fmt::format("examining {}", name)));
+    if (!S_ISREG(status.st_mode)) {
+        return fail(Code::invalid_argument, fmt::format("{} is no regular file", name));
+    }
+    const auto file_bytes = static_cast<std::uint64_t>(status.st_size);
+    std::array<std::byte, 16> head{};
+    const std::size_t got = TRY(read_at(file.get(), head, 0).context(name));
+    const std::string_view text = as_text(Bytes(head).first(got));
+    const auto magic = load_le<std::uint32_t>(head, 0).value_or(0);
+    std::vector<RamSlice> slices;
+    std::string form = "raw memory";
+    if (magic == kLimeMagic) {
+        form = "LiME";
+        slices = TRY(parse_lime(file, file_bytes).context(name));
+    } else if (text.starts_with(ELFMAG)) {
+        form = "ELF core";
+        slices = TRY(parse_elf_core(file, file_bytes).context(name));
+    } else if (magic == kAvmlMagic || text.starts_with(kKdumpMagic) ||
+               text.starts_with(kFlattenedMagic)) {
+        return fail(
+            Code::unsupported,
+            fmt::format("{} is a compressed dump, which this version does not read; convert "
+                        "it to LiME, raw or an ELF core first",
+                        name));
+    } else if (file_bytes != 0) {
+        slices.push_back({GuestPhys{0}, file_bytes, 0, 0});
+    }
+    slices = TRY(validate_layout(std::move(slices)).context(name));
+    std::vector<Fd> fds;
+    fds.push_back(std::move(file));
+    return std::unique_ptr<GuestMemory>(std::make_unique<SlicedMemory>(
+        std::move(fds), std::move(slices), /*live=*/false, fmt::format("{} ({})", name, form)));
+}
+
+}  // namespace underseer::guest_memory
