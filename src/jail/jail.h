@@ -1,0 +1,62 @@
+// The jail: what a worker does to itself before it touches the first byte that an attacker may have
+// written, and how its parent starts and ends it.
+#pragma once
+
+#include <sys/types.h>
+
+#include <chrono>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "base/os.h"
+#include "jail/policy.h"
+
+namespace underseer::jail {
+
+struct Confinement {
+    bool die_with_parent = true;  // SIGKILL when the parent goes
+    std::uint64_t max_memory_bytes = 1ull << 30;
+};
+
+// Closes the jail around the calling process, for good: own (empty) namespaces and an empty root,
+// user 65534, no capabilities, no new privileges, not dumpable, resource limits, and last the
+// policy's filter. All fds but `keep` are closed. Returns the layers that this host did not allow
+// (an ordinary user on a host without user namespaces, say); the filter itself is never one of
+// them: without it the call fails.
+Result<std::vector<std::string>> close_jail(const Policy& policy, const Confinement& confinement,
+                                            std::span<const int> keep);
+
+// How a worker ended.
+struct Ending {
+    bool exited = false;
+    int status = 0;  // exit status, or the signal
+    // "exited with 3", "killed by its system-call filter (SIGSYS)", "killed by SIGKILL"
+    std::string to_text() const;
+};
+
+// A forked worker, by pidfd: no number can be mistaken for another process's.
+class Child {
+  public:
+    // Forks and runs `body` in the child, whose return value is its exit status. REQUIRES: the
+    // calling process has one thread.
+    static Result<Child> fork(const std::function<int()>& body);
+
+    Child(Child&&) = default;
+    Child& operator=(Child&& other) noexcept;
+    ~Child();  // kills and reaps
+
+    pid_t pid() const { return pid_; }
+    int pidfd() const { return pidfd_.get(); }  // readable when it has ended
+    void kill();
+    // Waits for its end. Code::unavailable when `timeout` passes before.
+    Result<Ending> wait(std::chrono::milliseconds timeout);
+
+  private:
+    Child(pid_t pid, Fd pidfd) : pid_(pid), pidfd_(std::move(pidfd)) {}
+
+    pid_t pid_ = -1;
+    Fd pidfd_;
+};
+
+}  // namespace underseer::jail

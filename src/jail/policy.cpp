@@ -1,0 +1,162 @@
+#include "jail/policy.h"
+
+#include <fmt/format.h>
+#include <linux/audit.h>
+#include <linux/seccomp.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+
+#include <cstddef>
+
+namespace underseer::jail {
+
+namespace {
+
+using Op = ArgumentTest::Op;
+
+#define RULE(name, why, ...)       \
+    SyscallRule {                  \
+        __NR_##name, #name, why, { \
+            __VA_ARGS__            \
+        }                          \
+    }
+
+ArgumentTest fd_is(int fd) {
+    return {0, Op::equal, static_cast<std::uint32_t>(fd)};
+}
+
+std::vector<SyscallRule> common_rules(int channel_fd) {
+    return {
+        RULE(read, "questions arrive on the channel", fd_is(channel_fd)),
+        RULE(write, "answers leave by the channel", fd_is(channel_fd)),
+        RULE(mmap, "the heap grows by anonymous memory that is never executable",
+             {2, Op::at_most, PROT_READ | PROT_WRITE}, {4, Op::equal, 0xffffffff}),
+        RULE(munmap, "the heap shrinks"),
+        RULE(mremap, "large allocations grow in place"),
+        RULE(brk, "the heap"),
+        RULE(madvise, "freed memory is given back"),
+        RULE(futex, "locks of the C++ run-time"),
+        RULE(clock_gettime, "deadlines, where the vDSO is not used"),
+        RULE(clock_nanosleep, "the pause between two looks that must agree"),
+        RULE(rt_sigreturn, "return from a signal handler"),
+        RULE(close, "files are given up, and nothing can be opened in their place"),
+        RULE(exit, "a thread ends"),
+        RULE(exit_group, "the worker ends"),
+    };
+}
+
+// ---- classic BPF ------------------------------------------------------------------------------
+
+constexpr std::uint32_t kArch = offsetof(seccomp_data, arch);
+constexpr std::uint32_t kNumber = offsetof(seccomp_data, nr);
+constexpr std::uint32_t kX32Bit = 0x40000000;  // __X32_SYSCALL_BIT
+
+sock_filter load(std::uint32_t offset) {
+    return BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offset);
+}
+sock_filter jump(std::uint16_t op, std::uint32_t k, std::uint8_t yes, std::uint8_t no) {
+    return BPF_JUMP(static_cast<std::uint16_t>(BPF_JMP | op | BPF_K), k, yes, no);
+}
+sock_filter give(std::uint32_t verdict) {
+    return BPF_STMT(BPF_RET | BPF_K, verdict);
+}
+
+std::uint32_t low_word(unsigned argument) {
+    return static_cast<std::uint32_t>(offsetof(seccomp_data, args) + 8 * argument);
+}
+
+// Falls through when the test holds; otherwise jumps to `kFail`, patched once the block's length is
+// known. Arguments are 64 bits wide and loaded as two words; x86 is little-endian.
+constexpr std::uint8_t kFail = 0xff;
+void append_test(std::vector<sock_filter>& block, const ArgumentTest& test) {
+    const auto high = static_cast<std::uint32_t>(test.value >> 32);
+    const auto low = static_cast<std::uint32_t>(test.value);
+    block.push_back(load(low_word(test.index) + 4));
+    switch (test.op) {
+        case Op::equal:
+            // An int argument may come with any upper half; only its low word is compared then.
+            if (high == 0) {
+                block.pop_back();
+            } else {
+                block.push_back(jump(BPF_JEQ, high, 0, kFail));
+            }
+            block.push_back(load(low_word(test.index)));
+            block.push_back(jump(BPF_JEQ, low, 0, kFail));
+            return;
+        case Op::at_least:
+            block.push_back(jump(BPF_JGT, high, 3, 0));
+            block.push_back(jump(BPF_JEQ, high, 0, kFail));
+            block.push_back(load(low_word(test.index)));
+            block.push_back(jump(BPF_JGE, low, 0, kFail));
+            return;
+        case Op::at_most:
+            block.push_back(jump(BPF_JGE, high, 0, 3));
+            block.push_back(jump(BPF_JEQ, high, 0, kFail));
+            block.push_back(load(low_word(test.index)));
+            block.push_back(jump(BPF_JGT, low, kFail, 0));
+            return;
+    }
+}
+
+std::vector<sock_filter> block_of(const SyscallRule& rule) {
+    std::vector<sock_filter> block{
+        load(kNumber), jump(BPF_JEQ, static_cast<std::uint32_t>(rule.number), 0, kFail)};
+    for (const ArgumentTest& test : rule.tests) append_test(block, test);
+    block.push_back(give(SECCOMP_RET_ALLOW));
+    for (std::size_t i = 0; i < block.size(); ++i) {
+        const auto to_next = static_cast<std::uint8_t>(block.size() - i - 1);
+        if (BPF_CLASS(block[i].code) != BPF_JMP) continue;
+        if (block[i].jt == kFail) block[i].jt = to_next;
+        if (block[i].jf == kFail) block[i].jf = to_next;
+    }
+    return block;
+}
+
+}  // namespace
+
+Policy introspector_policy(int channel_fd, std::span<const ReadableRange> ranges,
+                           std::uint64_t max_read_bytes) {
+    Policy policy{"introspector", common_rules(channel_fd)};
+    for (const ReadableRange& range : ranges) {
+        policy.rules.push_back(RULE(pread64, "guest memory, within its RAM and in bounded pieces",
+                                    fd_is(range.fd), {2, Op::at_most, max_read_bytes},
+                                    {3, Op::at_least, range.begin},
+                                    {3, Op::at_most, range.end - 1}));
+    }
+    return policy;
+}
+
+std::vector<SyscallRule> sanitizer_extension() {
+    return {
+        RULE(sigaltstack, "sanitizer: signal stack of a dying thread"),
+        RULE(rt_sigprocmask, "sanitizer: reporting"),
+        RULE(rt_sigaction, "sanitizer: reporting"),
+        RULE(getpid, "sanitizer: reporting"),
+        RULE(gettid, "sanitizer: reporting"),
+        RULE(sched_yield, "sanitizer: spin locks"),
+        RULE(write, "sanitizer: its report goes to standard error", fd_is(2)),
+        RULE(mmap, "sanitizer: its own allocator maps at fixed places"),
+        RULE(mprotect, "sanitizer: guard pages", {2, Op::at_most, PROT_READ | PROT_WRITE}),
+    };
+}
+
+Result<std::vector<sock_filter>> compile(const Policy& policy) {
+    std::vector<sock_filter> program{
+        load(kArch),   jump(BPF_JEQ, AUDIT_ARCH_X86_64, 1, 0), give(SECCOMP_RET_KILL_PROCESS),
+        load(kNumber), jump(BPF_JGE, kX32Bit, 0, 1),           give(SECCOMP_RET_KILL_PROCESS),
+    };
+    for (const SyscallRule& rule : policy.rules) {
+        const auto block = block_of(rule);
+        program.insert(program.end(), block.begin(), block.end());
+    }
+    program.push_back(give(SECCOMP_RET_KILL_PROCESS));
+    if (program.size() > BPF_MAXINSNS) {
+        return fail(Code::limit,
+                    fmt::format("the policy of {} needs {} filter instructions, and the "
+                                "kernel takes {}",
+                                policy.role, program.size(), BPF_MAXINSNS));
+    }
+    return program;
+}
+
+}  // namespace underseer::jail

@@ -1,0 +1,53 @@
+// System-call policies as data: what a worker role may do once its jail is closed, and why.
+#pragma once
+
+#include <linux/filter.h>
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+
+namespace underseer::jail {
+
+// One test of a system-call argument. All tests of a rule must hold.
+struct ArgumentTest {
+    enum class Op : std::uint8_t { equal, at_least, at_most };
+    unsigned index = 0;  // 0..5
+    Op op = Op::equal;
+    std::uint64_t value = 0;
+};
+
+struct SyscallRule {
+    long number = 0;  // __NR_*
+    std::string_view name;
+    std::string_view why;
+    std::vector<ArgumentTest> tests;  // none: whatever the arguments are
+};
+
+// An allow-list: what no rule allows kills the process.
+struct Policy {
+    std::string_view role;
+    std::vector<SyscallRule> rules;
+};
+
+// A stretch of a file that a worker may read.
+struct ReadableRange {
+    int fd = -1;
+    std::uint64_t begin = 0, end = ~0ull;  // file offsets (addresses, for /proc/PID/mem)
+};
+
+// The process that reads one guest's memory. It reads `ranges` (each pread at most `max_read_bytes`
+// long), talks over `channel_fd`, and can do nothing else.
+Policy introspector_policy(int channel_fd, std::span<const ReadableRange> ranges,
+                           std::uint64_t max_read_bytes);
+
+// What AddressSanitizer's run-time needs besides: added in sanitizer builds only.
+std::vector<SyscallRule> sanitizer_extension();
+
+// The policy as a seccomp filter. Code::limit when it does not fit into BPF_MAXINSNS.
+Result<std::vector<sock_filter>> compile(const Policy& policy);
+
+}  // namespace underseer::jail
