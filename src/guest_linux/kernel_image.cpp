@@ -346,7 +346,7 @@ Result<std::vector<KernelImage>> find_kernel_images(GuestMemory& memory) {
         }
     }
     if (search.images.empty()) {
-        return fail(Code::not_found,
+        return fail(Code::not_linux,
                     fmt::format("no running Linux kernel found: {} banners in {} MiB of RAM, none "
                                 "of them mapped by a kernel page table",
                                 banners, memory.ram_bytes() >> 20));

@@ -197,7 +197,7 @@ RamBacking backing_of(std::string_view maps, const Vm& vm) {
 Result<OpenRam> open_ram(const Vm& vm) {
     const std::string proc = fmt::format("/proc/{}", vm.pid);
     const auto gone = [&] {
-        return fail(Code::not_found, fmt::format("the VM {} has ended", vm.label()));
+        return fail(Code::gone, fmt::format("the VM {} has ended", vm.label()));
     };
     // Opened first: it belongs to the process that has the pid now, which is checked below.
     auto memory = open_file(proc + "/mem", O_RDONLY);

@@ -22,7 +22,7 @@ struct OpenRam {
     std::vector<Fd> fds;
     std::vector<std::vector<guest_memory::RamSlice>> layouts;
 };
-// Needs the right to read the VMM's memory (root, or CAP_SYS_PTRACE). Code::not_found when the
+// Needs the right to read the VMM's memory (root, or CAP_SYS_PTRACE). Code::gone when the
 // process has ended or its pid belongs to another one by now.
 Result<OpenRam> open_ram(const Vm& vm);
 
