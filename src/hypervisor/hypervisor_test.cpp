@@ -62,6 +62,11 @@ TEST(CommandLine, sizes_and_nonsense) {
     EXPECT_EQ(parsed({"-name", ",,,=,"}).pid, -1);
 }
 
+std::uint64_t ram_address(std::string_view maps, const Vm& vm) {
+    const auto slices = private_layout(maps, vm);
+    return slices.has_value() ? slices->front().offset : 0;
+}
+
 TEST(Ram, the_pci_hole_is_where_the_machine_type_puts_it) {
     Vm vm;
     vm.machine = "q35";
@@ -82,6 +87,16 @@ TEST(Ram, split_private_memory_is_one_block) {
         "7f0001000000-7f0001001000 ---p 00000000 00:00 0 \n";
     EXPECT_EQ(backing_of(maps, vm), RamBacking::anonymous);
     EXPECT_EQ(backing_of("garbage\n\n-", vm), RamBacking::unknown);
+}
+
+TEST(Ram, a_block_keeps_its_place_beside_other_private_memory) {
+    Vm vm = parsed({"-m", "16"});
+    const std::string maps =
+        "7f00007ff000-7f0000800000 rw-p 00000000 00:00 0 \n"
+        "7f0000800000-7f0001800000 rw-p 00000000 00:00 0 \n";
+    EXPECT_EQ(ram_address(maps, vm), 0x7f0000800000u);
+    const std::string merged = "7f00007ff000-7f0001801000 rw-p 00000000 00:00 0 \n";
+    EXPECT_EQ(ram_address(merged, vm), 0x7f0000800000u);
 }
 
 // A process that sleeps until it is killed, under whatever name.

@@ -18,6 +18,7 @@ namespace {
 using guest_memory::RamSlice;
 
 constexpr std::uint64_t kFourGiB = 1ull << 32;
+constexpr std::uint64_t kRamAlignment = 2u << 20, kMostMergedBytes = 64u << 20;
 
 struct Mapping {
     std::uint64_t begin = 0, end = 0, offset = 0, inode = 0;
@@ -51,26 +52,33 @@ Mapping parse_mapping(std::string_view line) {
     return mapping;
 }
 
-// Writable mappings; neighbours that continue each other (madvise splits them) are one.
+// Writable mappings as they are, and each run of neighbours that continue each other as one more:
+// madvise splits a block, and the kernel merges it with what happens to lie beside it.
 std::vector<Mapping> parse_maps(std::string_view maps) {
-    std::vector<Mapping> result;
+    std::vector<Mapping> single, merged;
     while (!maps.empty()) {
         const std::size_t end = std::min(maps.find('\n'), maps.size());
         Mapping next = parse_mapping(maps.substr(0, end));
         maps.remove_prefix(std::min(end + 1, maps.size()));
         if (!next.writable) continue;
-        if (!result.empty()) {
-            Mapping& last = result.back();
-            const bool continues = last.inode == 0 || last.offset + last.size() == next.offset;
-            if (last.end == next.begin && last.path == next.path && last.shared == next.shared &&
-                last.inode == next.inode && continues) {
-                last.end = next.end;
-                continue;
-            }
+        const bool continues =
+            !merged.empty() && merged.back().end == next.begin && merged.back().path == next.path &&
+            merged.back().shared == next.shared && merged.back().inode == next.inode &&
+            (next.inode == 0 || merged.back().offset + merged.back().size() == next.offset);
+        if (continues) {
+            merged.back().end = next.end;
+        } else {
+            merged.push_back(next);
         }
-        result.push_back(std::move(next));
+        single.push_back(std::move(next));
     }
-    return result;
+    std::erase_if(merged, [&](const Mapping& run) {
+        return std::ranges::any_of(single, [&](const Mapping& one) {
+            return one.begin == run.begin && one.end == run.end;
+        });
+    });
+    single.insert(single.end(), merged.begin(), merged.end());
+    return single;
 }
 
 RamBacking kind_of(const Mapping& mapping) {
@@ -98,11 +106,15 @@ std::optional<std::vector<Mapping>> match_blocks(std::vector<Mapping> mappings, 
         };
         auto found = std::ranges::find_if(mappings, fits);
         if (found == mappings.end()) {
-            // Neighbouring anonymous memory may have been merged to it by the kernel.
+            // Merged with its neighbours. QEMU aligns RAM to 2 MiB (QEMU_VMALLOC_ALIGN).
             found = std::ranges::find_if(mappings, [&](const Mapping& m) {
-                return m.inode == 0 && !block.shared && m.size() > wanted &&
-                       m.size() - wanted < (64u << 20);
+                const std::uint64_t begin = (m.begin + kRamAlignment - 1) & ~(kRamAlignment - 1);
+                return m.inode == 0 && !block.shared && m.size() < wanted + kMostMergedBytes &&
+                       begin < m.end && m.end - begin >= wanted;
             });
+            if (found != mappings.end()) {
+                found->begin = (found->begin + kRamAlignment - 1) & ~(kRamAlignment - 1);
+            }
         }
         if (found == mappings.end()) return std::nullopt;
         chosen.push_back(*found);
@@ -192,6 +204,12 @@ std::uint64_t ram_below_4g(const Vm& vm, std::uint64_t total) {
 RamBacking backing_of(std::string_view maps, const Vm& vm) {
     const auto blocks = match_blocks(parse_maps(maps), vm, /*upwards=*/false);
     return blocks ? kind_of(blocks->front()) : RamBacking::unknown;
+}
+
+Result<std::vector<RamSlice>> private_layout(std::string_view maps, const Vm& vm) {
+    const auto blocks = match_blocks(parse_maps(maps), vm, /*upwards=*/false);
+    if (!blocks) return fail(Code::unavailable, "no mapping is as large as the RAM");
+    return lay_out(vm, *blocks, /*by_address=*/true);
 }
 
 Result<OpenRam> open_ram(const Vm& vm) {

@@ -17,6 +17,9 @@ std::uint64_t ram_below_4g(const Vm& vm, std::uint64_t total_bytes);
 // What backs the largest mappings that fit the VM's RAM blocks. `maps` is /proc/PID/maps.
 RamBacking backing_of(std::string_view maps, const Vm& vm);
 
+// The layout of private RAM whose offsets are addresses in the VMM.
+Result<std::vector<guest_memory::RamSlice>> private_layout(std::string_view maps, const Vm& vm);
+
 // The VM's memory, opened read-only: fds and the likeliest layout first.
 struct OpenRam {
     std::vector<Fd> fds;

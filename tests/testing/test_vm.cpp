@@ -85,14 +85,21 @@ std::vector<std::string> command_line(const VmSpec& spec, const std::string& nam
         backend("ram", spec.memory_mib);
         machine += ",memory-backend=ram";
     }
-    const std::string append = fmt::format("console=ttyS0 quiet panic=-1 {} {}",
-                                           spec.workload ? "" : "underseer.idle", spec.append);
+    // microvm has one serial port: the shell takes it, and there is no console.
+    const bool one_port = spec.machine == "microvm";
+    const std::string append =
+        fmt::format("{} quiet panic=-1 {} {}", one_port ? "underseer.tty=ttyS0" : "console=ttyS0",
+                    spec.workload ? "" : "underseer.idle", spec.append);
+    words.insert(words.end(), {"-machine", machine, "-kernel", kernel / "vmlinuz", "-initrd",
+                               kernel / "initrd.gz", "-append", append});
+    if (!one_port) {
+        words.insert(words.end(), {"-serial", fmt::format("file:{}/console", directory)});
+    }
     words.insert(
         words.end(),
-        {"-machine", machine, "-kernel", kernel / "vmlinuz", "-initrd", kernel / "initrd.gz",
-         "-append", append, "-serial", fmt::format("file:{}/console", directory), "-chardev",
-         fmt::format("socket,id=shell,path={}/shell,server=on,wait=off", directory), "-serial",
-         "chardev:shell", "-qmp", fmt::format("unix:{}/qmp,server=on,wait=off", directory)});
+        {"-chardev", fmt::format("socket,id=shell,path={}/shell,server=on,wait=off", directory),
+         "-serial", "chardev:shell", "-qmp",
+         fmt::format("unix:{}/qmp,server=on,wait=off", directory)});
     return words;
 }
 

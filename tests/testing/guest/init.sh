@@ -18,7 +18,10 @@ done
 ip link add dummy7 type dummy 2>/dev/null && ip addr add 10.7.0.1/24 dev dummy7 && ip link set dummy7 up
 
 for argument in $(cat /proc/cmdline); do
-    case $argument in underseer.idle) idle=1 ;; esac
+    case $argument in
+    underseer.idle) idle=1 ;;
+    underseer.tty=*) tty=${argument#*=} ;;
+    esac
 done
 if [ -z "$idle" ]; then
     id=0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef
@@ -27,8 +30,8 @@ if [ -z "$idle" ]; then
     (echo 0 > "/sys/fs/cgroup/docker-$id.scope/cgroup.procs"; exec /bin/workload sleeper) &
 fi
 
-exec 3<>/dev/ttyS1
-stty -F /dev/ttyS1 raw -echo 2>/dev/null || stty raw -echo <&3
+exec 3<>"/dev/${tty:=ttyS1}"
+stty -F "/dev/$tty" raw -echo
 echo ready >&3
 while read -r line <&3; do
     sh -c "$line" > /tmp/.answer 2>&1 < /dev/null
