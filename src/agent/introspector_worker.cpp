@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <time.h>
 
+#include <algorithm>
 #include <functional>
 
 #include "detect/hidden_process/hidden_process.h"
@@ -103,6 +104,16 @@ class Worker {
             if (question.one_pid && task.tgid != question.pid) return true;
             return !question.threads && !task.is_process();
         });
+        return listing;
+    }
+
+    Result<Listing<event::Socket>> sockets(std::optional<std::uint32_t> pid) {
+        auto listing = guest_->sockets();
+        if (listing.has_value() && pid) {
+            std::erase_if(listing->items, [&](const event::Socket& socket) {
+                return std::ranges::find(socket.owner_pids, *pid) == socket.owner_pids.end();
+            });
+        }
         return listing;
     }
 
