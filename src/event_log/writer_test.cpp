@@ -311,7 +311,9 @@ TEST(EventLog, a_reader_follows_a_log_that_grows_over_segments_and_runs) {
             EXPECT_FALSE(reader.next().value().has_value());
             EXPECT_EQ(log.verify().state, LogState::intact) << what(log.verify());
         }
-        if (run > 0) ASSERT_TRUE(writer.close().has_value());
+        if (run > 0) {
+            ASSERT_TRUE(writer.close().has_value());
+        }
     }
 }
 
