@@ -44,9 +44,10 @@ void print_table(const Table& table) {
 
 template <typename T>
 void print_json(const T& value) {
-    json::Writer writer(2);
+    std::string text;
+    json::Writer writer(&text, json::Style::pretty);
     event::JsonForm(&writer).put(value);
-    fmt::print("{}\n", writer.text());
+    fmt::print("{}\n", text);
 }
 
 // ---- what the target is -----------------------------------------------------------------------
@@ -176,30 +177,25 @@ Result<int> check(const Options& options) {
 }
 
 void print_host_json(const hypervisor::Host& host) {
-    json::Writer writer(2);
+    std::string text;
+    json::Writer writer(&text, json::Style::pretty);
     writer.begin_array();
     for (const hypervisor::Vm& vm : host.vms) {
-        writer.begin_object();
-        const auto text = [&](std::string_view key, std::string_view value) {
-            writer.key(key);
-            writer.string(value);
-        };
-        text("name", vm.name);
-        text("uuid", vm.uuid);
-        writer.key("pid");
-        writer.number(static_cast<std::int64_t>(vm.pid));
-        writer.key("memory_bytes");
-        writer.number(vm.memory_bytes);
-        text("machine", vm.machine);
-        text("accelerator", vm.accelerator);
-        text("ram", to_string(vm.backing));
-        text("managed_by", vm.managed_by);
-        text("executable", vm.executable);
-        text("not_introspectable", vm.not_introspectable);
-        writer.end_object();
+        writer.begin_object()
+            .member("name", vm.name)
+            .member("uuid", vm.uuid)
+            .member("pid", vm.pid)
+            .member("memory_bytes", vm.memory_bytes)
+            .member("machine", vm.machine)
+            .member("accelerator", vm.accelerator)
+            .member("ram", to_string(vm.backing))
+            .member("managed_by", vm.managed_by)
+            .member("executable", vm.executable)
+            .member("not_introspectable", vm.not_introspectable)
+            .end_object();
     }
     writer.end_array();
-    fmt::print("{}\n", writer.text());
+    fmt::print("{}\n", text);
 }
 
 Result<int> ls(const Options& options) {

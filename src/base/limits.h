@@ -41,4 +41,23 @@ inline constexpr std::size_t kMaxSymbolNameBytes = 1024;
 // One frame between a worker and the agent; the biggest is a full process listing, sent in parts.
 inline constexpr std::size_t kMaxFrameBytes = 1u << 20;
 
+// ---- JSON that others write (QMP replies, container runtimes, log headers) -------------------
+// The largest known reply, a QMP query-qmp-schema, has 0.3 MB.
+inline constexpr std::size_t kMaxJsonBytes = 16u << 20;
+inline constexpr std::size_t kMaxJsonDepth = 64;
+
+// ---- event log -------------------------------------------------------------------------------
+// A batch is signed as a whole and verified in memory: bounded in events and in bytes, newlines
+// included. One event must fit into one batch.
+inline constexpr std::size_t kMaxBatchEvents = 1024;
+inline constexpr std::size_t kMaxBatchBytes = 1u << 20;
+inline constexpr std::size_t kMaxEventBytes = kMaxBatchBytes - 1;
+// Sources whose dropped events are counted by name; more are counted together. Together with the
+// fixed fields they fit into one line of the chain.
+inline constexpr std::size_t kMaxDropSources = 64;
+inline constexpr std::size_t kMaxDropSourceBytes = 64;
+inline constexpr std::size_t kMaxChainLineBytes = 32u << 10;
+static_assert(kMaxDropSources * (6 * kMaxDropSourceBytes + 24) + 2048 < kMaxChainLineBytes,
+              "escaping makes six characters of a byte, a count has at most 20 digits");
+
 }  // namespace underseer::limits

@@ -19,11 +19,11 @@ class JsonForm {
     template <typename T>
     void put(const T& value) {
         if constexpr (std::is_same_v<T, bool>) {
-            writer_.boolean(value);
+            writer_.value(value);
         } else if constexpr (std::is_enum_v<T>) {
-            writer_.string(to_string(value));
+            writer_.value(to_string(value));
         } else if constexpr (std::is_integral_v<T>) {
-            writer_.number(static_cast<std::uint64_t>(value));
+            put_number(static_cast<std::uint64_t>(value));
         } else if constexpr (Described<T>) {
             put_object(value);
         } else {
@@ -44,7 +44,7 @@ class JsonForm {
             writer_.begin_object();
             for (const auto& [key, reason] : reasons) {
                 writer_.key(key);
-                writer_.string(reason);
+                writer_.value(reason);
             }
             writer_.end_object();
         }
@@ -68,7 +68,7 @@ class JsonForm {
             put(member.value());
         } else {
             reasons.emplace_back(field.name, member.reason());
-            writer_.null();
+            writer_.value(nullptr);
         }
     }
     template <typename Owner, typename T>
@@ -81,7 +81,15 @@ class JsonForm {
         }
     }
 
-    void put_special(const std::string& text) { writer_.string(text); }
+    // Many readers keep numbers as doubles: what those cannot hold exactly is written as a string.
+    void put_number(std::uint64_t value) {
+        if (value > (1ull << 53)) {
+            writer_.big(value);
+        } else {
+            writer_.value(value);
+        }
+    }
+    void put_special(const std::string& text) { writer_.value(text); }
     template <typename T>
     void put_special(const std::vector<T>& items) {
         writer_.begin_array();

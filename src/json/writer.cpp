@@ -3,145 +3,163 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <iterator>
 
 #include "base/result.h"
 
 namespace underseer::json {
-
 namespace {
 
-constexpr std::uint64_t kExactDouble = 1ull << 53;
+constexpr std::string_view kReplacement = "\xef\xbf\xbd";  // U+FFFD
 
-// Length of the UTF-8 sequence that begins at text[at], 0 when it is not well-formed (RFC 3629: no
-// overlong forms, no surrogates, nothing above U+10FFFF).
-std::size_t utf8_length(std::string_view text, std::size_t at) {
-    const auto byte = [&](std::size_t i) { return static_cast<std::uint8_t>(text[i]); };
-    const std::uint8_t first = byte(at);
-    const std::size_t length = first < 0x80   ? 1
-                               : first < 0xc2 ? 0
-                               : first < 0xe0 ? 2
-                               : first < 0xf0 ? 3
-                               : first < 0xf5 ? 4
-                                              : 0;
-    if (length == 0 || text.size() - at < length) return 0;
-    for (std::size_t i = 1; i < length; ++i) {
-        if ((byte(at + i) & 0xc0) != 0x80) return 0;
+// Length of the UTF-8 sequence at the beginning of `text` (Unicode 15, table 3-7), 0 when it is
+// none: overlong forms, surrogates and code points above U+10FFFF are none.
+std::size_t sequence_length(std::string_view text) {
+    const auto at = [&](std::size_t i) {
+        return i < text.size() ? static_cast<unsigned char>(text[i]) : 0u;
+    };
+    const auto follows = [&](std::size_t i) { return (at(i) & 0xc0u) == 0x80u; };
+    const unsigned first = at(0);
+    if (first < 0x80) return 1;
+    if (first < 0xc2 || first > 0xf4) return 0;
+    if (first < 0xe0) return follows(1) ? 2 : 0;
+    const unsigned second = at(1);
+    if (first < 0xf0) {
+        if (first == 0xe0 && second < 0xa0) return 0;
+        if (first == 0xed && second >= 0xa0) return 0;
+        return follows(1) && follows(2) ? 3 : 0;
     }
-    if (length == 3 && first == 0xe0 && byte(at + 1) < 0xa0) return 0;
-    if (length == 3 && first == 0xed && byte(at + 1) >= 0xa0) return 0;
-    if (length == 4 && first == 0xf0 && byte(at + 1) < 0x90) return 0;
-    if (length == 4 && first == 0xf4 && byte(at + 1) >= 0x90) return 0;
+    if (first == 0xf0 && second < 0x90) return 0;
+    if (first == 0xf4 && second >= 0x90) return 0;
+    return follows(1) && follows(2) && follows(3) ? 4 : 0;
+}
+
+bool is_plain(char c) {
+    const auto byte = static_cast<unsigned char>(c);
+    return byte >= 0x20 && byte < 0x7f && byte != '"' && byte != '\\';
+}
+
+// One character that needs care; returns how many bytes of `text` it took.
+std::size_t append_escaped(std::string& out, std::string_view text) {
+    switch (text[0]) {
+        case '"':
+            out += "\\\"";
+            return 1;
+        case '\\':
+            out += "\\\\";
+            return 1;
+        case '\n':
+            out += "\\n";
+            return 1;
+        case '\r':
+            out += "\\r";
+            return 1;
+        case '\t':
+            out += "\\t";
+            return 1;
+        default:
+            break;
+    }
+    const std::size_t length = sequence_length(text);
+    const auto first = static_cast<unsigned char>(text[0]);
+    const bool c1 = length == 2 && first == 0xc2 && static_cast<unsigned char>(text[1]) < 0xa0;
+    if (length == 0) {
+        out += kReplacement;
+        return 1;
+    }
+    if (length == 1 || c1) {
+        const unsigned code = c1 ? static_cast<unsigned char>(text[1]) : first;
+        fmt::format_to(std::back_inserter(out), "\\u{:04x}", code);
+        return length;
+    }
+    out += text.substr(0, length);
     return length;
 }
 
 }  // namespace
 
-void append_escaped(std::string& out, std::string_view text) {
-    for (std::size_t at = 0; at < text.size();) {
-        const char c = text[at];
-        const std::size_t length = utf8_length(text, at);
-        if (length == 0) {
-            out += "\xef\xbf\xbd";  // U+FFFD
-            ++at;
-            continue;
-        }
-        if (c == '"' || c == '\\') {
-            out += '\\';
-            out += c;
-        } else if (c == '\n') {
-            out += "\\n";
-        } else if (c == '\t') {
-            out += "\\t";
-        } else if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) {
-            out += fmt::format("\\u{:04x}", static_cast<unsigned>(c));
-        } else if (length == 2 && c == '\xc2' && static_cast<std::uint8_t>(text[at + 1]) < 0xa0) {
-            // C1 controls: a terminal that reads UTF-8 obeys them like an escape sequence.
-            out += fmt::format("\\u{:04x}", static_cast<std::uint8_t>(text[at + 1]));
-        } else {
-            out.append(text, at, length);
-        }
-        at += length;
+void append_string(std::string& out, std::string_view text) {
+    out += '"';
+    while (!text.empty()) {
+        std::size_t plain = 0;
+        while (plain < text.size() && is_plain(text[plain])) ++plain;
+        out += text.substr(0, plain);
+        text.remove_prefix(plain);
+        if (!text.empty()) text.remove_prefix(append_escaped(out, text));
     }
+    out += '"';
 }
 
 void Writer::new_line() {
-    if (indent_ == 0) return;
-    out_ += '\n';
-    out_.append(indent_ * has_items_.size(), ' ');
+    if (style_ == Style::compact) return;
+    *out_ += '\n';
+    out_->append(2 * open_.size(), ' ');
 }
 
-void Writer::before_value() {
-    if (after_key_) {
-        after_key_ = false;
-        return;
-    }
-    if (has_items_.empty()) return;
-    if (has_items_.back()) out_ += ',';
-    has_items_.back() = true;
+void Writer::next_element() {
+    if (!open_.back().empty) *out_ += ',';
+    open_.back().empty = false;
     new_line();
 }
 
-void Writer::begin_object() {
-    before_value();
-    out_ += '{';
-    has_items_.push_back(false);
+void Writer::before_value() {
+    if (std::exchange(after_key_, false) || open_.empty()) return;
+    CHECK(open_.back().closing == ']');
+    next_element();
 }
-void Writer::begin_array() {
-    before_value();
-    out_ += '[';
-    has_items_.push_back(false);
-}
-void Writer::end_object() {
-    CHECK(!has_items_.empty() && !after_key_);
-    const bool any = has_items_.back();
-    has_items_.pop_back();
-    if (any) new_line();
-    out_ += '}';
-}
-void Writer::end_array() {
-    CHECK(!has_items_.empty());
-    const bool any = has_items_.back();
-    has_items_.pop_back();
-    if (any) new_line();
-    out_ += ']';
-}
-void Writer::key(std::string_view name) {
-    CHECK(!after_key_);
-    before_value();
-    out_ += '"';
-    append_escaped(out_, name);
-    out_ += indent_ == 0 ? "\":" : "\": ";
+
+Writer& Writer::key(std::string_view name) {
+    CHECK(!open_.empty() && open_.back().closing == '}' && !after_key_);
+    next_element();
+    append_string(*out_, name);
+    *out_ += style_ == Style::pretty ? ": " : ":";
     after_key_ = true;
+    return *this;
 }
-void Writer::string(std::string_view text) {
+
+Writer& Writer::begin(char opening, char closing) {
     before_value();
-    out_ += '"';
-    append_escaped(out_, text);
-    out_ += '"';
+    *out_ += opening;
+    open_.push_back({closing});
+    return *this;
 }
-void Writer::number(std::int64_t value) {
-    const std::uint64_t size =
-        value < 0 ? 0 - static_cast<std::uint64_t>(value) : static_cast<std::uint64_t>(value);
-    if (size > kExactDouble) return string(fmt::format("{}", value));
-    before_value();
-    out_ += fmt::format("{}", value);
+
+Writer& Writer::end(char closing) {
+    CHECK(!open_.empty() && open_.back().closing == closing && !after_key_);
+    const bool empty = open_.back().empty;
+    open_.pop_back();
+    if (!empty) new_line();
+    *out_ += closing;
+    return *this;
 }
-void Writer::number(std::uint64_t value) {
-    if (value > kExactDouble) return string(fmt::format("{}", value));
+
+Writer& Writer::value(std::string_view text) {
     before_value();
-    out_ += fmt::format("{}", value);
+    append_string(*out_, text);
+    return *this;
 }
-void Writer::real(double value) {
-    before_value();
-    out_ += std::isfinite(value) ? fmt::format("{}", value) : "null";
+
+Writer& Writer::integer(std::int64_t number) {
+    return raw(fmt::format_int(number).c_str());
 }
-void Writer::boolean(bool value) {
-    before_value();
-    out_ += value ? "true" : "false";
+
+Writer& Writer::integer(std::uint64_t number) {
+    return raw(fmt::format_int(number).c_str());
 }
-void Writer::null() {
+
+Writer& Writer::value(double number) {
+    if (!std::isfinite(number)) return raw("null");
+    return raw(fmt::format("{}", number));  // the shortest text that reads back the same
+}
+
+Writer& Writer::big(std::uint64_t number) {
+    return value(std::string_view(fmt::format_int(number).c_str()));
+}
+
+Writer& Writer::raw(std::string_view json) {
     before_value();
-    out_ += "null";
+    *out_ += json;
+    return *this;
 }
 
 }  // namespace underseer::json

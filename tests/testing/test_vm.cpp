@@ -240,10 +240,10 @@ Result<json::Value> TestVm::qmp(const std::string& command, const std::string& a
         TRY(write_all(monitor_.get(), as_bytes(text + "\n")));
         for (;;) {
             json::Value answer = TRY(next());
-            if (answer.has("error")) {
-                return fail(Code::os, TRY(TRY(TRY(answer.at("error")).at("desc")).string()));
+            if (answer.find("error")) {
+                return fail(Code::os, TRY(TRY(TRY(answer.at("error")).at("desc")).as_string()));
             }
-            if (answer.has("return")) return answer.at("return");
+            if (answer.find("return")) return answer.at("return");
         }
     };
     if (!monitor_) {
