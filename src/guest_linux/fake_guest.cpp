@@ -267,6 +267,8 @@ void FakeGuest::build_page_tables() {
     if (options_.levels == 5) {
         set(top, 511, to(level4));
         set(level4, 511, to(level3));
+        set(level4, 510, to(table(8)));  // ESPFIX, as kernels with CONFIG_X86_ESPFIX64 have it
+        set(level4, 508, to(table(9)));  // cpu_entry_area
         set(top, (kDirectMap5 >> 48) & 511, to(direct4));
         set(direct4, (kDirectMap5 >> 39) & 511, to(direct3));
     } else {
