@@ -109,7 +109,8 @@ void survive(std::string& content, Inode::Change change, std::mt19937_64& random
         default:
             for (std::size_t begin = 0; begin < change.bytes.size(); begin += kSector) {
                 if (randomness() % 2 == 0) continue;
-                apply_change(content, {false, change.offset + begin, change.bytes.substr(begin, kSector)});
+                apply_change(content,
+                             {false, change.offset + begin, change.bytes.substr(begin, kSector)});
             }
     }
 }
