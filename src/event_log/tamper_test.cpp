@@ -20,7 +20,7 @@ void fill(LogFixture& log, Ending ending) {
     std::uint64_t number = 0;
     for (int run = 0; run < 2; ++run) {
         Writer writer = log.open().value();
-        for (int i = 0; i < 60; ++i) {
+        for (int i = 0; i < 40; ++i) {
             CHECK(writer.append(as_bytes(some_event(++number))).has_value());
             if (i % 20 == 3) writer.note_dropped("sensor", 2);
             if (i % 25 == 9) CHECK(writer.rotate_epoch().has_value());
@@ -85,9 +85,9 @@ TEST(Tampering, the_log_that_is_tampered_with_below_is_intact) {
     for (const Ending ending : {Ending::closed, Ending::synced}) {
         const VerifyReport report = log_with(ending).verify();
         EXPECT_EQ(report.state, LogState::intact) << report.to_text();
-        EXPECT_GT(report.segments, 4u);
+        EXPECT_GE(report.segments, 4u);
         EXPECT_GT(report.epochs, report.segments);
-        EXPECT_EQ(report.events, 120u);
+        EXPECT_EQ(report.events, 80u);
     }
 }
 

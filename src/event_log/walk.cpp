@@ -415,6 +415,7 @@ void Walker::walk_segment(std::uint64_t segment) {
     epoch_key_.reset();  // each segment begins with its own
     end_.segment = segment;
     end_.chain_end = end_.events_end = 0;
+    end_.clean = false;  // a run that closed the log has begun no other segment
     ++report_.segments;
 
     events_.reset();
