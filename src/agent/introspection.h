@@ -28,7 +28,9 @@ enum class Topic : std::uint8_t {
     kernel_log,
     hidden_processes,
 };
-constexpr Topic last_enumerator(Topic) { return Topic::hidden_processes; }
+constexpr Topic last_enumerator(Topic) {
+    return Topic::hidden_processes;
+}
 
 struct Question {
     Topic topic = Topic::info;
@@ -47,7 +49,9 @@ struct Question {
 };
 
 enum class FrameKind : std::uint8_t { items, end };
-constexpr FrameKind last_enumerator(FrameKind) { return FrameKind::end; }
+constexpr FrameKind last_enumerator(FrameKind) {
+    return FrameKind::end;
+}
 
 // The last frame of an answer.
 struct AnswerEnd {

@@ -27,6 +27,10 @@ std::string_view to_string(Code code) {
             return "ambiguous";
         case Code::invalid_argument:
             return "invalid_argument";
+        case Code::gone:
+            return "gone";
+        case Code::not_linux:
+            return "not_linux";
     }
     return "unknown";
 }

@@ -18,18 +18,20 @@ namespace underseer {
 
 // Closed set, for branching and for exit codes. The text beside it is for people.
 enum class Code : std::uint8_t {
-    malformed = 1,    // bytes do not have the form they must have
-    not_found = 2,    // the thing asked for is not there
-    unavailable = 3,  // the source cannot give it (no BTF, symbol missing, page absent)
-    limit = 4,        // a bound from limits.h was reached
-    os = 5,           // a system call failed; Error::os_errno says how
-    permission = 6,   // this user or role may not do it
-    unsupported = 7,  // a form that we know and do not handle
-    ambiguous = 8,    // more than one thing answers to that name
-    invalid_argument =
-        9  // the caller (a person or a program) asked for something that makes no sense
+    malformed = 1,         // bytes do not have the form they must have
+    not_found = 2,         // the thing asked for is not there
+    unavailable = 3,       // the source cannot give it (no BTF, symbol missing, page absent)
+    limit = 4,             // a bound from limits.h was reached
+    os = 5,                // a system call failed; Error::os_errno says how
+    permission = 6,        // this user or role may not do it
+    unsupported = 7,       // a form that we know and do not handle
+    ambiguous = 8,         // more than one thing answers to that name
+    invalid_argument = 9,  // the caller (a person or a program) asked for something senseless
+    gone = 10,             // it was there and has ended since
+    not_linux = 11,        // the memory holds no Linux kernel that could be found
 };
 
+inline constexpr Code kLastCode = Code::not_linux;
 std::string_view to_string(Code code);
 
 struct Error {

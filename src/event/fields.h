@@ -25,6 +25,15 @@ struct Field {
     constexpr Field(std::string_view key, Member Owner::* pointer) : name(key), member(pointer) {}
 };
 
+// A described member whose own fields stand beside the owner's in JSON ("uid", not
+// "credentials": {"uid"}).
+template <typename Owner, typename Member>
+struct FlatField : Field<Owner, Member> {
+    using Field<Owner, Member>::Field;
+};
+template <typename Owner, typename Member>
+FlatField(std::string_view, Member Owner::*) -> FlatField<Owner, Member>;
+
 template <typename T>
 concept Described = requires { T::fields(); };
 

@@ -82,7 +82,7 @@ struct Task {
                           Field{"comm", &Task::comm},
                           Field{"state", &Task::state},
                           Field{"kernel_thread", &Task::kernel_thread},
-                          Field{"credentials", &Task::credentials},
+                          FlatField{"credentials", &Task::credentials},
                           Field{"start_time", &Task::start_time},
                           Field{"exe", &Task::exe},
                           Field{"argv", &Task::argv},

@@ -30,6 +30,8 @@ class Encoder {
             put_special(value);
         }
     }
+    // Bytes that are encoded already.
+    void put_raw(std::string_view bytes) { out_ += bytes; }
     const std::string& bytes() const { return out_; }
     std::string take() { return std::move(out_); }
 

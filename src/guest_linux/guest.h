@@ -16,7 +16,7 @@ namespace underseer::guest_linux {
 
 class Guest {
   public:
-    // `memory` must outlive the result. Code::not_found when it holds no Linux kernel.
+    // `memory` must outlive the result. Code::not_linux when it holds no Linux kernel.
     static Result<std::unique_ptr<Guest>> attach(guest_memory::GuestMemory* memory);
 
     Kernel& kernel() { return *kernel_; }

@@ -161,7 +161,7 @@ bool leads_to_table(std::uint64_t entry) {
 // Follows the last entry of a page that may be a top table. Every table on the way must lie in the
 // data of the image that it maps: process tables and chance cannot have that.
 std::optional<ImageMap> follow_last_entry(GuestMemory& memory, std::uint64_t last) {
-    std::array<GuestPhys, 3> path{};
+    std::array<GuestPhys, 4> path{};
     std::size_t steps = 0;
     for (unsigned levels = 4; levels <= 5 && leads_to_table(last); ++levels) {
         const GuestPhys table_at = entry_target(last);
@@ -179,7 +179,8 @@ std::optional<ImageMap> follow_last_entry(GuestMemory& memory, std::uint64_t las
             const bool own = std::all_of(path.begin(), path.begin() + static_cast<long>(steps),
                                          [&](GuestPhys at) { return map.maps(at, true); });
             if (own) return map;
-            return std::nullopt;
+            // Level 4 may have an entry 510 as well (ESPFIX, Documentation/arch/x86/x86_64/mm.rst).
+            --steps;
         }
         last = (*table)[511];
     }
@@ -225,11 +226,12 @@ std::optional<GuestPhys> top_table_of(GuestMemory& memory, const ImageMap& map,
             if (op.status != ReadStatus::ok) continue;
             for (std::uint64_t page = 0; page + kPageSize <= size; page += kPageSize) {
                 if (load_le<std::uint64_t>(block, page + 511 * 8) != last) continue;
-                // Entries for the direct map, vmalloc and vmemmap: early_top_pgt has none.
+                // Entries for the direct map, vmalloc and vmemmap, all below the last few:
+                // early_top_pgt has none, and neither has the level-4 table of a 5-level kernel.
                 const auto table = read_table(memory, op.from + page);
                 if (!table) continue;
                 const long entries =
-                    std::count_if(table->begin() + 256, table->end() - 1,
+                    std::count_if(table->begin() + 256, table->begin() + 500,
                                   [](std::uint64_t e) { return (e & kPtePresent) != 0; });
                 if (entries > best_entries) {
                     best_entries = entries;
@@ -346,7 +348,7 @@ Result<std::vector<KernelImage>> find_kernel_images(GuestMemory& memory) {
         }
     }
     if (search.images.empty()) {
-        return fail(Code::not_found,
+        return fail(Code::not_linux,
                     fmt::format("no running Linux kernel found: {} banners in {} MiB of RAM, none "
                                 "of them mapped by a kernel page table",
                                 banners, memory.ram_bytes() >> 20));

@@ -44,7 +44,7 @@ struct KernelImage {
 
 // All kernels in RAM that pass the page-table proof, the likeliest first. More than one is there
 // after a reboot without power-off, after kexec, or when the guest forges a decoy.
-// Code::not_found (with how far the search came) when there is none.
+// Code::not_linux (with how far the search came) when there is none.
 Result<std::vector<KernelImage>> find_kernel_images(guest_memory::GuestMemory& memory);
 
 }  // namespace underseer::guest_linux

@@ -61,7 +61,7 @@ TEST(Kernel, memory_without_linux_is_not_found) {
     FakeGuest guest({});  // never finished: page tables, but no banner and no symbols
     const auto kernel = Kernel::attach(&guest);
     ASSERT_FALSE(kernel.has_value());
-    EXPECT_EQ(kernel.error().code, Code::not_found);
+    EXPECT_EQ(kernel.error().code, Code::not_linux);
 }
 
 TEST(Kernel, a_banner_in_a_file_is_no_kernel) {

@@ -27,7 +27,6 @@ Paths::Paths(Kernel* kernel) : kernel_(kernel) {
         .inode_private = k.field("inode", "i_private"),
         .ns_name = k.field("proc_ns_operations", "name"),
         .proc_ns_ops = k.field("ns_common", "ops"),
-        .dentry_fsdata = k.field("dentry", "d_fsdata"),
     };
 }
 
@@ -75,12 +74,8 @@ Result<std::string> Paths::synthetic_name(GuestVirt dentry, GuestVirt inode,
     }
     if (fs_type == "pidfs") return std::string("anon_inode:[pidfd]");  // fs/pidfs.c
     if (fs_type == "nsfs") {                                           // fs/nsfs.c, ns_dname()
-        // The namespace hangs at i_private since 6.9, at d_fsdata (its operations) before.
-        GuestVirt ops = TRY(kernel_->read_pointer(dentry, f_.dentry_fsdata));
-        if (!ops) {
-            const GuestVirt ns = TRY(kernel_->read_pointer(inode, f_.inode_private));
-            ops = TRY(kernel_->read_pointer(ns, f_.proc_ns_ops));
-        }
+        const GuestVirt ns = TRY(kernel_->read_pointer(inode, f_.inode_private));
+        const GuestVirt ops = TRY(kernel_->read_pointer(ns, f_.proc_ns_ops));
         const GuestVirt name = TRY(kernel_->read_pointer(ops, f_.ns_name));
         return fmt::format("{}:[{}]", TRY(kernel_->memory().read_cstring(name, 32)), number);
     }

@@ -38,7 +38,7 @@ class Paths {
         Field dentry_parent, dentry_name, dentry_name_len, dentry_inode, dentry_hash_pprev;
         Field mount_mnt, mount_parent, mount_mountpoint, vfsmount_root;
         Field file_path, inode_number, inode_sb, sb_type, type_name, inode_private;
-        Field ns_name, proc_ns_ops, dentry_fsdata;
+        Field ns_name, proc_ns_ops;
     } f_;
     std::unordered_map<std::uint64_t, std::string> fs_types_;  // by super_block
 };

@@ -1,10 +1,10 @@
 #include <elf.h>
 #include <fmt/format.h>
-#include <sys/stat.h>
 
 #include <array>
 #include <cstring>
 
+#include "base/os.h"
 #include "guest_memory/sliced_memory.h"
 #include "guest_memory/sources.h"
 
@@ -18,10 +18,10 @@ constexpr std::size_t kMaxSlices = 1u << 16;
 constexpr std::uint32_t kAvmlMagic = 0x4c4d5641;  // "AVML"
 constexpr std::string_view kKdumpMagic = "KDUMP   ", kFlattenedMagic = "makedumpfile";
 
-Result<std::vector<std::byte>> read_exactly(const Fd& file, std::uint64_t offset, std::size_t size,
+Result<std::vector<std::byte>> read_exactly(int file, std::uint64_t offset, std::size_t size,
                                             std::string_view what) {
     std::vector<std::byte> bytes(size);
-    const std::size_t got = TRY(read_at(file.get(), bytes, offset));
+    const std::size_t got = TRY(read_at(file, bytes, offset));
     if (got != size) {
         return fail(Code::malformed,
                     fmt::format("the file ends inside {} at offset {:#x}: {} of {} "
@@ -40,7 +40,7 @@ Unexpected truncated(GuestPhys begin, std::uint64_t needs, std::uint64_t file_by
 }
 
 // LiME: {magic, version 1, first address, last address, 8 reserved} before each range.
-Result<std::vector<RamSlice>> parse_lime(const Fd& file, std::uint64_t file_bytes) {
+Result<std::vector<RamSlice>> parse_lime(int file, std::uint64_t file_bytes) {
     std::vector<RamSlice> slices;
     for (std::uint64_t at = 0; at < file_bytes;) {
         const auto raw = TRY(read_exactly(file, at, kLimeHeaderBytes, "a LiME header"));
@@ -65,7 +65,7 @@ Result<std::vector<RamSlice>> parse_lime(const Fd& file, std::uint64_t file_byte
 }
 
 // ELF core: every PT_LOAD is a range, its p_paddr the physical address (QEMU's dump/dump.c).
-Result<std::vector<RamSlice>> parse_elf_core(const Fd& file, std::uint64_t file_bytes) {
+Result<std::vector<RamSlice>> parse_elf_core(int file, std::uint64_t file_bytes) {
     const auto raw = TRY(read_exactly(file, 0, sizeof(Elf64_Ehdr), "the ELF header"));
     Elf64_Ehdr header;
     std::memcpy(&header, raw.data(), sizeof header);
@@ -100,15 +100,10 @@ Result<std::vector<RamSlice>> parse_elf_core(const Fd& file, std::uint64_t file_
 
 }  // namespace
 
-Result<std::unique_ptr<GuestMemory>> open_image(Fd file, std::string name) {
-    struct stat status{};
-    if (::fstat(file.get(), &status) != 0) return fail(os_error(fmt::format("examining {}", name)));
-    if (!S_ISREG(status.st_mode)) {
-        return fail(Code::invalid_argument, fmt::format("{} is no regular file", name));
-    }
-    const auto file_bytes = static_cast<std::uint64_t>(status.st_size);
+Result<std::unique_ptr<GuestMemory>> open_image(int file, std::uint64_t file_bytes,
+                                                std::string name) {
     std::array<std::byte, 16> head{};
-    const std::size_t got = TRY(read_at(file.get(), head, 0).context(name));
+    const std::size_t got = TRY(read_at(file, head, 0).context(name));
     const std::string_view text = as_text(Bytes(head).first(got));
     const auto magic = load_le<std::uint32_t>(head, 0).value_or(0);
     std::vector<RamSlice> slices;
@@ -130,10 +125,8 @@ Result<std::unique_ptr<GuestMemory>> open_image(Fd file, std::string name) {
         slices.push_back({GuestPhys{0}, file_bytes, 0, 0});
     }
     slices = TRY(validate_layout(std::move(slices)).context(name));
-    std::vector<Fd> fds;
-    fds.push_back(std::move(file));
     return std::unique_ptr<GuestMemory>(std::make_unique<SlicedMemory>(
-        std::move(fds), std::move(slices), /*live=*/false, fmt::format("{} ({})", name, form)));
+        std::vector{file}, std::move(slices), /*live=*/false, fmt::format("{} ({})", name, form)));
 }
 
 }  // namespace underseer::guest_memory

@@ -3,12 +3,13 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/os.h"
 #include "guest_memory/sliced_memory.h"
 #include "guest_memory/sources.h"
 
 namespace underseer::guest_memory {
 
-SlicedMemory::SlicedMemory(std::vector<Fd> fds, std::vector<RamSlice> slices, bool live,
+SlicedMemory::SlicedMemory(std::vector<int> fds, std::vector<RamSlice> slices, bool live,
                            std::string description)
     : fds_(std::move(fds)),
       slices_(std::move(slices)),
@@ -44,8 +45,7 @@ void SlicedMemory::read_one(ReadOp& op) const {
         const std::uint64_t offset = at - slice->begin;
         const std::size_t part =
             std::min<std::uint64_t>({rest.size(), slice->size_bytes - offset, kMaxReadBytes});
-        const auto got =
-            read_at(fds_[slice->source].get(), rest.first(part), slice->offset + offset);
+        const auto got = read_at(fds_[slice->source], rest.first(part), slice->offset + offset);
         if (!got.has_value() || *got != part) {
             op.status = ReadStatus::failed;
             break;
@@ -56,7 +56,7 @@ void SlicedMemory::read_one(ReadOp& op) const {
     if (op.status != ReadStatus::ok) std::ranges::fill(op.into, std::byte{0});
 }
 
-Result<std::unique_ptr<GuestMemory>> open_live(std::vector<Fd> fds, std::vector<RamSlice> layout,
+Result<std::unique_ptr<GuestMemory>> open_live(std::vector<int> fds, std::vector<RamSlice> layout,
                                                std::string description) {
     layout = TRY(validate_layout(std::move(layout)));
     for (const RamSlice& slice : layout) {

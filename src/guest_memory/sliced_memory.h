@@ -4,7 +4,6 @@
 #include <string>
 #include <vector>
 
-#include "base/os.h"
 #include "guest_memory/ram_layout.h"
 
 namespace underseer::guest_memory {
@@ -15,7 +14,7 @@ inline constexpr std::size_t kMaxReadBytes = 16u << 20;
 class SlicedMemory final : public GuestMemory {
   public:
     // REQUIRES: `slices` went through validate_layout and name existing fds.
-    SlicedMemory(std::vector<Fd> fds, std::vector<RamSlice> slices, bool live,
+    SlicedMemory(std::vector<int> fds, std::vector<RamSlice> slices, bool live,
                  std::string description);
 
     std::span<const RamRegion> regions() const override { return regions_; }
@@ -26,7 +25,7 @@ class SlicedMemory final : public GuestMemory {
   private:
     void read_one(ReadOp& op) const;
 
-    std::vector<Fd> fds_;
+    std::vector<int> fds_;  // borrowed
     std::vector<RamSlice> slices_;
     std::vector<RamRegion> regions_;
     bool live_;

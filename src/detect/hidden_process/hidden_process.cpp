@@ -160,8 +160,9 @@ event::Finding HiddenProcessCheck::finding(Guest& guest, const Identity& who,
         finding.evidence.push_back(std::move(raw));
     }
     finding.advice = fmt::format(
-        "Do not log in to the guest. Save its memory (underseer dump), then look at the process: "
-        "underseer files, maps and sockets with --pid {}.",
+        "Do not log in to the guest. Save its memory first (virsh dump --memory-only, or QMP "
+        "dump-guest-memory), then look at the process: underseer files, maps and sockets with "
+        "--pid {}.",
         who.pid);
     return finding;
 }

@@ -1,0 +1,103 @@
+#include "table.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace underseer::cli {
+
+namespace {
+
+// Bytes of the well-formed, harmless UTF-8 character at text[at]; 0 when it is none. U+0080..U+009F
+// are controls, U+200E.., U+202A.., U+2066.. turn the writing direction around.
+std::size_t plain_length(std::string_view text, std::size_t at) {
+    const auto byte = [&](std::size_t i) { return static_cast<std::uint8_t>(text[i]); };
+    const std::uint8_t first = byte(at);
+    if (first < 0x80) return first >= 0x20 && first != 0x7f ? 1 : 0;
+    const std::size_t length = first >= 0xc3 && first < 0xe0   ? 2
+                               : first == 0xc2                 ? 2
+                               : first >= 0xe0 && first < 0xf0 ? 3
+                               : first >= 0xf0 && first < 0xf5 ? 4
+                                                               : 0;
+    if (length == 0 || text.size() - at < length) return 0;
+    std::uint32_t point = first & (0x7fu >> length);
+    for (std::size_t i = 1; i < length; ++i) {
+        if ((byte(at + i) & 0xc0) != 0x80) return 0;
+        point = point << 6 | (byte(at + i) & 0x3fu);
+    }
+    constexpr std::uint32_t kSmallest[] = {0, 0, 0xa0, 0x800, 0x10000};
+    if (point < kSmallest[length] || point > 0x10ffff || (point >= 0xd800 && point < 0xe000))
+        return 0;
+    const bool direction = (point >= 0x200e && point <= 0x200f) ||
+                           (point >= 0x2028 && point <= 0x202e) ||
+                           (point >= 0x2066 && point <= 0x2069) || point == 0xfeff;
+    return direction ? 0 : length;
+}
+
+// Characters, as a terminal counts most of them: one column each.
+std::size_t columns_of(std::string_view text) {
+    return static_cast<std::size_t>(std::ranges::count_if(
+        text, [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; }));
+}
+
+std::string cut(std::string text, std::size_t width) {
+    if (columns_of(text) <= width) return text;
+    std::size_t seen = 0, at = 0;
+    for (; at < text.size(); ++at) {
+        if ((static_cast<unsigned char>(text[at]) & 0xc0) == 0x80) continue;
+        if (++seen == width) break;
+    }
+    return text.substr(0, at) + "…";
+}
+
+}  // namespace
+
+std::string printable(std::string_view text) {
+    std::string result;
+    for (std::size_t at = 0; at < text.size();) {
+        const std::size_t length = plain_length(text, at);
+        if (length == 0) {
+            result += fmt::format("\\x{:02x}", static_cast<std::uint8_t>(text[at]));
+            ++at;
+            continue;
+        }
+        result.append(text, at, length);
+        at += length;
+    }
+    return result;
+}
+
+void Table::add(std::vector<std::string> cells) {
+    for (std::string& cell : cells) cell = printable(cell);
+    cells.resize(columns_.size());
+    rows_.push_back(std::move(cells));
+}
+
+std::string Table::render(std::size_t width, bool bold) const {
+    std::vector<std::size_t> widths;
+    for (const Column& column : columns_) widths.push_back(columns_of(column.title));
+    for (const auto& row : rows_) {
+        for (std::size_t i = 0; i < row.size(); ++i) {
+            widths[i] = std::max(widths[i], columns_of(row[i]));
+        }
+    }
+    const auto line_of = [&](const std::vector<std::string>& cells) {
+        std::string line;
+        for (std::size_t i = 0; i < cells.size(); ++i) {
+            const std::string fill(widths[i] - columns_of(cells[i]), ' ');
+            const bool last = i + 1 == cells.size();
+            line += columns_[i].align == Align::right ? fill + cells[i]
+                    : last                            ? cells[i]
+                                                      : cells[i] + fill;
+            if (!last) line += "  ";
+        }
+        return width == 0 ? line : cut(std::move(line), width);
+    };
+    std::vector<std::string> titles;
+    for (const Column& column : columns_) titles.push_back(column.title);
+    std::string text = bold ? "\x1b[1m" + line_of(titles) + "\x1b[0m\n" : line_of(titles) + "\n";
+    for (const auto& row : rows_) text += line_of(row) + "\n";
+    return text;
+}
+
+}  // namespace underseer::cli

@@ -1,0 +1,87 @@
+// The introspector: the jailed process that reads one guest, and the handle on it for whoever asks.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "agent/introspection.h"
+#include "base/os.h"
+#include "guest_memory/ram_layout.h"
+#include "jail/channel.h"
+#include "jail/jail.h"
+
+namespace underseer::agent {
+
+// What an introspector reads. Exactly one of the two forms.
+struct GuestSource {
+    std::string name;  // for messages: the VM's name, the image's path
+    bool image = false;
+    std::uint64_t image_bytes = 0;
+    std::vector<Fd> fds;                              // of an image: one
+    std::vector<guest_memory::RamSlice> layout;       // of a live guest
+    std::vector<guest_memory::RamSlice> alternative;  // tried when no kernel is found in `layout`
+};
+
+// An answer: what was found, and what could not be read.
+template <typename T>
+struct Answer {
+    std::vector<T> items;
+    std::uint32_t unreadable = 0;
+    std::string first_gap;
+};
+
+class Introspector {
+  public:
+    // Starts the worker and hands it the fds. Nothing of the guest is read in this process.
+    static Result<Introspector> start(GuestSource source);
+
+    // Asks and waits. Code::unavailable with the way it ended when the worker is gone.
+    template <typename T>
+    Result<Answer<T>> ask(const Question& question);
+
+    // Layers of the jail that this host did not allow; empty on a normal host as root.
+    Result<std::vector<std::string>> missing_layers();
+
+    jail::Child& process() { return child_; }
+
+  private:
+    Introspector(std::string name, jail::Child child, jail::Channel channel)
+        : name_(std::move(name)), child_(std::move(child)), channel_(std::move(channel)) {}
+    Result<std::string> receive();
+    Result<void> send(const Question& question);
+    static Error error_of(const AnswerEnd& end);
+
+    std::string name_;
+    jail::Child child_;
+    jail::Channel channel_;
+    std::vector<std::string> missing_layers_;
+};
+
+// More items than this in one answer mean that the worker lies.
+inline constexpr std::size_t kMaxAnswerItems = 16u << 20;
+
+template <typename T>
+Result<Answer<T>> Introspector::ask(const Question& question) {
+    TRY(send(question));
+    Answer<T> answer;
+    for (;;) {
+        const std::string frame = TRY(receive());
+        event::Decoder decoder{as_bytes(frame)};
+        if (TRY(decoder.get<FrameKind>()) == FrameKind::end) {
+            const AnswerEnd end = TRY(decoder.get<AnswerEnd>());
+            if (end.failed) return fail(error_of(end));
+            answer.unreadable = end.unreadable;
+            answer.first_gap = end.first_gap;
+            return answer;
+        }
+        while (!decoder.at_end()) {
+            if (answer.items.size() >= kMaxAnswerItems) {
+                return fail(Code::limit, name_ + ": the introspector sends without end");
+            }
+            answer.items.push_back(TRY(decoder.get<T>()));
+        }
+    }
+}
+
+}  // namespace underseer::agent

@@ -1,0 +1,43 @@
+#include "guests.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "hypervisor/discover.h"
+#include "hypervisor/ram.h"
+
+namespace underseer::testing {
+
+std::vector<std::string> all_kernels() {
+    return {"5.10-cloud", "6.1-cloud", "6.1-generic", "6.12-cloud", "6.12-rt", "7.2-cloud"};
+}
+
+std::string test_name(const ::testing::TestParamInfo<std::string>& kernel) {
+    std::string name = "kernel_" + kernel.param;
+    std::ranges::replace(name, '.', '_');
+    std::ranges::replace(name, '-', '_');
+    return name;
+}
+
+agent::GuestSource source_of(const TestVm& vm) {
+    const auto host = hypervisor::discover().value();
+    const auto found = hypervisor::select(host, vm.name());
+    if (!found.has_value()) fmt::print(stderr, "{}\n", found.error().to_text());
+    CHECK(found.has_value());
+    auto ram = hypervisor::open_ram(*found);
+    if (!ram.has_value()) fmt::print(stderr, "{}\n", ram.error().to_text());
+    CHECK(ram.has_value());
+    agent::GuestSource source;
+    source.name = vm.name();
+    source.fds = std::move(ram->fds);
+    source.layout = std::move(ram->layouts.front());
+    if (ram->layouts.size() > 1) source.alternative = std::move(ram->layouts[1]);
+    return source;
+}
+
+agent::Introspector attach(const TestVm& vm) {
+    return agent::Introspector::start(source_of(vm)).value();
+}
+
+}  // namespace underseer::testing

@@ -1,0 +1,22 @@
+// What every system test starts with: the kernels, and Underseer attached to a guest.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+#include "agent/introspector.h"
+#include "testing/test_vm.h"
+
+namespace underseer::testing {
+
+// Those that tools/guests/make.py knows, at hand or not.
+std::vector<std::string> all_kernels();
+std::string test_name(const ::testing::TestParamInfo<std::string>& kernel);
+
+// The source of a VM as the agent would open it: found by name, RAM opened read-only.
+agent::GuestSource source_of(const TestVm& vm);
+agent::Introspector attach(const TestVm& vm);
+
+}  // namespace underseer::testing

@@ -1,0 +1,162 @@
+// Processes hidden in real guests: by our own kernel module where one is built for the kernel, and
+// by changing the guest's memory from outside, which is what such a module does, on every kernel.
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include "guest_linux/guest.h"
+#include "guest_memory/sources.h"
+#include "guests.h"
+
+namespace underseer::testing {
+namespace {
+
+using agent::Question;
+using agent::Topic;
+
+// Unlinks a task in the memory of a paused guest, as a rootkit in it would.
+class OutsideRootkit {
+  public:
+    explicit OutsideRootkit(TestVm* vm) : vm_(vm), source_(source_of(*vm)) {
+        std::vector<int> fds;
+        for (const Fd& fd : source_.fds) fds.push_back(fd.get());
+        memory_ = guest_memory::open_live(fds, source_.layout, vm->name()).value();
+        guest_ = guest_linux::Guest::attach(memory_.get()).value();
+        // The same memory, to write to.
+        writable_ = open_file(fmt::format("/proc/self/fd/{}", fds.front()), O_RDWR).value();
+    }
+
+    GuestVirt task_of(std::uint32_t pid) {
+        guest_->new_epoch();
+        for (const event::Task& task :
+             guest_->tasks({.user_memory = false, .paths = false}).items) {
+            if (task.pid == pid) return GuestVirt{task.address};
+        }
+        return {};
+    }
+    void unlink(GuestVirt task, std::string_view list) {
+        const GuestVirt node = task + guest_->kernel().field("task_struct", list).offset;
+        const auto next = guest_->kernel().memory().read<GuestVirt>(node).value();
+        const auto previous = guest_->kernel().memory().read<GuestVirt>(node + 8).value();
+        write(previous, next.value);
+        write(next + 8, previous.value);
+    }
+    // The pid stays allocated, but leads to no task any more.
+    void unlink_from_idr(GuestVirt task) {
+        auto& kernel = guest_->kernel();
+        const GuestVirt pid =
+            kernel.read_pointer(task, kernel.field("task_struct", "thread_pid")).value();
+        write(pid + kernel.field("pid", "tasks").offset, 0);
+    }
+
+  private:
+    void write(GuestVirt at, std::uint64_t value) {
+        const GuestPhys phys = guest_->kernel().memory().translate(at).value().phys;
+        CHECK(::pwrite(writable_.get(), &value, sizeof value, static_cast<off_t>(phys.value)) ==
+              sizeof value);
+    }
+
+    TestVm* vm_;
+    agent::GuestSource source_;
+    std::unique_ptr<guest_memory::GuestMemory> memory_;
+    std::unique_ptr<guest_linux::Guest> guest_;
+    Fd writable_;
+};
+
+class Hiding : public ::testing::TestWithParam<std::string> {
+  protected:
+    void SetUp() override {
+        auto booted = TestVm::boot({.kernel = GetParam(), .workload = false});
+        if (!booted.has_value() && booted.error().code == Code::unavailable) {
+            GTEST_SKIP() << booted.error().to_text();
+        }
+        ASSERT_TRUE(booted.has_value()) << booted.error().to_text();
+        vm_.emplace(std::move(*booted));
+        introspector_.emplace(attach(*vm_));
+        victim_ = static_cast<std::uint32_t>(
+            std::stoul(vm_->output_of("/bin/workload sleeper > /dev/null & echo $!")));
+        vm_->output_of("sleep 1");
+    }
+
+    event::CheckReport check() {
+        auto answer =
+            introspector_->ask<event::CheckReport>(Question{.topic = Topic::hidden_processes});
+        EXPECT_TRUE(answer.has_value()) << answer.error().to_text();
+        return answer.has_value() ? answer->items.front() : event::CheckReport{};
+    }
+    void expect_clean() {
+        const auto report = check();
+        EXPECT_EQ(report.outcome, event::Outcome::clean) << report.reason;
+        for (const event::Finding& finding : report.findings) ADD_FAILURE() << finding.subject;
+    }
+    void expect_found(std::string_view missing_in) {
+        const auto report = check();
+        ASSERT_EQ(report.findings.size(), 1u);
+        EXPECT_EQ(report.findings[0].subject, fmt::format("workload (pid {})", victim_));
+        EXPECT_EQ(report.findings[0].evidence[1].text, missing_in);
+        EXPECT_EQ(report.findings[0].evidence[2].text, "/bin/workload");
+    }
+
+    std::optional<TestVm> vm_;
+    std::optional<agent::Introspector> introspector_;
+    std::uint32_t victim_ = 0;
+};
+INSTANTIATE_TEST_SUITE_P(, Hiding, ::testing::ValuesIn(all_kernels()), test_name);
+
+TEST_P(Hiding, a_task_unlinked_from_outside_is_found) {
+    expect_clean();
+    OutsideRootkit rootkit(&*vm_);
+    vm_->pause();
+    const GuestVirt task = rootkit.task_of(victim_);
+    ASSERT_TRUE(task);
+    rootkit.unlink(task, "tasks");
+    vm_->resume();
+    expect_found("task_list");
+    vm_->pause();
+    rootkit.unlink_from_idr(task);
+    rootkit.unlink(task, "cg_list");
+    vm_->resume();
+    expect_found("task_list, pid_idr, css_set");
+    vm_->pause();
+    rootkit.unlink(task, "sibling");
+    vm_->resume();
+    // Linked to nothing but its own signal_struct, and asleep: no list leads to it. Only a search
+    // of all RAM can find that, and the check does not claim to.
+    EXPECT_TRUE(check().findings.empty());
+}
+
+TEST_P(Hiding, our_module_hides_and_is_found) {
+    if (vm_->run("test -e /lib/modules/underseer_hide.ko").value().status != 0) {
+        GTEST_SKIP() << "no hiding module is built for " << GetParam();
+    }
+    vm_->output_of("insmod /lib/modules/underseer_hide.ko");
+    expect_clean();  // loaded idle
+    const auto command = [&](const std::string& text) {
+        vm_->output_of(
+            fmt::format("echo '{}' > /sys/module/underseer_hide/parameters/command", text));
+    };
+    const std::string visible = fmt::format("ls /proc | grep -qx {}", victim_);
+    command(fmt::format("1 {}", victim_));
+    expect_found("task_list");
+    command(fmt::format("2 {}", victim_));
+    EXPECT_NE(vm_->run(visible).value().status, 0) << "the guest itself should not see it any more";
+    expect_found("task_list, pid_idr");
+    command(fmt::format("3 {}", victim_));
+    expect_found("task_list, pid_idr, css_set");
+    command("0");
+    EXPECT_EQ(vm_->run(visible).value().status, 0);
+    expect_clean();
+}
+
+TEST_P(Hiding, churn_makes_no_false_finding) {
+    vm_->output_of(
+        "/bin/workload churn > /dev/null & /bin/workload thread_churn > /dev/null & true");
+    for (int round = 0; round < 5; ++round) {
+        const auto report = check();
+        EXPECT_NE(report.outcome, event::Outcome::finding);
+        for (const event::Finding& finding : report.findings) ADD_FAILURE() << finding.subject;
+    }
+}
+
+}  // namespace
+}  // namespace underseer::testing

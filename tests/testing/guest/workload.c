@@ -1,0 +1,208 @@
+// What a test guest runs: a process of every kind that a listing must get right. Each stays for ever.
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <linux/if_ether.h>
+#include <linux/if_packet.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static void rest(void) {
+    for (;;) pause();
+}
+
+static void* thread_body(void* name) {
+    prctl(PR_SET_NAME, name);
+    rest();
+    return NULL;
+}
+
+static void threads(void) {
+    static char names[5][16];
+    for (int i = 0; i < 5; ++i) {
+        pthread_t thread;
+        snprintf(names[i], sizeof names[i], "worker-%d", i);
+        pthread_create(&thread, NULL, thread_body, names[i]);
+    }
+    rest();
+}
+
+static void sockets(void) {
+    struct sockaddr_in v4 = {.sin_family = AF_INET, .sin_port = htons(4444)};
+    v4.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    int listener = socket(AF_INET, SOCK_STREAM, 0);
+    bind(listener, (struct sockaddr*)&v4, sizeof v4);
+    listen(listener, 5);
+    int client = socket(AF_INET, SOCK_STREAM, 0);
+    connect(client, (struct sockaddr*)&v4, sizeof v4);
+    accept(listener, NULL, NULL);
+    struct sockaddr_in6 v6 = {.sin6_family = AF_INET6, .sin6_port = htons(6666), .sin6_addr = in6addr_loopback};
+    int six = socket(AF_INET6, SOCK_STREAM, 0);
+    bind(six, (struct sockaddr*)&v6, sizeof v6);
+    listen(six, 5);
+    v4.sin_port = htons(5555);
+    bind(socket(AF_INET, SOCK_DGRAM, 0), (struct sockaddr*)&v4, sizeof v4);
+    socket(AF_INET, SOCK_RAW, 255);
+    socket(AF_PACKET, SOCK_RAW, htons(ETH_P_ARP));
+    struct sockaddr_un path = {.sun_family = AF_UNIX, .sun_path = "/tmp/workload.sock"};
+    int named = socket(AF_UNIX, SOCK_STREAM, 0);
+    bind(named, (struct sockaddr*)&path, sizeof path);
+    listen(named, 5);
+    struct sockaddr_un abstract = {.sun_family = AF_UNIX, .sun_path = "\0workload"};
+    bind(socket(AF_UNIX, SOCK_DGRAM, 0), (struct sockaddr*)&abstract, sizeof(sa_family_t) + 9);
+    int pair[2];
+    socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair);
+    rest();
+}
+
+static void files(void) {
+    int deleted = open("/mnt/data/deleted-file", O_CREAT | O_RDWR | O_APPEND, 0600);
+    write(deleted, "hello", 5);
+    unlink("/mnt/data/deleted-file");
+    mkdir("/mnt/data/a directory", 0755);
+    open("/mnt/data/a directory/plain", O_CREAT | O_WRONLY | O_CLOEXEC, 0644);
+    chdir("/mnt/data/a directory");
+    int pipes[2];
+    pipe(pipes);
+    eventfd(0, 0);
+    epoll_create1(0);
+    memfd_create("secret", 0);
+    open("/proc/self/ns/net", O_RDONLY);
+    dup2(0, 200);
+    mmap(NULL, 8 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+    mmap(NULL, 4096, PROT_READ, MAP_SHARED, open("/bin/busybox", O_RDONLY), 0);
+    rest();
+}
+
+static void drop(void) {
+    struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+    struct __user_cap_data_struct caps[2] = {{1 << 10, 1 << 10, 0}, {0, 0, 0}};
+    prctl(PR_SET_KEEPCAPS, 1);
+    setresgid(100, 101, 102);
+    setresuid(1000, 1001, 1002);
+    syscall(SYS_capset, &header, caps);
+    rest();
+}
+
+static void copy_self(int to) {
+    char buffer[65536];
+    int self = open("/proc/self/exe", O_RDONLY);
+    for (ssize_t got; (got = read(self, buffer, sizeof buffer)) > 0;) write(to, buffer, (size_t)got);
+    close(self);
+}
+
+static void deleted_exe(void) {
+    const char* path = "/mnt/data/../../tmp/short-lived";
+    int copy = open(path, O_CREAT | O_WRONLY | O_TRUNC, 0755);
+    copy_self(copy);
+    close(copy);
+    if (fork() == 0) {
+        execl(path, "short-lived", "sleeper", NULL);
+        _exit(1);
+    }
+    sleep(1);
+    unlink(path);
+    rest();
+}
+
+static void memfd_exe(void) {
+    int memory = memfd_create("payload", 0);
+    copy_self(memory);
+    char* arguments[] = {"[kworker/0:1]", "sleeper", NULL};
+    char* environment[] = {"LD_PRELOAD=/tmp/evil.so", "EMPTY=", NULL};
+    fexecve(memory, arguments, environment);
+    _exit(1);
+}
+
+static int nested(void* level) {
+    if ((long)level == 0) rest();
+    static char stack[4][65536];
+    long next = (long)level - 1;
+    clone(nested, stack[next] + sizeof stack[0], CLONE_NEWPID | CLONE_NEWUTS | CLONE_NEWIPC | SIGCHLD, (void*)next);
+    rest();
+    return 0;
+}
+
+static int own_world(void* unused) {
+    (void)unused;
+    rest();
+    return 0;
+}
+
+static void container(void) {
+    static char stack[65536];
+    clone(own_world, stack + sizeof stack, CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWUTS | CLONE_NEWIPC | SIGCHLD, NULL);
+    rest();
+}
+
+static void odd_name(void) {
+    prctl(PR_SET_NAME, "\x1b[31mred\xff\n");
+    rest();
+}
+
+static void long_arguments(void) {
+    char* arguments[202] = {"workload", "sleeper"};
+    for (int i = 2; i < 201; ++i) arguments[i] = i % 3 ? "an-argument-of-some-length" : "";
+    execv("/proc/self/exe", arguments);
+}
+
+static void churn(void) {
+    signal(SIGCHLD, SIG_IGN);
+    for (;;) {
+        if (fork() == 0) _exit(0);
+    }
+}
+
+static void* short_body(void* unused) { return unused; }
+
+static void thread_churn(void) {
+    for (;;) {
+        pthread_t thread;
+        if (pthread_create(&thread, NULL, short_body, NULL) == 0) pthread_join(thread, NULL);
+    }
+}
+
+struct mode {
+    const char* name;
+    void (*run)(void);
+    int in_all;
+};
+static void nested_pids(void) { nested((void*)3); }
+static const struct mode kModes[] = {
+    {"sleeper", rest, 1},           {"threads", threads, 1},        {"sockets", sockets, 1},
+    {"files", files, 1},            {"drop", drop, 1},              {"deleted_exe", deleted_exe, 1},
+    {"memfd_exe", memfd_exe, 1},    {"nested", nested_pids, 1},     {"container", container, 1},
+    {"odd_name", odd_name, 1},      {"long", long_arguments, 1},    {"churn", churn, 0},
+    {"thread_churn", thread_churn, 0},
+};
+
+int main(int argc, char** argv) {
+    const char* wanted = argc > 1 ? argv[1] : "";
+    for (size_t i = 0; i < sizeof kModes / sizeof kModes[0]; ++i) {
+        const struct mode* mode = &kModes[i];
+        if (strcmp(wanted, "all") == 0 && mode->in_all) {
+            if (fork() == 0) {
+                mode->run();
+                _exit(0);
+            }
+        } else if (strcmp(wanted, mode->name) == 0) {
+            mode->run();
+        }
+    }
+    rest();
+}

@@ -1,0 +1,264 @@
+#include "testing/test_vm.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <filesystem>
+#include <thread>
+
+namespace underseer::testing {
+
+namespace {
+
+namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+constexpr auto kBootTime = std::chrono::seconds(120), kAnswerTime = std::chrono::seconds(60);
+
+fs::path cache_directory() {
+    if (const char* set = std::getenv("UNDERSEER_CACHE")) return set;
+    if (const char* set = std::getenv("XDG_CACHE_HOME")) return fs::path(set) / "underseer";
+    const char* home = std::getenv("HOME");
+    return fs::path(home ? home : "/root") / ".cache/underseer";
+}
+
+fs::path kernel_directory(const std::string& kernel) {
+    return cache_directory() / "kernels" / kernel;
+}
+
+// Waits until the socket is there and takes a connection.
+Result<Fd> connect_to(const std::string& path, Clock::time_point deadline) {
+    for (;;) {
+        Fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+        sockaddr_un address{};
+        address.sun_family = AF_UNIX;
+        path.copy(address.sun_path, sizeof address.sun_path - 1);
+        if (::connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) == 0) {
+            return fd;
+        }
+        if (Clock::now() > deadline) return fail(os_error(fmt::format("connecting to {}", path)));
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
+}
+
+std::vector<std::string> command_line(const VmSpec& spec, const std::string& name,
+                                      const std::string& directory, const fs::path& kernel) {
+    std::string machine = spec.machine;
+    std::vector<std::string> words{"/usr/bin/qemu-system-x86_64",
+                                   "-name",
+                                   name,
+                                   "-accel",
+                                   "tcg",
+                                   "-cpu",
+                                   spec.cpu,
+                                   "-smp",
+                                   std::to_string(spec.vcpus),
+                                   "-m",
+                                   std::to_string(spec.memory_mib),
+                                   "-display",
+                                   "none",
+                                   "-nodefaults",
+                                   "-no-user-config",
+                                   "-nic",
+                                   "none"};
+    const auto backend = [&](const std::string& id, unsigned mib) {
+        const char* kind = spec.ram == Ram::memfd       ? "memory-backend-memfd,share=on"
+                           : spec.ram == Ram::anonymous ? "memory-backend-ram"
+                                                        : "memory-backend-file,share=on";
+        std::string text = fmt::format("{},id={},size={}M", kind, id, mib);
+        if (spec.ram == Ram::file) text += fmt::format(",mem-path={}/{}", directory, id);
+        words.insert(words.end(), {"-object", text});
+    };
+    if (spec.numa_nodes > 1) {
+        for (unsigned node = 0; node < spec.numa_nodes; ++node) {
+            backend(fmt::format("node{}", node), spec.memory_mib / spec.numa_nodes);
+            words.insert(words.end(), {"-numa", fmt::format("node,memdev=node{}", node)});
+        }
+    } else {
+        backend("ram", spec.memory_mib);
+        machine += ",memory-backend=ram";
+    }
+    // microvm has one serial port: the shell takes it, and there is no console.
+    const bool one_port = spec.machine == "microvm";
+    const std::string append =
+        fmt::format("{} quiet panic=-1 {} {}", one_port ? "underseer.tty=ttyS0" : "console=ttyS0",
+                    spec.workload ? "" : "underseer.idle", spec.append);
+    words.insert(words.end(), {"-machine", machine, "-kernel", kernel / "vmlinuz", "-initrd",
+                               kernel / "initrd.gz", "-append", append});
+    if (!one_port) {
+        words.insert(words.end(), {"-serial", fmt::format("file:{}/console", directory)});
+    }
+    words.insert(
+        words.end(),
+        {"-chardev", fmt::format("socket,id=shell,path={}/shell,server=on,wait=off", directory),
+         "-serial", "chardev:shell", "-qmp",
+         fmt::format("unix:{}/qmp,server=on,wait=off", directory)});
+    return words;
+}
+
+}  // namespace
+
+std::vector<std::string> TestVm::kernels_at_hand() {
+    std::vector<std::string> names;
+    std::error_code error;
+    for (const auto& entry : fs::directory_iterator(cache_directory() / "kernels", error)) {
+        if (fs::exists(entry.path() / "initrd.gz")) names.push_back(entry.path().filename());
+    }
+    std::ranges::sort(names);
+    return names;
+}
+
+Result<TestVm> TestVm::boot(const VmSpec& spec) {
+    const fs::path kernel = kernel_directory(spec.kernel);
+    if (!fs::exists(kernel / "initrd.gz")) {
+        return fail(Code::unavailable, fmt::format("the guest kernel {} is not at hand; "
+                                                   "tools/guests/make.py {} makes it",
+                                                   spec.kernel, spec.kernel));
+    }
+    std::string pattern = (fs::temp_directory_path() / "underseer-vm-XXXXXX").string();
+    if (::mkdtemp(pattern.data()) == nullptr) return fail(os_error("making a directory"));
+    const std::string name = fs::path(pattern).filename().string().substr(10);
+    auto words = command_line(spec, name, pattern, kernel);
+    auto qemu = TRY(jail::Child::fork([&] {
+        ::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+        const Fd log(::open((pattern + "/qemu.log").c_str(), O_CREAT | O_WRONLY, 0600));
+        ::dup2(log.get(), 1);
+        ::dup2(log.get(), 2);
+        std::vector<char*> arguments;
+        for (std::string& word : words) arguments.push_back(word.data());
+        arguments.push_back(nullptr);
+        ::execv(arguments[0], arguments.data());
+        return 127;
+    }));
+    TestVm vm(name, pattern, std::move(qemu));
+    vm.release_ = read_file(kernel / "release", 4096).value_or("");
+    while (vm.release_.ends_with('\n')) vm.release_.pop_back();
+    if (spec.wait) TRY(vm.connect());
+    return vm;
+}
+
+TestVm::~TestVm() {
+    if (directory_.empty()) return;
+    qemu_.kill();
+    (void)qemu_.wait(std::chrono::seconds(10));
+    std::error_code error;
+    fs::remove_all(directory_, error);
+}
+
+Result<void> TestVm::connect() {
+    const auto deadline = Clock::now() + kBootTime;
+    shell_ = TRY(connect_to(directory_ + "/shell", deadline));
+    for (;;) {
+        auto line = read_line(shell_.get());
+        if (!line.has_value() || Clock::now() > deadline) {
+            const std::string console = read_file(directory_ + "/console", 1u << 20).value_or("");
+            const std::string log = read_file(directory_ + "/qemu.log", 1u << 20).value_or("");
+            return fail(Code::os,
+                        fmt::format("the guest did not come up.\n{}\nConsole:\n{}", log,
+                                    console.substr(console.size() -
+                                                   std::min<std::size_t>(2000, console.size()))));
+        }
+        if (line->find("ready") != std::string::npos) return {};
+    }
+}
+
+Result<std::string> TestVm::read_bytes(int fd, std::size_t count) {
+    while (buffered_.size() < count) {
+        pollfd readable{fd, POLLIN, 0};
+        const auto timeout = std::chrono::duration_cast<std::chrono::milliseconds>(kAnswerTime);
+        if (::poll(&readable, 1, static_cast<int>(timeout.count())) <= 0) {
+            return fail(Code::os, "the guest does not answer");
+        }
+        char part[65536];
+        const ssize_t got = ::read(fd, part, sizeof part);
+        if (got <= 0) return fail(Code::gone, "the guest's line is closed");
+        buffered_.append(part, static_cast<std::size_t>(got));
+    }
+    std::string taken = buffered_.substr(0, count);
+    buffered_.erase(0, count);
+    return taken;
+}
+
+Result<std::string> TestVm::read_line(int fd) {
+    std::size_t end = 0;
+    while ((end = buffered_.find('\n')) == std::string::npos) {
+        std::string all = TRY(read_bytes(fd, buffered_.size() + 1));
+        buffered_.insert(0, all);
+    }
+    std::string line = TRY(read_bytes(fd, end + 1));
+    line.pop_back();
+    return line;
+}
+
+Result<RunResult> TestVm::run(const std::string& command) {
+    CHECK(command.find('\n') == std::string::npos);
+    TRY(write_all(shell_.get(), as_bytes(command + "\n")));
+    const std::string head = TRY(read_line(shell_.get()));
+    RunResult result;
+    std::size_t bytes = 0;
+    if (std::sscanf(head.c_str(), "%d %zu", &result.status, &bytes) != 2) {
+        return fail(Code::malformed, fmt::format("the guest answered '{}'", head));
+    }
+    result.output = TRY(read_bytes(shell_.get(), bytes));
+    return result;
+}
+
+std::string TestVm::output_of(const std::string& command) {
+    const auto result = run(command);
+    if (!result.has_value()) {
+        fmt::print(stderr, "in the guest: {}: {}\n", command, result.error().to_text());
+    }
+    CHECK(result.has_value());
+    if (result->status != 0) fmt::print(stderr, "in the guest: {}: {}\n", command, result->output);
+    CHECK(result->status == 0);
+    return result->output;
+}
+
+Result<json::Value> TestVm::qmp(const std::string& command, const std::string& arguments) {
+    std::string pending;
+    const auto next = [&]() -> Result<json::Value> {
+        for (;;) {
+            if (const std::size_t end = pending.find('\n'); end != std::string::npos) {
+                auto value = json::Value::parse(pending.substr(0, end));
+                pending.erase(0, end + 1);
+                return value;
+            }
+            char part[65536];
+            const ssize_t got = ::read(monitor_.get(), part, sizeof part);
+            if (got <= 0) return fail(Code::gone, "the monitor is closed");
+            pending.append(part, static_cast<std::size_t>(got));
+        }
+    };
+    const auto call = [&](const std::string& text) -> Result<json::Value> {
+        TRY(write_all(monitor_.get(), as_bytes(text + "\n")));
+        for (;;) {
+            json::Value answer = TRY(next());
+            if (answer.find("error")) {
+                return fail(Code::os, TRY(TRY(TRY(answer.at("error")).at("desc")).as_string()));
+            }
+            if (answer.find("return")) return answer.at("return");
+        }
+    };
+    if (!monitor_) {
+        monitor_ = TRY(connect_to(directory_ + "/qmp", Clock::now() + kAnswerTime));
+        TRY(next());
+        TRY(call(R"({"execute": "qmp_capabilities"})"));
+    }
+    return call(fmt::format(R"({{"execute": "{}", "arguments": {}}})", command, arguments));
+}
+
+Result<void> TestVm::dump_to(const std::string& path, const std::string& format) {
+    TRY(qmp("dump-guest-memory",
+            fmt::format(R"({{"paging": false, "protocol": "file:{}", "format": "{}"}})", path,
+                        format)));
+    return {};
+}
+
+}  // namespace underseer::testing

@@ -1,0 +1,73 @@
+// TestVm: a real Linux guest in QEMU (TCG), with a line to a shell inside.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/os.h"
+#include "jail/jail.h"
+#include "json/value.h"
+
+namespace underseer::testing {
+
+enum class Ram : std::uint8_t { memfd, anonymous, file };
+
+struct VmSpec {
+    std::string kernel = "6.1-cloud";  // a name of tools/guests/make.py
+    unsigned memory_mib = 512;
+    unsigned vcpus = 1;
+    std::string append;  // kernel command line
+    Ram ram = Ram::memfd;
+    std::string machine = "q35";
+    std::string cpu = "max";
+    unsigned numa_nodes = 1;
+    bool workload = true;  // the processes of tests/testing/guest/workload.c
+    bool wait = true;      // until the guest answers
+};
+
+struct RunResult {
+    int status = 0;
+    std::string output;
+};
+
+class TestVm {
+  public:
+    // Code::unavailable when the kernel is not at hand (tools/guests/make.py makes it).
+    static Result<TestVm> boot(const VmSpec& spec);
+    static std::vector<std::string> kernels_at_hand();
+
+    TestVm(TestVm&&) = default;
+    TestVm& operator=(TestVm&&) = default;
+    ~TestVm();
+
+    // Runs a shell command in the guest.
+    Result<RunResult> run(const std::string& command);
+    // The output of a command that must succeed; CHECKs that it did.
+    std::string output_of(const std::string& command);
+
+    Result<json::Value> qmp(const std::string& command, const std::string& arguments = "{}");
+    void pause() { CHECK(qmp("stop").has_value()); }
+    void resume() { CHECK(qmp("cont").has_value()); }
+    // QEMU's dump-guest-memory: "elf", ..
+    Result<void> dump_to(const std::string& path, const std::string& format);
+
+    const std::string& name() const { return name_; }
+    pid_t pid() const { return qemu_.pid(); }
+    const std::string& release() const { return release_; }
+
+  private:
+    TestVm(std::string name, std::string directory, jail::Child qemu)
+        : name_(std::move(name)), directory_(std::move(directory)), qemu_(std::move(qemu)) {}
+    Result<void> connect();
+    Result<std::string> read_line(int fd);
+    Result<std::string> read_bytes(int fd, std::size_t count);
+
+    std::string name_, directory_, release_;
+    jail::Child qemu_;
+    Fd shell_, monitor_;
+    std::string buffered_;  // of the shell's line
+};
+
+}  // namespace underseer::testing

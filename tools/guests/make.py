@@ -1,0 +1,248 @@
+#!/usr/bin/env python3
+"""Fetches guest kernels of several Debian suites and builds a small initial RAM disk for each.
+
+Usage: tools/guests/make.py [--list] [KERNEL...]        (all kernels when none is named)
+
+Every suite has an apt configuration of its own below the cache, so that the host's stays as it is.
+The cache is ${UNDERSEER_CACHE:-${XDG_CACHE_HOME:-~/.cache}/underseer}; what is there is not made
+again. A kernel that its suite no longer has is reported and left out: that is no failure.
+"""
+import argparse
+import gzip
+import hashlib
+import json
+import lzma
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+GUEST = ROOT / "tests/testing/guest"
+KERNELS = {
+    "5.10-cloud": ("bullseye", "linux-image-cloud-amd64"),
+    "6.1-cloud": ("bookworm", "linux-image-cloud-amd64"),
+    "6.1-generic": ("bookworm", "linux-image-amd64"),
+    "6.12-cloud": ("trixie", "linux-image-cloud-amd64"),
+    "6.12-rt": ("trixie", "linux-image-rt-amd64"),
+    "7.2-cloud": ("sid", "linux-image-cloud-amd64"),
+}
+# Module loaded idle so that /proc/modules has something to compare; present in every kernel here.
+EXTRA_MODULES = ["dummy", "nfnetlink", "zram"]
+
+
+def cache_dir():
+    base = os.environ.get("UNDERSEER_CACHE")
+    if not base:
+        base = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "underseer"
+    path = pathlib.Path(base)
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def say(text):
+    print(f"guests: {text}", file=sys.stderr, flush=True)
+
+
+def mirror():
+    """The mirror that the host's own apt uses."""
+    for source in sorted(pathlib.Path("/etc/apt").glob("sources.list*/**/*.sources")) + [
+            pathlib.Path("/etc/apt/sources.list")] + sorted(pathlib.Path("/etc/apt/sources.list.d").glob("*")):
+        if not source.is_file():
+            continue
+        for uri in re.findall(r"https?://\S+", source.read_text(errors="replace")):
+            if re.search(r"/debian/?$", uri):
+                return uri.rstrip("/")
+    raise SystemExit("guests: no Debian mirror found in /etc/apt; add one and try again")
+
+
+class Suite:
+    def __init__(self, name):
+        self.name = name
+        self.dir = cache_dir() / "apt" / name
+        for sub in ("lists/partial", "cache/archives/partial", "downloads"):
+            (self.dir / sub).mkdir(parents=True, exist_ok=True)
+        (self.dir / "status").touch()
+        base = mirror()
+        keys = "signed-by=/usr/share/keyrings/debian-archive-keyring.gpg"
+        lines = [f"deb [{keys}] {base} {name} main"]
+        if name != "sid":
+            lines.append(f"deb [{keys}] {base}-security {name}-security main")
+        (self.dir / "sources.list").write_text("\n".join(lines) + "\n")
+        self.updated = False
+
+    def apt(self, tool, *arguments, check=True):
+        options = {
+            "Dir::Etc::sourcelist": self.dir / "sources.list", "Dir::Etc::sourceparts": "-",
+            "Dir::State::lists": self.dir / "lists", "Dir::Cache": self.dir / "cache",
+            "Dir::State::status": self.dir / "status", "APT::Architecture": "amd64",
+            "Acquire::Languages": "none", "APT::Sandbox::User": "root",
+        }
+        command = [tool] + [f"-o{key}={value}" for key, value in options.items()] + list(arguments)
+        return subprocess.run(command, check=check, text=True, cwd=self.dir / "downloads",
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE).stdout
+
+    def update(self):
+        if not self.updated:
+            self.apt("apt-get", "update", "-q")
+            self.updated = True
+
+    def depends(self, package, pattern):
+        text = self.apt("apt-cache", "depends", package)
+        return [name for name in re.findall(r"Depends: (\S+)", text) if re.match(pattern, name)]
+
+    def unpack(self, packages, into):
+        self.apt("apt-get", "download", "-q", *packages)
+        for package in packages:
+            deb = max((self.dir / "downloads").glob(f"{package}_*.deb"), key=lambda p: p.stat().st_mtime)
+            subprocess.run(["dpkg-deb", "-x", deb, into], check=True)
+            deb.unlink()
+
+
+def fetch_kernel(name):
+    """Unpacks the kernel package(s); returns its folder, or None when the suite has none."""
+    folder = cache_dir() / "kernels" / name
+    if (folder / "release").exists():
+        return folder
+    suite_name, meta = KERNELS[name]
+    say(f"{name}: fetching from {suite_name}")
+    suite = Suite(suite_name)
+    try:
+        suite.update()
+        image = suite.depends(meta, r"linux-image-\d")[0]
+        packages = [image] + suite.depends(image, r"linux-(binary|modules)-\d")
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        suite.unpack(packages, folder / "root")
+    except (subprocess.CalledProcessError, IndexError, ValueError) as error:
+        detail = getattr(error, "stderr", "") or str(error)
+        say(f"{name}: not to be had from {suite_name}: {detail.strip().splitlines()[-1:]}")
+        return None
+    release = image.removeprefix("linux-image-")
+    candidates = list((folder / "root").rglob("vmlinuz*"))
+    if not candidates:
+        say(f"{name}: {image} holds no vmlinuz")
+        return None
+    shutil.copy(candidates[0], folder / "vmlinuz")
+    (folder / "release").write_text(release + "\n")
+    return folder
+
+
+def kernel_module(folder, name):
+    """The uncompressed bytes of a module, or None when it is built in or absent."""
+    for path in sorted((folder / "root").rglob(f"{name}.ko*")):
+        data = path.read_bytes()
+        return lzma.decompress(data) if path.suffix == ".xz" else data
+    return None
+
+
+def build_program(name):
+    """A static program of tests/testing/guest, built once per content."""
+    source = GUEST / f"{name}.c"
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
+    program = cache_dir() / "programs" / f"{name}-{digest}"
+    if not program.exists():
+        program.parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["gcc", "-O1", "-Wall", "-Wextra", "-static", "-pthread", "-o", program, source],
+                       check=True)
+    return program
+
+
+def build_hide(name, folder):
+    """Our hiding module for this kernel, or None where its headers do not build on this host."""
+    source = GUEST / "hide/underseer_hide.c"
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
+    module = folder / f"hide-{digest}.ko"
+    if module.exists():
+        return module
+    suite_name, _ = KERNELS[name]
+    if suite_name != "bookworm":
+        return None
+    release = (folder / "release").read_text().strip()
+    suite = Suite(suite_name)
+    suite.update()
+    headers = folder / "headers"
+    shutil.rmtree(headers, ignore_errors=True)
+    packages = [f"linux-headers-{release}"]
+    packages += suite.depends(packages[0], r"linux-(headers-.*-common|kbuild-)")
+    suite.unpack(packages, headers)
+    # The headers refer to each other by absolute paths.
+    for link in list(headers.rglob("*")):
+        if link.is_symlink() and os.readlink(link).startswith("/"):
+            target = headers / os.readlink(link)[1:]
+            link.unlink()
+            link.symlink_to(target)
+    for makefile in headers.glob("usr/src/linux-headers-*/Makefile"):
+        text = makefile.read_text()
+        makefile.write_text(text.replace(" /usr/src/", f" {headers}/usr/src/"))
+    with tempfile.TemporaryDirectory() as work:
+        shutil.copy(source, work)
+        (pathlib.Path(work) / "Kbuild").write_text("obj-m := underseer_hide.o\n")
+        made = subprocess.run(["make", "-s", "-C", headers / f"usr/src/linux-headers-{release}", f"M={work}",
+                               "modules"], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        if made.returncode != 0:
+            say(f"{name}: the hiding module did not build: {made.stdout[-2000:]}")
+            return None
+        shutil.copy(pathlib.Path(work) / "underseer_hide.ko", module)
+    return module
+
+
+def build_initrd(name, folder):
+    init = GUEST / "init.sh"
+    workload = build_program("workload")
+    hide = build_hide(name, folder)
+    parts = [init.read_bytes(), workload.read_bytes(), hide.read_bytes() if hide else b""]
+    digest = hashlib.sha256(b"\0".join(parts) + repr(EXTRA_MODULES).encode()).hexdigest()[:16]
+    initrd = folder / f"initrd-{digest}.gz"
+    if not initrd.exists():
+        with tempfile.TemporaryDirectory() as work:
+            tree = pathlib.Path(work)
+            for sub in ("bin", "proc", "sys", "dev", "tmp", "lib/modules", "etc"):
+                (tree / sub).mkdir(parents=True)
+            shutil.copy(shutil.which("busybox"), tree / "bin/busybox")
+            shutil.copy(workload, tree / "bin/workload")
+            shutil.copy(init, tree / "init")
+            (tree / "init").chmod(0o755)
+            for module in EXTRA_MODULES:
+                data = kernel_module(folder, module)
+                if data:
+                    (tree / f"lib/modules/{module}.ko").write_bytes(data)
+            if hide:
+                shutil.copy(hide, tree / "lib/modules/underseer_hide.ko")
+            files = subprocess.run(["find", "."], cwd=tree, check=True, stdout=subprocess.PIPE).stdout
+            packed = subprocess.run(["cpio", "-o", "-H", "newc", "--quiet"], cwd=tree, input=files,
+                                    check=True, stdout=subprocess.PIPE).stdout
+            initrd.write_bytes(gzip.compress(packed, 1))
+    link = folder / "initrd.gz"
+    link.unlink(missing_ok=True)
+    link.symlink_to(initrd.name)
+    return bool(hide)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--list", action="store_true", help="print what is there as JSON, make nothing")
+    parser.add_argument("kernels", nargs="*", metavar="KERNEL", help=", ".join(KERNELS))
+    options = parser.parse_args()
+    for name in options.kernels:
+        if name not in KERNELS:
+            raise SystemExit(f"guests: there is no kernel '{name}'; there are {', '.join(KERNELS)}")
+    made = {}
+    for name in options.kernels or KERNELS:
+        folder = cache_dir() / "kernels" / name
+        if not options.list:
+            folder = fetch_kernel(name)
+            if folder:
+                hides = build_initrd(name, folder)
+                say(f"{name}: ready ({(folder / 'release').read_text().strip()}"
+                    f"{', with hiding module' if hides else ''})")
+        if folder and (folder / "initrd.gz").exists():
+            made[name] = {"release": (folder / "release").read_text().strip(), "folder": str(folder)}
+    print(json.dumps(made, indent=2))
+
+
+if __name__ == "__main__":
+    main()
