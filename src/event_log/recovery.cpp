@@ -139,7 +139,14 @@ Result<Recovery> recover(const std::filesystem::path& directory,
     verify.agent = options.agent;
     verify.log = options.log;
     // The newest may hold nothing: the one before then says where the log ends.
-    if (segments.size() > 1) verify.first_segment = segments[segments.size() - 2];
+    // And the head file may be older than that, when runs died before they could write it.
+    if (segments.size() > 1) {
+        verify.first_segment = segments[segments.size() - 2];
+        const Head head = TRY(read_head(files, head_path, enrolment));
+        if (head.state == Head::State::valid) {
+            verify.first_segment = std::min(verify.first_segment, head.segment);
+        }
+    }
     const Walk walk = walk_log(directory, enrolment, verify, files, InUse::by_nobody);
     const LogEnd& end = walk.end;
     if (end.blocked) {

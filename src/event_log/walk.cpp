@@ -63,16 +63,18 @@ class Walker {
     Then check_identity(const ChainLine& line);
     Then check_events(const ChainLine& line, const BatchLine& batch);
     void accept(const ChainLine& line, std::uint64_t seq, std::uint64_t events_end);
-    void settle_uncovered(bool records_missing);
+    void settle_loose(bool records_missing);
     void end_segment();
     void compare_with_head();
-    void compare_with_oldest(const std::vector<std::uint64_t>& segments);
+    void compare_with_oldest();
+    std::uint64_t find_oldest(const std::vector<std::uint64_t>& segments);
 
     void problem(LogState state, std::string file, std::uint64_t line, std::uint64_t offset,
                  std::string what);
     // A record that is not as it must be: damage behind the last synced record is what a crash
     // leaves, damage before it is not.
     Then bad_line(LogState state, std::string what);
+    void misplaced_line(std::string what);
     bool behind_head() const {
         return head_.state == Head::State::valid &&
                (segment_ > head_.segment ||
@@ -94,15 +96,18 @@ class Walker {
     bool ours_seen_ = false;
     bool resync_ = false;  // after a bad record the next genuine one need not connect
     std::optional<crypto::PublicKey> epoch_key_;
+    std::map<std::uint64_t, crypto::PublicKey> keys_;   // of all epochs seen
     std::map<std::string, std::uint64_t> run_dropped_;  // of the run being walked
 
     std::uint64_t segment_ = 0;
     std::uint64_t newest_ = 0;
+    std::uint64_t first_genuine_ = 0;      // segment of the first genuine record
+    std::uint64_t segment_first_seq_ = 0;  // of its first event, for line numbers
     std::unique_ptr<File> events_;
     std::uint64_t events_size_ = 0;
-    std::uint64_t uncovered_ = 0;  // event bytes without a record at the end of the last segment
-    std::uint64_t uncovered_segment_ = 0;
-    std::uint64_t uncovered_offset_ = 0;
+    // Bytes behind the last record of a segment that is not the newest. Part of a gap when records
+    // are missing before the next segment; otherwise somebody appended them.
+    std::vector<BadRecord> loose_;
     LineReader::Line line_;  // being looked at
     std::uint64_t line_number_ = 0;
 };
@@ -124,6 +129,13 @@ Walker::Then Walker::bad_line(LogState state, std::string what) {
     if (state == LogState::tampered && segment_ == newest_) end_.segment_tampered = true;
     resync_ = true;
     return Then::go_on;
+}
+
+// A genuine record in a place where it must not be: no crash does that.
+void Walker::misplaced_line(std::string what) {
+    problem(LogState::tampered, chain_name(segment_), line_number_, line_.offset, std::move(what));
+    if (segment_ == newest_) end_.segment_tampered = true;
+    resync_ = true;
 }
 
 // ---- one record ------------------------------------------------------------------------------
@@ -159,9 +171,14 @@ Walker::Then Walker::take_unterminated(const LineReader::Line& line) {
         bad_line(LogState::tampered, "the newline behind this record was changed");
         return Then::leave_segment;
     }
-    const bool may_be_crash = segment_ == newest_ && head_.state != Head::State::valid;
-    bad_line(may_be_crash ? LogState::torn_tail : LogState::gap,
-             "the file ends in the middle of a record");
+    const char* const what = "the file ends in the middle of a record";
+    if (segment_ != newest_) {
+        loose_.push_back({chain_name(segment_), line_number_, line.offset, 0, what});
+    } else if (end_.clean) {
+        bad_line(LogState::tampered, "bytes were appended after the log was closed");
+    } else {
+        bad_line(head_.state == Head::State::valid ? LogState::gap : LogState::torn_tail, what);
+    }
     return Then::leave_segment;
 }
 
@@ -173,9 +190,8 @@ Walker::Then Walker::check_identity(const ChainLine& line) {
     }
     const auto differs = [&](std::string_view what, const std::string& is,
                              const std::string& must) {
-        return bad_line(LogState::tampered, fmt::format("this record belongs to {} \"{}\", the log "
-                                                        "to \"{}\"",
-                                                        what, is, must));
+        misplaced_line(
+            fmt::format("this record belongs to {} \"{}\", the log to \"{}\"", what, is, must));
     };
     if (report_.agent.empty() && report_.log.empty()) {
         report_.agent = options_.agent.value_or(line.agent);
@@ -190,8 +206,7 @@ Walker::Then Walker::check_identity(const ChainLine& line) {
         return Then::leave_segment;
     }
     if (line.segment != segment_) {
-        bad_line(LogState::tampered,
-                 fmt::format("this record belongs to segment {}", line.segment));
+        misplaced_line(fmt::format("this record belongs to segment {}", line.segment));
         return Then::leave_segment;
     }
     return Then::go_on;
@@ -214,7 +229,7 @@ std::optional<bool> Walker::epoch_connects(const ChainLine& line, const EpochLin
         return !resync_;
     }
     if (line.epoch <= end_.epoch || line.batch <= end_.batch || epoch.seq <= end_.seq) {
-        bad_line(LogState::tampered, "a record from earlier in the log, replayed");
+        misplaced_line("a record from earlier in the log, replayed");
         return std::nullopt;
     }
     if (line.epoch > end_.epoch + 1 || line.batch > end_.batch + 1 || epoch.seq > end_.seq + 1 ||
@@ -223,7 +238,7 @@ std::optional<bool> Walker::epoch_connects(const ChainLine& line, const EpochLin
                                line.batch - 1, end_.seq + 1, epoch.seq - 1, noticed));
     }
     if (line.prev != end_.hash || line.offset != end_.events_end) {
-        bad_line(LogState::tampered, "this record does not continue the one before");
+        misplaced_line("this record does not continue the one before");
         return std::nullopt;
     }
     return true;
@@ -237,10 +252,8 @@ Walker::Then Walker::take_epoch(const ChainLine& line) {
         }
         foreign_ = foreign_seen_ = true;
         if (ours_seen_) {
-            bad_line(LogState::tampered,
-                     "from here on the records are another agent's: enrolment "
-                     "key " +
-                         crypto::key_id(epoch.enrolment));
+            misplaced_line("from here on the records are another agent's: enrolment key " +
+                           crypto::key_id(epoch.enrolment));
         }
         epoch_key_.reset();
         return Then::go_on;
@@ -253,7 +266,7 @@ Walker::Then Walker::take_epoch(const ChainLine& line) {
     if (check_identity(line) == Then::leave_segment) return Then::leave_segment;
     const std::optional<bool> connects = epoch_connects(line, epoch);
     if (!connects) return Then::go_on;
-    settle_uncovered(!*connects);
+    settle_loose(!*connects || !known());
     if (!epoch.found.empty()) {
         problem(LogState::gap, chain_name(segment_), line_number_, line_.offset,
                 "when the agent opened the log here it found: " + epoch.found);
@@ -269,7 +282,8 @@ Walker::Then Walker::take_epoch(const ChainLine& line) {
                 segment_, epoch.torn_bytes, epoch.seq));
         }
     }
-    epoch_key_ = epoch.key;
+    if (!epoch_key_) segment_first_seq_ = epoch.seq;
+    epoch_key_ = keys_[line.epoch] = epoch.key;
     end_.oldest = epoch.oldest;
     ++report_.epochs;
     accept(line, epoch.seq - 1, line.offset);
@@ -280,6 +294,12 @@ Walker::Then Walker::take_epoch(const ChainLine& line) {
 Walker::Then Walker::take_batch(const ChainLine& line) {
     if (foreign_) return Then::go_on;
     const BatchLine& batch = *line.as_batch();
+    const auto its_key = keys_.find(line.epoch);
+    if (its_key != keys_.end() && (line.epoch != end_.epoch || !epoch_key_) &&
+        line.is_signed_by(its_key->second)) {
+        misplaced_line(fmt::format("a record of epoch {} outside it, replayed", line.epoch));
+        return Then::go_on;
+    }
     if (!epoch_key_ || line.epoch != end_.epoch || !line.is_signed_by(*epoch_key_)) {
         return bad_line(LogState::tampered,
                         fmt::format("the key of its epoch did not sign this record (it says epoch "
@@ -293,8 +313,8 @@ Walker::Then Walker::take_batch(const ChainLine& line) {
     }
     if (!resync_) {
         if (line.batch <= end_.batch) {
-            return bad_line(LogState::tampered,
-                            fmt::format("batch {} stands here again", line.batch));
+            misplaced_line(fmt::format("batch {} stands here again", line.batch));
+            return Then::go_on;
         }
         if (line.batch > end_.batch + 1) {
             problem(LogState::gap, chain_name(segment_), line_number_, line_.offset,
@@ -302,7 +322,8 @@ Walker::Then Walker::take_batch(const ChainLine& line) {
                                 line.batch - 1, end_.seq + 1, batch.first_seq - 1));
         } else if (line.prev != end_.hash || batch.first_seq != end_.seq + 1 ||
                    line.offset != end_.events_end) {
-            return bad_line(LogState::tampered, "this record does not continue the one before");
+            misplaced_line("this record does not continue the one before");
+            return Then::go_on;
         }
     }
     if (check_events(line, batch) == Then::leave_segment) return Then::leave_segment;
@@ -318,6 +339,7 @@ Walker::Then Walker::take_batch(const ChainLine& line) {
 
 // A genuine record: the walk goes on from it.
 void Walker::accept(const ChainLine& line, std::uint64_t seq, std::uint64_t events_end) {
+    if (first_genuine_ == 0) first_genuine_ = segment_;
     end_.epoch = line.epoch;
     end_.batch = line.batch;
     end_.seq = seq;
@@ -353,7 +375,8 @@ Walker::Then Walker::check_events(const ChainLine& line, const BatchLine& batch)
     }
     const bool crash = behind_head() && !end_.clean;
     const auto bad = [&](LogState state, std::string what) {
-        problem(crash ? LogState::torn_tail : state, events_name(segment_), 0, line.offset,
+        problem(crash ? LogState::torn_tail : state, events_name(segment_),
+                batch.first_seq - segment_first_seq_ + 1, line.offset,
                 fmt::format("batch {} (events {} to {}): {}", line.batch, batch.first_seq,
                             batch.last_seq, what));
         if (!crash && state == LogState::tampered && segment_ == newest_) {
@@ -372,14 +395,12 @@ Walker::Then Walker::check_events(const ChainLine& line, const BatchLine& batch)
 
 // ---- segments --------------------------------------------------------------------------------
 
-// Event bytes behind the last record of a segment that another one follows: part of a gap when
-// records are missing here, else somebody appended them.
-void Walker::settle_uncovered(bool records_missing) {
-    if (uncovered_ > 0 && !records_missing) {
-        problem(LogState::tampered, events_name(uncovered_segment_), 0, uncovered_offset_,
-                fmt::format("{} bytes that no record covers", uncovered_));
+void Walker::settle_loose(bool records_missing) {
+    const LogState state = records_missing ? LogState::gap : LogState::tampered;
+    for (BadRecord& bytes : loose_) {
+        problem(state, std::move(bytes.file), bytes.line, bytes.offset, std::move(bytes.what));
     }
-    uncovered_ = 0;
+    loose_.clear();
 }
 
 void Walker::walk_segment(std::uint64_t segment) {
@@ -394,6 +415,7 @@ void Walker::walk_segment(std::uint64_t segment) {
     epoch_key_.reset();  // each segment begins with its own
     end_.segment = segment;
     end_.chain_end = end_.events_end = 0;
+    end_.clean = false;  // a run that closed the log has begun no other segment
     ++report_.segments;
 
     events_.reset();
@@ -430,17 +452,12 @@ void Walker::walk_segment(std::uint64_t segment) {
 }
 
 void Walker::end_segment() {
-    if (foreign_) return;
-    // No genuine record since the segment before.
-    if (uncovered_ > 0) settle_uncovered(report_.state >= LogState::gap);
-    if (events_size_ <= end_.events_end) return;
-    uncovered_ = events_size_ - end_.events_end;
-    uncovered_segment_ = segment_;
-    uncovered_offset_ = end_.events_end;
-    if (segment_ != newest_) return;
-    uncovered_ = 0;
+    if (foreign_ || events_size_ <= end_.events_end) return;
     const std::uint64_t bytes = events_size_ - end_.events_end;
-    if (report_.being_written) {
+    if (segment_ != newest_) {
+        loose_.push_back({events_name(segment_), 0, end_.events_end, 0,
+                          fmt::format("{} bytes of events that no record covers", bytes)});
+    } else if (report_.being_written) {
         report_.notes.push_back("events are being written");
     } else if (end_.clean) {
         end_.segment_tampered = true;
@@ -507,12 +524,35 @@ void Walker::compare_with_head() {
                           head_.segment));
 }
 
-void Walker::compare_with_oldest(const std::vector<std::uint64_t>& segments) {
-    if (options_.first_segment == 0 && known() && segments.front() > end_.oldest) {
+void Walker::compare_with_oldest() {
+    if (options_.first_segment == 0 && known() && first_genuine_ > end_.oldest) {
         problem(LogState::gap, chain_name(end_.oldest), 0, 0,
-                fmt::format("the log begins with segment {}, but should with {}", segments.front(),
+                fmt::format("the log begins with segment {}, but should with {}", first_genuine_,
                             end_.oldest));
     }
+}
+
+// The segment with which the log is meant to begin, as its newest certified record says. Looked up
+// first: files from before may be half removed.
+std::uint64_t Walker::find_oldest(const std::vector<std::uint64_t>& segments) {
+    for (std::size_t i = segments.size(); i-- > 0;) {
+        const auto chain = files_.open(directory_ / chain_name(segments[i]), OpenMode::read);
+        if (!chain) continue;
+        LineReader reader(chain->get(), 0);
+        std::uint64_t oldest = 0;
+        for (;;) {
+            const auto line = reader.next();
+            if (!line || !*line || !(*line)->terminated) break;
+            if (!(*line)->text.starts_with("{\"kind\":\"epoch\"")) continue;
+            const auto record = parse_chain_line((*line)->text);
+            if (record && record->as_epoch() && record->segment == segments[i] &&
+                record->is_signed_by(enrolment_)) {
+                oldest = record->as_epoch()->oldest;
+            }
+        }
+        if (oldest != 0) return oldest;
+    }
+    return 1;
 }
 
 Walk Walker::walk(InUse in_use) {
@@ -536,9 +576,17 @@ Walk Walker::walk(InUse in_use) {
         return {std::move(report_), std::move(end_), std::move(head_)};
     }
     newest_ = segments->back();
-    for (const std::uint64_t segment : *segments) {
-        if (segment >= options_.first_segment) walk_segment(segment);
+    const std::uint64_t oldest = find_oldest(*segments);
+    if (segments->front() < oldest && options_.first_segment == 0) {
+        problem(LogState::torn_tail, chain_name(segments->front()), 0, 0,
+                fmt::format("the log begins with segment {}; files of earlier ones are left over "
+                            "from their removal, or were put there",
+                            oldest));
     }
+    for (const std::uint64_t segment : *segments) {
+        if (segment >= std::max(options_.first_segment, oldest)) walk_segment(segment);
+    }
+    settle_loose(report_.state >= LogState::gap);
     if (foreign_seen_ && !ours_seen_ && report_.state != LogState::tampered) {
         problem(LogState::cannot_verify, chain_name(segments->front()), 1, 0,
                 "this log is signed under another enrolment key: the wrong key was given, or it is "
@@ -549,7 +597,7 @@ Walk Walker::walk(InUse in_use) {
     }
     for (const auto& [source, count] : run_dropped_) report_.dropped[source] += count;
     compare_with_head();
-    compare_with_oldest(*segments);
+    compare_with_oldest();
     if (!known() && report_.state == LogState::intact) {
         problem(LogState::cannot_verify, chain_name(newest_), 1, 0, "the log holds no record");
         end_.blocked = false;

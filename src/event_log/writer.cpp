@@ -47,6 +47,7 @@ class Writer::Core {
     Result<void> tick();
     Result<void> close();
     Result<void> remove_segments_before(std::uint64_t segment);
+    Result<void> remove_given_up();
 
     // Runs a step of writing. The first that fails poisons the log.
     template <typename Step>
@@ -136,7 +137,8 @@ Result<void> Writer::Core::begin() {
     TRY(begin_epoch("start"));
     TRY(sync());
     unsynced_ = true;  // the other slot too: one of them may never have reached the disk
-    return sync();
+    TRY(sync());
+    return remove_given_up();  // a removal may have been interrupted
 }
 
 Result<void> Writer::Core::new_segment() {
@@ -308,9 +310,12 @@ Result<void> Writer::Core::remove_segments_before(std::uint64_t segment) {
     oldest_ = segment;
     TRY(begin_epoch("prune"));
     TRY(sync_files());
-    // From the oldest up: what is left stays without a hole whenever this is interrupted.
+    return remove_given_up();
+}
+
+Result<void> Writer::Core::remove_given_up() {
     for (const std::uint64_t number : TRY(list_segments(files_, directory_))) {
-        if (number >= segment) break;
+        if (number >= oldest_) break;
         for (const std::string& name : {chain_name(number), events_name(number)}) {
             auto removed = files_.remove(directory_ / name);
             if (!removed && removed.error().code != Code::not_found) return removed;
