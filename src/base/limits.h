@@ -60,4 +60,10 @@ inline constexpr std::size_t kMaxChainLineBytes = 32u << 10;
 static_assert(kMaxDropSources * (6 * kMaxDropSourceBytes + 24) + 2048 < kMaxChainLineBytes,
               "escaping makes six characters of a byte, a count has at most 20 digits");
 
+// ---- manifest of installed programs ----------------------------------------------------------
+// The largest program of ours has 20 MB with its debug information; a package has some 50 files.
+inline constexpr std::uint64_t kMaxManifestFileBytes = 1u << 30;
+inline constexpr std::size_t kMaxManifestFiles = 10'000;
+inline constexpr std::size_t kMaxManifestBytes = 16u << 20;
+
 }  // namespace underseer::limits

@@ -101,6 +101,7 @@ class CrashingLog {
                 return true;
             case 6:
                 if (random_() % 8 != 0 || writer.segment() < 3) return true;
+                take_synced(writer);
                 give_up_before(writer.segment() - 1);
                 if (!writer.remove_segments_before(writer.segment() - 1)) return false;
                 take_synced(writer);
