@@ -20,6 +20,11 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
     -Wno-array-bounds -Wno-stringop-overflow -Wno-stringop-overread -Wno-restrict -Wno-dangling-pointer)
 endif()
 
+if(CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
+  # libstdc++ 12's own std::stable_sort uses what it marks as deprecated.
+  target_compile_options(underseer_flags INTERFACE -Wno-deprecated-declarations)
+endif()
+
 if(UNDERSEER_SANITIZE)
   # Not vptr: its run-time probes memory through a pipe, which a jailed worker cannot have.
   target_compile_options(underseer_flags INTERFACE -fsanitize=address,undefined -fno-sanitize=vptr -fno-sanitize-recover=all -fno-omit-frame-pointer)

@@ -1,0 +1,23 @@
+// Border: frames from an introspector that an attacker has taken over. Must hold: decoding ends, no
+// allocation is larger than the frame allows, and what is accepted encodes to the same bytes.
+#include "agent/introspection.h"
+
+namespace {
+template <typename T>
+void round_trip(underseer::Bytes bytes) {
+    const auto value = underseer::event::decode<T>(bytes);
+    if (value.has_value()) CHECK(underseer::event::encode(*value) == underseer::as_text(bytes));
+}
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+    using namespace underseer;
+    const Bytes bytes(reinterpret_cast<const std::byte*>(data), size);
+    round_trip<event::Task>(bytes);
+    round_trip<event::Socket>(bytes);
+    round_trip<event::SystemInfo>(bytes);
+    round_trip<event::CheckReport>(bytes);
+    round_trip<agent::AnswerEnd>(bytes);
+    round_trip<agent::Question>(bytes);
+    return 0;
+}
