@@ -69,7 +69,6 @@ class Worker {
     Result<void> answer(const Question& question) {
         auto attached = attach();
         if (!attached.has_value()) return send_failure(attached.error());
-        cache_->new_epoch();
         guest_->new_epoch();
         const std::optional<std::uint32_t> pid =
             question.one_pid ? std::optional(question.pid) : std::nullopt;
@@ -121,7 +120,6 @@ class Worker {
         detect::HiddenProcessCheck check;
         for (unsigned look = 0; look < detect::HiddenProcessCheck::kLooks; ++look) {
             if (look > 0) pause();
-            cache_->new_epoch();
             check.look(*guest_);
             // Memory that does not change says the same at every look.
             if (!check.suspicious()) break;

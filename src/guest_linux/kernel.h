@@ -80,8 +80,11 @@ class Kernel {
     Result<std::uint64_t> wall_clock();
     event::SystemInfo info();
 
-    // Whatever was cached about the mapping of memory is forgotten.
-    void new_epoch() { memory_.forget(); }
+    // Nothing that was read before is used any more: neither pages nor their mapping.
+    void new_epoch() {
+        memory_.forget();
+        memory_.physical().new_epoch();
+    }
 
   private:
     Kernel(KernelImage image, guest_memory::GuestMemory* memory);

@@ -45,6 +45,8 @@ class TaskViews {
     std::vector<GuestVirt> pid_namespaces(const std::vector<GuestVirt>& tasks);
 
   private:
+    Result<void> walk_once(TaskView view, const std::vector<GuestVirt>& known,
+                           std::vector<GuestVirt>& found);
     Result<void> walk_task_list(std::vector<GuestVirt>& out);
     Result<void> walk_threads(const std::vector<GuestVirt>& processes, std::vector<GuestVirt>& out);
     Result<void> walk_pid_idr(const std::vector<GuestVirt>& known, std::vector<GuestVirt>& out);

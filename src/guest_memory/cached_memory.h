@@ -15,10 +15,9 @@ class CachedMemory final : public GuestMemory {
     // promise.
     explicit CachedMemory(GuestMemory* source, std::size_t pages = 4096);
 
-    void new_epoch() { ++epoch_; }
-
     std::span<const RamRegion> regions() const override { return source_->regions(); }
     void read_many(std::span<ReadOp> ops) override;
+    void new_epoch() override { ++epoch_; }
     bool live() const override { return source_->live(); }
     std::string describe() const override { return source_->describe(); }
 

@@ -52,6 +52,9 @@ class GuestMemory {
     // A live source changes while it is read; an image does not.
     virtual bool live() const = 0;
 
+    // Whatever was remembered of earlier reads is forgotten (see CachedMemory).
+    virtual void new_epoch() {}
+
     // For people: "shared memfd of pid 4711", "LiME image mem.lime".
     virtual std::string describe() const = 0;
 

@@ -119,6 +119,26 @@ TEST_F(HiddenProcess, a_broken_view_is_a_gap_and_accuses_nobody) {
     EXPECT_TRUE(named);
 }
 
+TEST_F(HiddenProcess, a_task_that_moves_under_the_walk_leaves_no_gap) {
+    // A task is in a ring that the list's head is not in, as one that moves to another list is.
+    const GuestVirt node = shell_ + fake_.offset("task_struct", "tasks");
+    const auto next = fake_.read_back<std::uint64_t>(node);
+    fake_.write(node, node.value);
+    std::uint64_t visits = 0;
+    fake_.before_read = [&](FakeGuest& fake, GuestPhys at) {
+        // When the walk comes by for the fourth time, the task is back where it belongs.
+        if (at == fake.phys(node) && ++visits == 4) fake.write(node, next);
+    };
+    HiddenProcessCheck check;
+    check.look(*guest_);
+    const auto report = check.report(*guest_);
+    EXPECT_GE(visits, 4u);
+    // (The fake guest has no run queues.)
+    for (const std::string& gap : report.coverage.gaps) {
+        EXPECT_FALSE(gap.starts_with("task_list")) << gap;
+    }
+}
+
 TEST_F(HiddenProcess, too_few_looks_are_unavailable_and_not_clean) {
     fake_.unlink_from_task_list(shell_);
     HiddenProcessCheck check;
