@@ -60,6 +60,10 @@ inline constexpr std::size_t kMaxChainLineBytes = 32u << 10;
 static_assert(kMaxDropSources * (6 * kMaxDropSourceBytes + 24) + 2048 < kMaxChainLineBytes,
               "escaping makes six characters of a byte, a count has at most 20 digits");
 
+// ---- policy ------------------------------------------------------------------------------------
+// A policy with a thousand suppressions has 0.2 MB.
+inline constexpr std::size_t kMaxPolicyBytes = 1u << 20;
+
 // ---- manifest of installed programs ----------------------------------------------------------
 // The largest program of ours has 20 MB with its debug information; a package has some 50 files.
 inline constexpr std::uint64_t kMaxManifestFileBytes = 1u << 30;

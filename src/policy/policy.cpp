@@ -1,0 +1,428 @@
+#include "policy/policy.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <grp.h>
+#include <pwd.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <functional>
+
+#include "base/limits.h"
+#include "base/os.h"
+
+// toml++ without exceptions: a parse gives a result that is either a table or an error.
+#define TOML_EXCEPTIONS 0
+#define TOML_HEADER_ONLY 1
+#include <toml++/toml.h>
+
+namespace underseer::policy {
+
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::system_clock;
+
+constexpr std::array<std::pair<std::string_view, InstancePattern::Property>, 4> kProperties{{
+    {"name", InstancePattern::Property::name},
+    {"uuid", InstancePattern::Property::id},
+    {"tenant", InstancePattern::Property::tenant},
+    {"app", InstancePattern::Property::app_instance},
+}};
+
+// A table of the file, and the keys that may stand in it. Each key is taken once; what is left at
+// the end is nobody's and an error: a misspelt key must not pass for a setting.
+class Section {
+  public:
+    Section(const toml::table* table, std::string name, std::string_view file)
+        : table_(table), name_(std::move(name)), file_(file) {}
+
+    // Calls `use` with the node when the key is there. `use` returns what is wrong with it.
+    Result<void> take(std::string_view key,
+                      const std::function<Result<void>(const toml::node&)>& use) {
+        known_.emplace_back(key);
+        const toml::node* node = table_ == nullptr ? nullptr : table_->get(key);
+        if (node == nullptr) return {};
+        auto used = use(*node);
+        if (used.has_value()) return {};
+        return fail(Code::malformed, at(node->source(), key) + used.error().message);
+    }
+
+    Result<void> end() const {
+        if (table_ == nullptr) return {};
+        for (const auto& [key, node] : *table_) {
+            if (std::ranges::find(known_, key.str()) != known_.end()) continue;
+            std::string expected;
+            for (const std::string& name : known_) {
+                expected += (expected.empty() ? "" : ", ") + name;
+            }
+            return fail(Code::malformed, at(key.source(), key.str()) +
+                                             fmt::format("there is no such key; {}",
+                                                         expected.empty() ? "none is known here"
+                                                                          : "known: " + expected));
+        }
+        return {};
+    }
+
+    std::string at(const toml::source_region& where, std::string_view key) const {
+        return fmt::format("{}:{}:{}: {}{}{}: ", file_, where.begin.line, where.begin.column, name_,
+                           name_.empty() ? "" : ".", key);
+    }
+
+  private:
+    const toml::table* table_;
+    std::string name_;
+    std::string_view file_;
+    std::vector<std::string> known_;
+};
+
+Unexpected wants(std::string_view what) {
+    return fail(Code::malformed, fmt::format("wants {}", what));
+}
+
+Result<std::string> text_of(const toml::node& node) {
+    const auto text = node.value_exact<std::string>();
+    if (!text) return wants("a text in quotes");
+    return *text;
+}
+
+auto into_duration(milliseconds* target, milliseconds least) {
+    return [=](const toml::node& node) -> Result<void> {
+        const milliseconds duration = TRY(parse_duration(TRY(text_of(node))));
+        if (duration < least) return wants(fmt::format("at least {} ms", least.count()));
+        *target = duration;
+        return {};
+    };
+}
+
+auto into_check_period(std::optional<milliseconds>* target) {
+    return [=](const toml::node& node) -> Result<void> {
+        if (TRY(text_of(node)) == "off") {
+            target->reset();
+            return {};
+        }
+        milliseconds period{};
+        TRY(into_duration(&period, milliseconds(1000))(node));
+        *target = period;
+        return {};
+    };
+}
+
+auto into_number(std::uint64_t* target, std::uint64_t least) {
+    return [=](const toml::node& node) -> Result<void> {
+        const auto number = node.value_exact<std::int64_t>();
+        if (!number || *number < 0 || static_cast<std::uint64_t>(*number) < least) {
+            return wants(fmt::format("a whole number of at least {}", least));
+        }
+        *target = static_cast<std::uint64_t>(*number);
+        return {};
+    };
+}
+
+// A list of texts, each turned into a T.
+template <typename T>
+auto into_list(std::vector<T>* target, Result<T> (*make)(std::string_view)) {
+    return [=](const toml::node& node) -> Result<void> {
+        const toml::array* list = node.as_array();
+        if (list == nullptr) return wants("a list: [\"..\", \"..\"]");
+        target->clear();
+        for (const toml::node& item : *list) {
+            target->push_back(TRY(make(TRY(text_of(item)))));
+        }
+        return {};
+    };
+}
+
+Result<Principal> parse_principal(std::string_view text) {
+    Principal principal;
+    principal.name = text;
+    const bool user = text.starts_with("user:");
+    principal.group = text.starts_with("group:");
+    if (!user && !principal.group) return wants("\"user:NAME\" or \"group:NAME\"");
+    const std::string name(text.substr(text.find(':') + 1));
+    const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), principal.id);
+    if (error == std::errc{} && end == name.data() + name.size()) return principal;
+    if (user) {
+        const passwd* entry = ::getpwnam(name.c_str());
+        if (entry == nullptr) return fail(Code::malformed, "there is no user " + name);
+        principal.id = entry->pw_uid;
+    } else {
+        const group* entry = ::getgrnam(name.c_str());
+        if (entry == nullptr) return fail(Code::malformed, "there is no group " + name);
+        principal.id = entry->gr_gid;
+    }
+    return principal;
+}
+
+Result<void> into_until(const toml::node& node, system_clock::time_point* until) {
+    const auto* date = node.as_date();
+    if (date == nullptr) return wants("a date, without quotes: until = 2027-01-31");
+    const std::chrono::year_month_day day{std::chrono::year(date->get().year),
+                                          std::chrono::month(date->get().month),
+                                          std::chrono::day(date->get().day)};
+    if (!day.ok()) return wants("a date that exists");
+    // The day itself still counts.
+    *until = std::chrono::sys_days(day) + std::chrono::days(1);
+    return {};
+}
+
+Result<Suppression> read_suppression(const toml::table& table, std::string_view file) {
+    Suppression suppression;
+    bool has_until = false;
+    Section section(&table, "suppress", file);
+    const auto text_into = [](std::string* target) {
+        return [=](const toml::node& node) -> Result<void> {
+            *target = TRY(text_of(node));
+            return {};
+        };
+    };
+    TRY(section.take("rule", text_into(&suppression.rule)));
+    TRY(section.take("subject", text_into(&suppression.subject)));
+    TRY(section.take("reason", text_into(&suppression.reason)));
+    TRY(section.take("instance", [&](const toml::node& node) -> Result<void> {
+        suppression.instance = TRY(InstancePattern::parse(TRY(text_of(node))));
+        return {};
+    }));
+    TRY(section.take("until", [&](const toml::node& node) {
+        has_until = true;
+        return into_until(node, &suppression.until);
+    }));
+    TRY(section.end());
+    const auto missing = [&](std::string_view key) {
+        return fail(Code::malformed, section.at(table.source(), key) +
+                                         "is missing; a suppression says which rule, why and "
+                                         "until when");
+    };
+    if (suppression.rule.empty()) return missing("rule");
+    if (suppression.reason.empty()) return missing("reason");
+    if (!has_until) return missing("until");
+    return suppression;
+}
+
+Result<Section> section_of(Section& root, const toml::table& file, std::string_view name,
+                           std::string_view path) {
+    TRY(root.take(name, [](const toml::node& node) -> Result<void> {
+        if (!node.is_table()) return wants("a section");
+        return {};
+    }));
+    const toml::node* node = file.get(name);
+    return Section(node == nullptr ? nullptr : node->as_table(), std::string(name), path);
+}
+
+Result<void> read_schedule(Section section, Policy& policy) {
+    TRY(section.take("discover_every", into_duration(&policy.discover_every, milliseconds(100))));
+    TRY(section.take("hidden_process", into_check_period(&policy.hidden_process_every)));
+    TRY(section.take("cpu_percent", [&](const toml::node& node) -> Result<void> {
+        const auto share = node.value<double>();
+        if (!share || !(*share > 0) || *share > 100) return wants("a number from above 0 to 100");
+        policy.cpu_percent = *share;
+        return {};
+    }));
+    return section.end();
+}
+
+Result<void> read_access(Section section, Policy& policy) {
+    TRY(section.take("viewers", into_list(&policy.viewers, parse_principal)));
+    TRY(section.take("examiners", into_list(&policy.examiners, parse_principal)));
+    TRY(section.take("redact_environment", [&](const toml::node& node) -> Result<void> {
+        const auto flag = node.value_exact<bool>();
+        if (!flag) return wants("true or false");
+        policy.redact_environment = *flag;
+        return {};
+    }));
+    return section.end();
+}
+
+Result<void> read_integrity(Section section, Policy& policy) {
+    TRY(section.take("on_mismatch", [&](const toml::node& node) -> Result<void> {
+        const std::string word = TRY(text_of(node));
+        if (word != "report" && word != "refuse") return wants("\"report\" or \"refuse\"");
+        policy.on_mismatch = word == "refuse" ? OnMismatch::refuse : OnMismatch::report;
+        return {};
+    }));
+    return section.end();
+}
+
+Result<void> read_suppressions(Section& root, std::string_view path, Policy& policy) {
+    return root.take("suppress", [&](const toml::node& node) -> Result<void> {
+        const toml::array* list = node.as_array();
+        if (list == nullptr) return wants("[[suppress]] sections");
+        for (const toml::node& item : *list) {
+            const toml::table* table = item.as_table();
+            if (table == nullptr) return wants("[[suppress]] sections");
+            auto one = read_suppression(*table, path);
+            if (!one.has_value()) return Unexpected(one.error());
+            policy.suppressions.push_back(std::move(*one));
+        }
+        return {};
+    });
+}
+
+}  // namespace
+
+Result<InstancePattern> InstancePattern::parse(std::string_view text) {
+    InstancePattern pattern;
+    const std::size_t colon = text.find(':');
+    for (const auto& [word, property] : kProperties) {
+        if (colon == std::string_view::npos || text.substr(0, colon) != word) continue;
+        pattern.property_ = property;
+        pattern.glob_ = text.substr(colon + 1);
+        if (!pattern.glob_.empty()) return pattern;
+    }
+    return fail(Code::malformed,
+                fmt::format("'{}' names no instances; wants \"name:PATTERN\", \"uuid:..\", "
+                            "\"tenant:..\" or \"app:..\"",
+                            text));
+}
+
+bool InstancePattern::matches(const event::Instance& instance) const {
+    switch (property_) {
+        case Property::name:
+            return glob_matches(glob_, instance.name);
+        case Property::id:
+            return glob_matches(glob_, instance.id);
+        case Property::tenant:
+            return glob_matches(glob_, instance.tenant);
+        case Property::app_instance:
+            return glob_matches(glob_, instance.app_instance_id);
+    }
+    return false;
+}
+
+std::string InstancePattern::to_text() const {
+    for (const auto& [word, property] : kProperties) {
+        if (property == property_) return fmt::format("{}:{}", word, glob_);
+    }
+    return glob_;
+}
+
+std::string_view to_string(Role role) {
+    switch (role) {
+        case Role::none:
+            return "none";
+        case Role::viewer:
+            return "viewer";
+        case Role::examiner:
+            return "examiner";
+    }
+    return "none";
+}
+
+Result<Policy> parse(std::string_view text, std::string path) {
+    const toml::parse_result parsed = toml::parse(text, path);
+    if (!parsed) {
+        const auto& error = parsed.error();
+        return fail(Code::malformed, fmt::format("{}:{}:{}: {}", path, error.source().begin.line,
+                                                 error.source().begin.column, error.description()));
+    }
+    const toml::table& file = parsed.table();
+    Policy policy;
+    policy.path = path;
+    Section root(&file, "", policy.path);
+    TRY(read_schedule(TRY(section_of(root, file, "schedule", policy.path)), policy));
+    TRY(read_access(TRY(section_of(root, file, "access", policy.path)), policy));
+    TRY(read_integrity(TRY(section_of(root, file, "integrity", policy.path)), policy));
+    Section instances = TRY(section_of(root, file, "instances", policy.path));
+    TRY(instances.take("exclude", into_list(&policy.exclude, &InstancePattern::parse)));
+    TRY(instances.end());
+    Section log = TRY(section_of(root, file, "log", policy.path));
+    TRY(log.take("segment_bytes", into_number(&policy.log_segment_bytes, 64u << 10)));
+    TRY(log.take("keep_bytes", into_number(&policy.log_keep_bytes, 1u << 20)));
+    TRY(log.end());
+    if (auto read = read_suppressions(root, policy.path, policy); !read.has_value()) {
+        return Unexpected(std::move(read).error());
+    }
+    TRY(root.end());
+    return policy;
+}
+
+Result<Policy> load(const std::string& path) {
+    const Fd fd = TRY(open_file(path, O_RDONLY | O_NONBLOCK));
+    struct stat status{};
+    if (::fstat(fd.get(), &status) != 0) return fail(os_error("examining " + path));
+    const bool own = status.st_uid == 0 || status.st_uid == ::geteuid();
+    if (!S_ISREG(status.st_mode)) {
+        return fail(Code::invalid_argument, path + " is no regular file");
+    }
+    if (!own || (status.st_mode & 022) != 0) {
+        return fail(Code::permission,
+                    fmt::format("{} can be written by others; make it root's and mode 0644 or "
+                                "less (chown root {} && chmod 644 {})",
+                                path, path, path));
+    }
+    std::string text(limits::kMaxPolicyBytes + 1, '\0');
+    text.resize(TRY(read_at(fd.get(), std::as_writable_bytes(std::span(text)), 0)));
+    if (text.size() > limits::kMaxPolicyBytes) {
+        return fail(Code::limit,
+                    fmt::format("{} is longer than {} bytes", path, limits::kMaxPolicyBytes));
+    }
+    return parse(text, path);
+}
+
+Decision decide(const Policy& policy, const event::Instance& instance,
+                const event::Finding& finding, system_clock::time_point now) {
+    for (const Suppression& suppression : policy.suppressions) {
+        if (now >= suppression.until || !glob_matches(suppression.rule, finding.rule) ||
+            !glob_matches(suppression.subject, finding.subject) ||
+            (suppression.instance && !suppression.instance->matches(instance))) {
+            continue;
+        }
+        return {.alert = false, .suppressed = suppression.reason};
+    }
+    return {.alert = finding.severity >= event::Severity::medium, .suppressed = {}};
+}
+
+Role role_of(const Policy& policy, std::uint32_t user, const std::vector<std::uint32_t>& groups) {
+    if (user == 0) return Role::examiner;
+    const auto named = [&](const Principal& principal) {
+        return principal.group ? std::ranges::find(groups, principal.id) != groups.end()
+                               : principal.id == user;
+    };
+    if (std::ranges::any_of(policy.examiners, named)) return Role::examiner;
+    if (std::ranges::any_of(policy.viewers, named)) return Role::viewer;
+    return Role::none;
+}
+
+// The classic two-pointer match: on a mismatch the last `*` takes one character more.
+bool glob_matches(std::string_view glob, std::string_view text) {
+    std::size_t g = 0, t = 0, star = std::string_view::npos, resume = 0;
+    while (t < text.size()) {
+        if (g < glob.size() && (glob[g] == '?' || glob[g] == text[t]) && glob[g] != '*') {
+            ++g;
+            ++t;
+        } else if (g < glob.size() && glob[g] == '*') {
+            star = g++;
+            resume = t;
+        } else if (star != std::string_view::npos) {
+            g = star + 1;
+            t = ++resume;
+        } else {
+            return false;
+        }
+    }
+    while (g < glob.size() && glob[g] == '*') ++g;
+    return g == glob.size();
+}
+
+Result<milliseconds> parse_duration(std::string_view text) {
+    constexpr std::array<std::pair<std::string_view, std::int64_t>, 5> kUnits{
+        {{"ms", 1}, {"s", 1000}, {"m", 60'000}, {"h", 3'600'000}, {"d", 86'400'000}}};
+    std::int64_t number = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+    const std::string_view unit(end, static_cast<std::size_t>(text.data() + text.size() - end));
+    for (const auto& [word, factor] : kUnits) {
+        if (error == std::errc{} && unit == word && number >= 0 && number < 1'000'000'000) {
+            return milliseconds(number * factor);
+        }
+    }
+    return fail(Code::malformed,
+                fmt::format("'{}' is no duration; wants \"500ms\", \"10s\", \"5m\", \"1h\" or "
+                            "\"1d\"",
+                            text));
+}
+
+}  // namespace underseer::policy

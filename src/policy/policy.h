@@ -1,0 +1,101 @@
+// The operator's policy: what is watched how often, who may ask, what is done about a finding. A
+// TOML file (docs/policy.md); pure decisions over it.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+#include "event/finding.h"
+
+namespace underseer::policy {
+
+// Names instances by one of their properties: "name:web-*", "uuid:8f1c..", "tenant:acme",
+// "app:<appInstanceId>". `*` and `?` stand for any text and any character.
+class InstancePattern {
+  public:
+    enum class Property : std::uint8_t { name, id, tenant, app_instance };
+
+    static Result<InstancePattern> parse(std::string_view text);
+    bool matches(const event::Instance& instance) const;
+    std::string to_text() const;
+
+  private:
+    Property property_ = Property::name;
+    std::string glob_;
+};
+
+// A finding that is expected: it is logged, and nobody is woken.
+struct Suppression {
+    std::string rule;                         // glob
+    std::optional<InstancePattern> instance;  // nothing: every instance
+    std::string subject = "*";                // glob over Finding::subject
+    std::string reason;
+    std::chrono::system_clock::time_point until;  // it always ends
+};
+
+// What a local user may do over the control socket.
+enum class Role : std::uint8_t {
+    none,
+    viewer,    // status, findings, the log
+    examiner,  // and read guest memory (processes, files, ..)
+};
+std::string_view to_string(Role role);
+
+struct Principal {
+    bool group = false;  // else a user
+    std::uint32_t id = 0;
+    std::string name;  // as the file has it
+};
+
+enum class OnMismatch : std::uint8_t { report, refuse };
+
+struct Policy {
+    std::string path;  // where it came from; "" for the built-in one
+
+    std::chrono::milliseconds discover_every{1000};
+    // Period of each check; nothing: it is not run by itself.
+    std::optional<std::chrono::milliseconds> hidden_process_every{10'000};
+    // Share of one core that the checks of one VM may take, in percent. A check that costs more
+    // is run less often, and status says so.
+    double cpu_percent = 1.0;
+
+    std::vector<InstancePattern> exclude;  // never looked into
+    std::vector<Principal> viewers, examiners;
+    bool redact_environment = true;  // values of environment variables, in answers to users
+
+    OnMismatch on_mismatch = OnMismatch::report;  // programs or policy that the manifest refutes
+    std::uint64_t log_segment_bytes = 64u << 20;
+    std::uint64_t log_keep_bytes = 4ull << 30;  // older segments go
+
+    std::vector<Suppression> suppressions;
+};
+
+// Code::malformed with "FILE:LINE:COLUMN: key: what is wrong and what would be right".
+Result<Policy> parse(std::string_view toml, std::string path);
+// Code::permission when others than root (or the calling user) may write the file: whoever writes
+// the policy decides what is seen.
+Result<Policy> load(const std::string& path);
+
+// What is done about a finding.
+struct Decision {
+    bool alert = false;      // somebody is told now
+    std::string suppressed;  // the reason, when a suppression holds; it is logged all the same
+};
+Decision decide(const Policy& policy, const event::Instance& instance,
+                const event::Finding& finding, std::chrono::system_clock::time_point now);
+
+// The most that this local user may do. Root may do everything.
+Role role_of(const Policy& policy, std::uint32_t user, const std::vector<std::uint32_t>& groups);
+
+// Whether `text` has the form of `glob`. Linear in text * glob.
+bool glob_matches(std::string_view glob, std::string_view text);
+
+// "10s", "500ms", "5m", "1h", "1d".
+Result<std::chrono::milliseconds> parse_duration(std::string_view text);
+
+}  // namespace underseer::policy

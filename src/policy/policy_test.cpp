@@ -1,0 +1,161 @@
+#include "policy/policy.h"
+
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <fstream>
+
+namespace underseer::policy {
+namespace {
+
+using namespace std::chrono_literals;
+
+std::string error_of(std::string_view toml) {
+    const auto policy = parse(toml, "policy.toml");
+    return policy.has_value() ? "" : policy.error().message;
+}
+
+event::Instance web_server() {
+    return {.host = "edge-1",
+            .kind = "vm",
+            .id = "8f1c0000-0000-0000-0000-000000000001",
+            .name = "web-7",
+            .tenant = "acme"};
+}
+
+TEST(Policy, an_empty_file_is_the_built_in_policy) {
+    const auto policy = parse("", "policy.toml").value();
+    EXPECT_EQ(policy.hidden_process_every, 10s);
+    EXPECT_EQ(policy.on_mismatch, OnMismatch::report);
+    EXPECT_TRUE(policy.redact_environment);
+}
+
+TEST(Policy, every_key_is_read) {
+    const auto policy = parse(R"(
+[schedule]
+discover_every = "500ms"
+hidden_process = "off"
+cpu_percent = 2.5
+[instances]
+exclude = ["name:lawful-*", "tenant:police"]
+[access]
+viewers = ["group:0", "user:1000"]
+examiners = ["user:1001"]
+redact_environment = false
+[integrity]
+on_mismatch = "refuse"
+[log]
+segment_bytes = 1048576
+keep_bytes = 10485760
+[[suppress]]
+rule = "hidden_process"
+instance = "name:web-*"
+subject = "sleep *"
+reason = "the fixture of the demo"
+until = 2027-01-31
+)",
+                              "policy.toml")
+                            .value();
+    EXPECT_EQ(policy.discover_every, 500ms);
+    EXPECT_FALSE(policy.hidden_process_every.has_value());
+    EXPECT_EQ(policy.cpu_percent, 2.5);
+    ASSERT_EQ(policy.exclude.size(), 2u);
+    EXPECT_EQ(policy.exclude[0].to_text(), "name:lawful-*");
+    EXPECT_EQ(role_of(policy, 1000, {}), Role::viewer);
+    EXPECT_EQ(role_of(policy, 1001, {}), Role::examiner);
+    EXPECT_EQ(role_of(policy, 1002, {0}), Role::viewer);
+    EXPECT_EQ(role_of(policy, 1002, {5}), Role::none);
+    EXPECT_EQ(role_of(policy, 0, {}), Role::examiner);
+    EXPECT_FALSE(policy.redact_environment);
+    EXPECT_EQ(policy.on_mismatch, OnMismatch::refuse);
+    EXPECT_EQ(policy.log_segment_bytes, 1048576u);
+    EXPECT_EQ(policy.log_keep_bytes, 10485760u);
+    ASSERT_EQ(policy.suppressions.size(), 1u);
+}
+
+TEST(Policy, errors_name_file_line_and_key) {
+    EXPECT_EQ(error_of("[schedule]\nhidden_process = \"soon\"\n").substr(0, 60),
+              "policy.toml:2:18: schedule.hidden_process: 'soon' is no dura");
+    EXPECT_EQ(error_of("[schedule]\n\nhidden_proces = \"10s\"\n"),
+              "policy.toml:3:1: schedule.hidden_proces: there is no such key; known: "
+              "discover_every, hidden_process, cpu_percent");
+    EXPECT_NE(error_of("[shedule]\n").find("policy.toml:1:"), std::string::npos);
+    EXPECT_NE(error_of("schedule = 3\n").find("wants a section"), std::string::npos);
+    EXPECT_NE(error_of("[schedule\n").find("policy.toml:1:"), std::string::npos);
+    EXPECT_NE(error_of("[schedule]\nhidden_process = 10\n").find("text in quotes"),
+              std::string::npos);
+    EXPECT_NE(error_of("[schedule]\nhidden_process = \"1ms\"\n").find("at least 1000 ms"),
+              std::string::npos);
+    EXPECT_NE(error_of("[access]\nviewers = [\"root\"]\n").find("user:NAME"), std::string::npos);
+    EXPECT_NE(error_of("[access]\nviewers = [\"user:nobody-has-this\"]\n").find("no user"),
+              std::string::npos);
+    EXPECT_NE(error_of("[instances]\nexclude = [\"web\"]\n").find("name:PATTERN"),
+              std::string::npos);
+}
+
+TEST(Policy, a_suppression_says_why_and_until_when) {
+    const std::string rule = "[[suppress]]\nrule = \"hidden_process\"\n";
+    EXPECT_NE(error_of(rule).find("suppress.reason: is missing"), std::string::npos);
+    EXPECT_NE(error_of(rule + "reason = \"test\"\n").find("suppress.until: is missing"),
+              std::string::npos);
+    EXPECT_NE(error_of(rule + "reason = \"t\"\nuntil = \"2027-01-01\"\n").find("without quotes"),
+              std::string::npos);
+}
+
+TEST(Policy, decides_by_severity_and_suppression_and_time) {
+    const auto policy = parse(
+                            "[[suppress]]\nrule = \"hidden_*\"\ninstance = \"name:web-?\"\n"
+                            "reason = \"test\"\nuntil = 2027-01-31\n",
+                            "policy.toml")
+                            .value();
+    const event::Finding finding{.rule = "hidden_process", .severity = event::Severity::critical};
+    const auto day = [](int year, unsigned month, unsigned of_month) {
+        return std::chrono::sys_days(std::chrono::year(year) / std::chrono::month(month) /
+                                     std::chrono::day(of_month));
+    };
+    EXPECT_EQ(decide(policy, web_server(), finding, day(2027, 1, 31) + 23h).suppressed, "test");
+    EXPECT_FALSE(decide(policy, web_server(), finding, day(2027, 1, 31)).alert);
+    EXPECT_TRUE(decide(policy, web_server(), finding, day(2027, 2, 1)).alert);
+    event::Instance other = web_server();
+    other.name = "web-77";
+    EXPECT_TRUE(decide(policy, other, finding, day(2026, 1, 1)).alert);
+    const event::Finding small{.rule = "x", .severity = event::Severity::low};
+    EXPECT_FALSE(decide(policy, other, small, day(2026, 1, 1)).alert);
+}
+
+TEST(Policy, a_file_that_others_may_write_is_refused) {
+    const std::string path = testing::TempDir() + "policy_perm.toml";
+    std::ofstream(path) << "[schedule]\n";
+    ::chmod(path.c_str(), 0666);
+    EXPECT_EQ(load(path).error().code, Code::permission);
+    ::chmod(path.c_str(), 0644);
+    EXPECT_TRUE(load(path).has_value());
+    ::unlink(path.c_str());
+    EXPECT_EQ(load(path).error().code, Code::not_found);
+}
+
+TEST(Glob, stars_and_question_marks) {
+    EXPECT_TRUE(glob_matches("*", ""));
+    EXPECT_TRUE(glob_matches("a*c", "abbbc"));
+    EXPECT_TRUE(glob_matches("a*b*c", "a-b-b-c"));
+    EXPECT_FALSE(glob_matches("a*c", "abbbd"));
+    EXPECT_TRUE(glob_matches("web-?", "web-7"));
+    EXPECT_FALSE(glob_matches("web-?", "web-"));
+    EXPECT_TRUE(glob_matches("**", "x"));
+    // A pattern of stars takes no exponential time.
+    EXPECT_FALSE(glob_matches("*a*a*a*a*a*a*a*a*a*b", std::string(2000, 'a')));
+}
+
+TEST(Duration, units_and_nonsense) {
+    EXPECT_EQ(parse_duration("500ms").value(), 500ms);
+    EXPECT_EQ(parse_duration("10s").value(), 10s);
+    EXPECT_EQ(parse_duration("5m").value(), 5min);
+    EXPECT_EQ(parse_duration("1d").value(), 24h);
+    for (const char* wrong : {"", "10", "s", "-1s", "1.5s", "10 s", "99999999999s"}) {
+        EXPECT_FALSE(parse_duration(wrong).has_value()) << wrong;
+    }
+}
+
+}  // namespace
+}  // namespace underseer::policy
