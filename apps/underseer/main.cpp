@@ -1,10 +1,12 @@
 #include <fmt/format.h>
 
+#include "agent/worker.h"
 #include "commands.h"
 #include "table.h"
 
 int main(int argc, char** argv) {
     using namespace underseer;
+    if (const auto status = agent::run_if_worker(argc, argv)) return *status;
     auto options = cli::parse_options({argv + 1, argv + argc});
     auto status = options.has_value() ? cli::run(*options)
                                       : Result<int>(Unexpected(std::move(options).error()));

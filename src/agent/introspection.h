@@ -48,6 +48,37 @@ struct Question {
     }
 };
 
+// The first frame to an introspector: what its fds are. (Guest memory's RamSlice, described.)
+struct SliceForm {
+    std::uint64_t begin = 0, size_bytes = 0, offset = 0;
+    std::uint32_t source = 0;
+
+    static constexpr auto fields() {
+        using event::Field;
+        return std::tuple{Field{"begin", &SliceForm::begin},
+                          Field{"size_bytes", &SliceForm::size_bytes},
+                          Field{"offset", &SliceForm::offset}, Field{"source", &SliceForm::source}};
+    }
+};
+
+struct IntrospectorStart {
+    std::string name;
+    bool image = false;
+    std::uint64_t image_bytes = 0;
+    std::uint32_t fd_count = 0;
+    std::vector<SliceForm> layout, alternative;
+
+    static constexpr auto fields() {
+        using event::Field;
+        return std::tuple{Field{"name", &IntrospectorStart::name},
+                          Field{"image", &IntrospectorStart::image},
+                          Field{"image_bytes", &IntrospectorStart::image_bytes},
+                          Field{"fd_count", &IntrospectorStart::fd_count},
+                          Field{"layout", &IntrospectorStart::layout},
+                          Field{"alternative", &IntrospectorStart::alternative}};
+    }
+};
+
 enum class FrameKind : std::uint8_t { items, end };
 constexpr FrameKind last_enumerator(FrameKind) {
     return FrameKind::end;

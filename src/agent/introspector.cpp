@@ -1,46 +1,45 @@
 #include "agent/introspector.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <unistd.h>
-
-#include "agent/introspector_worker.h"
 
 namespace underseer::agent {
 
 namespace {
 
-// Numbers that the worker's fds have, so that the jail's filter can name them.
-constexpr int kChannelFd = 3, kFirstMemoryFd = 4;
-
-// Moves fds to consecutive numbers from kChannelFd on without treading on one another.
-bool arrange_fds(int channel, const std::vector<Fd>& memory) {
-    std::vector<int> high;
-    high.push_back(::fcntl(channel, F_DUPFD, 100));
-    for (const Fd& fd : memory) high.push_back(::fcntl(fd.get(), F_DUPFD, 100));
-    for (std::size_t i = 0; i < high.size(); ++i) {
-        if (high[i] < 0 || ::dup2(high[i], kChannelFd + static_cast<int>(i)) < 0) return false;
-    }
-    return true;
+IntrospectorStart start_form(const GuestSource& source) {
+    IntrospectorStart start{.name = source.name,
+                            .image = source.image,
+                            .image_bytes = source.image_bytes,
+                            .fd_count = static_cast<std::uint32_t>(source.fds.size())};
+    const auto copy = [](const std::vector<guest_memory::RamSlice>& from) {
+        std::vector<SliceForm> to;
+        for (const guest_memory::RamSlice& slice : from) {
+            to.push_back({slice.begin.value, slice.size_bytes, slice.offset, slice.source});
+        }
+        return to;
+    };
+    start.layout = copy(source.layout);
+    start.alternative = copy(source.alternative);
+    return start;
 }
 
 }  // namespace
 
 Result<Introspector> Introspector::start(GuestSource source) {
-    auto [ours, theirs] = TRY(jail::Channel::pair());
-    std::string name = source.name;
-    auto child = TRY(jail::Child::fork([&] {
-        if (!arrange_fds(theirs.fd(), source.fds)) return 1;
-        const auto count = static_cast<int>(source.fds.size());
-        return run_introspector(kChannelFd, kFirstMemoryFd, count, std::move(source));
-    }));
-    Introspector started(std::move(name), std::move(child), std::move(ours));
-    {
-        const jail::Channel closed(std::move(theirs));
-    }
+    auto started = TRY(begin(std::move(source)));
     // The first frame says that the jail is closed, and with which layers.
     const std::string hello = TRY(started.receive());
     started.missing_layers_ = TRY(event::decode<std::vector<std::string>>(as_bytes(hello)));
+    return started;
+}
+
+Result<Introspector> Introspector::begin(GuestSource source) {
+    auto [ours, theirs] = TRY(jail::Channel::pair());
+    std::vector<int> fds{theirs.fd()};
+    for (const Fd& fd : source.fds) fds.push_back(fd.get());
+    auto child = TRY(jail::Child::exec_worker("introspector", fds));
+    Introspector started(source.name, std::move(child), std::move(ours));
+    TRY(started.channel_.send(event::encode(start_form(source))));
     return started;
 }
 

@@ -35,6 +35,9 @@ class Introspector {
   public:
     // Starts the worker and hands it the fds. Nothing of the guest is read in this process.
     static Result<Introspector> start(GuestSource source);
+    // The same without waiting until the jail is closed, for an event loop: the first frame on
+    // channel() is then that of missing_layers().
+    static Result<Introspector> begin(GuestSource source);
 
     // Asks and waits. Code::unavailable with the way it ended when the worker is gone.
     template <typename T>
@@ -44,6 +47,7 @@ class Introspector {
     Result<std::vector<std::string>> missing_layers();
 
     jail::Child& process() { return child_; }
+    jail::Channel& channel() { return channel_; }
 
   private:
     Introspector(std::string name, jail::Child child, jail::Channel channel)

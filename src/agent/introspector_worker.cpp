@@ -1,7 +1,10 @@
 #include "agent/introspector_worker.h"
 
+#include "agent/introspector.h"
+
 #include <fmt/format.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <functional>
@@ -21,6 +24,7 @@ using guest_memory::CachedMemory;
 using guest_memory::GuestMemory;
 
 constexpr std::uint64_t kMaxWorkerMemory = 1ull << 30;
+constexpr int kFirstMemoryFd = jail::kFirstWorkerFd + 1;
 constexpr std::uint64_t kMaxReadBytes = 16u << 20;
 
 class Worker {
@@ -190,26 +194,48 @@ std::vector<jail::ReadableRange> readable(const GuestSource& source, int first_f
     return ranges;
 }
 
+Result<GuestSource> receive_source(jail::Channel& channel) {
+    const std::string frame = TRY(channel.receive());
+    auto start = TRY(event::decode<IntrospectorStart>(as_bytes(frame)));
+    GuestSource source;
+    source.name = std::move(start.name);
+    source.image = start.image;
+    source.image_bytes = start.image_bytes;
+    const auto copy = [](const std::vector<SliceForm>& from) {
+        std::vector<guest_memory::RamSlice> to;
+        for (const SliceForm& slice : from) {
+            to.push_back({GuestPhys{slice.begin}, slice.size_bytes, slice.source, slice.offset});
+        }
+        return to;
+    };
+    source.layout = copy(start.layout);
+    source.alternative = copy(start.alternative);
+    for (std::uint32_t i = 0; i < start.fd_count; ++i) {
+        source.fds.emplace_back(kFirstMemoryFd + static_cast<int>(i));
+    }
+    return source;
+}
+
+Result<void> serve(jail::Channel channel) {
+    GuestSource source = TRY(receive_source(channel));
+    std::vector<int> keep{STDERR_FILENO, channel.fd()};
+    for (const Fd& fd : source.fds) keep.push_back(fd.get());
+    const auto policy =
+        jail::introspector_policy(channel.fd(), readable(source, kFirstMemoryFd), kMaxReadBytes);
+    const auto missing =
+        TRY(jail::close_jail(policy, {.max_memory_bytes = kMaxWorkerMemory}, keep));
+    TRY(channel.send(event::encode(missing)));
+    return Worker(std::move(channel), std::move(source)).serve();
+}
+
 }  // namespace
 
-int run_introspector(int channel_fd, int first_memory_fd, int fd_count, GuestSource source) {
-    std::vector<int> keep{2, channel_fd};
-    for (int i = 0; i < fd_count; ++i) {
-        keep.push_back(first_memory_fd + i);
-        (void)source.fds[static_cast<std::size_t>(i)].release();
-        source.fds[static_cast<std::size_t>(i)] = Fd(first_memory_fd + i);
-    }
-    const auto policy =
-        jail::introspector_policy(channel_fd, readable(source, first_memory_fd), kMaxReadBytes);
-    const auto closed = jail::close_jail(policy, {.max_memory_bytes = kMaxWorkerMemory}, keep);
-    if (!closed.has_value()) {
-        fmt::print(stderr, "underseer: introspector: {}\n", closed.error().to_text());
-        return 1;
-    }
-    jail::Channel channel{Fd(channel_fd)};
-    if (!channel.send(event::encode(*closed)).has_value()) return 1;
-    Worker worker(std::move(channel), std::move(source));
-    return worker.serve().has_value() ? 0 : 1;
+int run_introspector() {
+    const auto served = serve(jail::Channel(Fd(jail::kFirstWorkerFd)));
+    if (served.has_value()) return 0;
+    const std::string text = fmt::format("underseer: introspector: {}\n", served.error().to_text());
+    (void)!::write(STDERR_FILENO, text.data(), text.size());
+    return 1;
 }
 
 }  // namespace underseer::agent

@@ -160,6 +160,51 @@ Result<Child> Child::fork(const std::function<int()>& body) {
     return Child(pid, std::move(pidfd));
 }
 
+namespace {
+
+constexpr const char* kWorkerOption = "--worker";
+
+// Between fork and exec: the fds to their numbers, nothing else open, signals as a fresh process
+// has them. Only returns when something failed.
+void become_worker(const char* role, std::span<const int> fds, pid_t parent) {
+    std::vector<int> high;
+    for (const int fd : fds) high.push_back(::fcntl(fd, F_DUPFD, 200));
+    for (std::size_t i = 0; i < high.size(); ++i) {
+        if (high[i] < 0 || ::dup2(high[i], kFirstWorkerFd + static_cast<int>(i)) < 0) return;
+    }
+    const int null = ::open("/dev/null", O_RDWR);
+    if (null < 0 || ::dup2(null, STDIN_FILENO) < 0 || ::dup2(null, STDOUT_FILENO) < 0) return;
+    const auto first_unused =
+        static_cast<unsigned>(kFirstWorkerFd) + static_cast<unsigned>(fds.size());
+    ::syscall(__NR_close_range, first_unused, ~0u, 0);
+    sigset_t none;
+    ::sigemptyset(&none);
+    ::sigprocmask(SIG_SETMASK, &none, nullptr);
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+    if (::getppid() != parent) return;
+    std::string name = std::string("underseer: ") + role;
+    std::string option = kWorkerOption, value = role;
+    char* argv[] = {name.data(), option.data(), value.data(), nullptr};
+    char* environment[] = {nullptr};
+    ::execve("/proc/self/exe", argv, environment);
+}
+
+}  // namespace
+
+Result<Child> Child::exec_worker(std::string_view role, std::span<const int> fds) {
+    const std::string name(role);
+    const pid_t parent = ::getpid();
+    return fork([&] {
+        become_worker(name.c_str(), fds, parent);
+        return 127;
+    });
+}
+
+std::optional<std::string> worker_role(int argc, char** argv) {
+    if (argc != 3 || std::string_view(argv[1]) != kWorkerOption) return std::nullopt;
+    return argv[2];
+}
+
 Child& Child::operator=(Child&& other) noexcept {
     std::swap(pid_, other.pid_);
     std::swap(pidfd_, other.pidfd_);

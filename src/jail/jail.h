@@ -6,7 +6,10 @@
 
 #include <chrono>
 #include <functional>
+#include <optional>
+#include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/os.h"
@@ -27,6 +30,11 @@ struct Confinement {
 Result<std::vector<std::string>> close_jail(const Policy& policy, const Confinement& confinement,
                                             std::span<const int> keep);
 
+inline constexpr int kFirstWorkerFd = 3;
+
+// The role, when this process was started by Child::exec_worker().
+std::optional<std::string> worker_role(int argc, char** argv);
+
 // How a worker ended.
 struct Ending {
     bool exited = false;
@@ -41,6 +49,12 @@ class Child {
     // Forks and runs `body` in the child, whose return value is its exit status. REQUIRES: the
     // calling process has one thread.
     static Result<Child> fork(const std::function<int()>& body);
+
+    // Starts this program anew as a worker: `--worker ROLE`, an empty environment, a fresh address
+    // space with nothing of the parent's memory (keys, other guests) in it. `fds` become
+    // kFirstWorkerFd and those after it; no other is open but standard error. It dies with its
+    // parent. Whatever program calls this hands its arguments to worker_role() first of all.
+    static Result<Child> exec_worker(std::string_view role, std::span<const int> fds);
 
     Child(Child&&) = default;
     Child& operator=(Child&& other) noexcept;

@@ -10,8 +10,6 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-#include "jail/channel.h"
-
 namespace underseer::jail {
 namespace {
 
@@ -174,35 +172,6 @@ TEST(Jail, the_network_is_empty_and_no_new_file_can_be_opened) {
             [] { return call(SYS_socket, AF_INET, SOCK_STREAM, 0) < 0 && errno == EMFILE ? 7 : 1; },
             {{SYS_socket, "socket", "test", {}}}),
         7);
-}
-
-TEST(Channel, frames_come_back_whole_and_in_order) {
-    auto [left, right] = Channel::pair().value();
-    ASSERT_TRUE(left.send("one").has_value());
-    ASSERT_TRUE(left.send("").has_value());
-    ASSERT_TRUE(left.send(std::string(100'000, 'x')).has_value());
-    EXPECT_EQ(right.receive().value(), "one");
-    EXPECT_EQ(right.receive().value(), "");
-    EXPECT_EQ(right.receive().value().size(), 100'000u);
-    {
-        Channel gone(std::move(left));
-    }
-    EXPECT_EQ(right.receive().error().code, Code::not_found);
-}
-
-TEST(Channel, a_length_beyond_the_bound_is_refused) {
-    auto [left, right] = Channel::pair().value();
-    ASSERT_EQ(::write(left.fd(), "\xff\xff\xff\x7f", 4), 4);
-    EXPECT_EQ(right.receive().error().code, Code::malformed);
-}
-
-TEST(Channel, a_frame_cut_off_is_refused) {
-    auto [left, right] = Channel::pair().value();
-    ASSERT_EQ(::write(left.fd(), "\x08\0\0\0abc", 7), 7);
-    {
-        Channel gone(std::move(left));
-    }
-    EXPECT_EQ(right.receive().error().code, Code::malformed);
 }
 
 }  // namespace
