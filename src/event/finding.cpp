@@ -30,4 +30,16 @@ std::string_view to_string(Outcome outcome) {
     return "unknown";
 }
 
+std::string_view to_string(Change change) {
+    switch (change) {
+        case Change::opened:
+            return "opened";
+        case Change::updated:
+            return "updated";
+        case Change::closed:
+            return "closed";
+    }
+    return "unknown";
+}
+
 }  // namespace underseer::event

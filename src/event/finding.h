@@ -97,6 +97,44 @@ struct Finding {
     }
 };
 
+// A finding over its life: one condition that lasts is one finding, however often it is seen.
+struct OpenFinding {
+    std::string uid;                              // for good: over restarts of the agent too
+    std::string instance_id;                      // Instance::id
+    Finding finding;                              // as last seen
+    std::uint64_t first_seen = 0, last_seen = 0;  // nanoseconds since the epoch
+    std::uint64_t count = 0;                      // how often it was seen
+
+    bool operator==(const OpenFinding&) const = default;
+    static constexpr auto fields() {
+        return std::tuple{Field{"uid", &OpenFinding::uid},
+                          Field{"instance_id", &OpenFinding::instance_id},
+                          Field{"finding", &OpenFinding::finding},
+                          Field{"first_seen", &OpenFinding::first_seen},
+                          Field{"last_seen", &OpenFinding::last_seen},
+                          Field{"count", &OpenFinding::count}};
+    }
+};
+
+enum class Change : std::uint8_t { opened, updated, closed };
+constexpr Change last_enumerator(Change) {
+    return Change::closed;
+}
+std::string_view to_string(Change change);
+
+struct FindingChange {
+    Change change = Change::opened;
+    OpenFinding open;
+    std::string reason;  // of closing: "not there any more", "the VM has ended"
+
+    bool operator==(const FindingChange&) const = default;
+    static constexpr auto fields() {
+        return std::tuple{Field{"change", &FindingChange::change},
+                          Field{"open", &FindingChange::open},
+                          Field{"reason", &FindingChange::reason}};
+    }
+};
+
 // What one check says after one look (and its confirmation).
 struct CheckReport {
     std::string check;

@@ -1,0 +1,66 @@
+// The events that the agent logs, as OCSF 1.9 JSON objects on one line (schema.ocsf.io; the classes
+// used and what we put where: docs/formats/events.md). What OCSF has no place for stands under
+// "unmapped".
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "event/finding.h"
+
+namespace underseer::event {
+
+// Who logs.
+struct Source {
+    std::string host;   // host name
+    std::string agent;  // the agent's id: key id of its enrolment key
+};
+
+using Details = std::vector<std::pair<std::string, std::string>>;
+
+// Nanoseconds since the epoch; OCSF wants milliseconds, which is done here.
+using TimeNs = std::uint64_t;
+
+// Detection Finding (2004): Create, Update or Close. `suppressed` is the operator's reason, "" when
+// nobody suppressed it.
+std::string finding_event(const Source& source, TimeNs time, const Instance& instance,
+                          const FindingChange& change, bool alert, std::string_view suppressed);
+
+// Application Lifecycle (6002) of the agent itself.
+enum class AgentActivity : std::uint8_t { start = 3, stop = 4, restart = 5 };
+struct ProgramHash {
+    std::string path;
+    std::string sha256;  // hexadecimal, or why there is none
+};
+std::string agent_event(const Source& source, TimeNs time, AgentActivity activity,
+                        std::string_view message, const Details& details,
+                        const std::vector<ProgramHash>& programs);
+
+// Device Inventory Info (5001): an instance was seen for the first time, changed, or ended.
+std::string instance_event(const Source& source, TimeNs time, const Instance& instance,
+                           std::string_view message, const Details& details);
+
+// Scan Activity (6007): what is and what is not looked at.
+enum class ScanActivity : std::uint8_t { started = 1, completed = 2, error = 6, resumed = 8 };
+std::string scan_event(const Source& source, TimeNs time, const Instance& instance,
+                       ScanActivity activity, std::string_view check, std::string_view message,
+                       const Coverage& coverage, const Details& details);
+
+// API Activity (6003): a person or program asked the agent for something.
+struct Asker {
+    std::uint32_t user = 0;
+    std::uint32_t process = 0;
+    std::string role;
+};
+std::string access_event(const Source& source, TimeNs time, const Asker& asker,
+                         const Instance& instance, std::string_view operation, bool granted,
+                         std::string_view message);
+
+// Device Config State Change (5019): the policy that is in force.
+std::string policy_event(const Source& source, TimeNs time, std::string_view message,
+                         const Details& details);
+
+}  // namespace underseer::event
