@@ -59,7 +59,7 @@ Result<std::string> Introspector::receive() {
                             ending.has_value() ? ending->to_text() : ending.error().to_text()));
 }
 
-Error Introspector::error_of(const AnswerEnd& end) {
+Error error_of(const AnswerEnd& end) {
     const bool known = end.code >= static_cast<std::uint8_t>(Code::malformed) &&
                        end.code <= static_cast<std::uint8_t>(kLastCode);
     return Error{known ? static_cast<Code>(end.code) : Code::malformed, 0, end.error};

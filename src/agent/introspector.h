@@ -5,7 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "agent/introspection.h"
+#include "agent/answer.h"
+#include "agent/job_runner.h"
 #include "base/os.h"
 #include "guest_memory/ram_layout.h"
 #include "jail/channel.h"
@@ -23,20 +24,12 @@ struct GuestSource {
     std::vector<guest_memory::RamSlice> alternative;  // tried when no kernel is found in `layout`
 };
 
-// An answer: what was found, and what could not be read.
-template <typename T>
-struct Answer {
-    std::vector<T> items;
-    std::uint32_t unreadable = 0;
-    std::string first_gap;
-};
-
 class Introspector {
   public:
     // Starts the worker and hands it the fds. Nothing of the guest is read in this process.
     static Result<Introspector> start(GuestSource source);
-    // The same without waiting until the jail is closed, for an event loop: the first frame on
-    // channel() is then that of missing_layers().
+    // The same without waiting until the jail is closed, for an event loop: the first frame is
+    // then that of missing_layers().
     static Result<Introspector> begin(GuestSource source);
 
     // Asks and waits. Code::unavailable with the way it ended when the worker is gone.
@@ -47,14 +40,15 @@ class Introspector {
     Result<std::vector<std::string>> missing_layers();
 
     jail::Child& process() { return child_; }
-    jail::Channel& channel() { return channel_; }
+
+    // Gives up this handle: for a JobRunner.
+    StartedWorker release() { return {std::move(child_), std::move(channel_)}; }
 
   private:
     Introspector(std::string name, jail::Child child, jail::Channel channel)
         : name_(std::move(name)), child_(std::move(child)), channel_(std::move(channel)) {}
     Result<std::string> receive();
     Result<void> send(const Question& question);
-    static Error error_of(const AnswerEnd& end);
 
     std::string name_;
     jail::Child child_;
@@ -62,30 +56,10 @@ class Introspector {
     std::vector<std::string> missing_layers_;
 };
 
-// More items than this in one answer mean that the worker lies.
-inline constexpr std::size_t kMaxAnswerItems = 16u << 20;
-
 template <typename T>
 Result<Answer<T>> Introspector::ask(const Question& question) {
     TRY(send(question));
-    Answer<T> answer;
-    for (;;) {
-        const std::string frame = TRY(receive());
-        event::Decoder decoder{as_bytes(frame)};
-        if (TRY(decoder.get<FrameKind>()) == FrameKind::end) {
-            const AnswerEnd end = TRY(decoder.get<AnswerEnd>());
-            if (end.failed) return fail(error_of(end));
-            answer.unreadable = end.unreadable;
-            answer.first_gap = end.first_gap;
-            return answer;
-        }
-        while (!decoder.at_end()) {
-            if (answer.items.size() >= kMaxAnswerItems) {
-                return fail(Code::limit, name_ + ": the introspector sends without end");
-            }
-            answer.items.push_back(TRY(decoder.get<T>()));
-        }
-    }
+    return read_answer<T>(name_, [this] { return receive(); });
 }
 
 }  // namespace underseer::agent

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include "agent/analyser.h"
 #include "agent/introspector_worker.h"
 #include "jail/jail.h"
 
@@ -13,6 +14,7 @@ std::optional<int> run_if_worker(int argc, char** argv) {
     if (!role) return std::nullopt;
     // Not by way of exit(): a closed jail allows nothing of what runs there.
     if (*role == "introspector") ::_exit(run_introspector());
+    if (*role == "analyser") ::_exit(run_analyser());
     fmt::print(stderr, "underseer: there is no worker role '{}'\n", *role);
     return 2;
 }

@@ -126,6 +126,14 @@ Policy introspector_policy(int channel_fd, std::span<const ReadableRange> ranges
     return policy;
 }
 
+Policy analyser_policy(int channel_fd) {
+    Policy policy{"analyser", common_rules(channel_fd)};
+    // It has no guest to wait for.
+    std::erase_if(policy.rules,
+                  [](const SyscallRule& rule) { return rule.number == __NR_clock_nanosleep; });
+    return policy;
+}
+
 std::vector<SyscallRule> sanitizer_extension() {
     return {
         RULE(sigaltstack, "sanitizer: signal stack of a dying thread"),

@@ -44,6 +44,9 @@ struct ReadableRange {
 Policy introspector_policy(int channel_fd, std::span<const ReadableRange> ranges,
                            std::uint64_t max_read_bytes);
 
+// The process that judges what introspectors report: it talks over `channel_fd`, and nothing else.
+Policy analyser_policy(int channel_fd);
+
 // What AddressSanitizer's run-time needs besides: added in sanitizer builds only.
 std::vector<SyscallRule> sanitizer_extension();
 

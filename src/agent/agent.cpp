@@ -1,0 +1,658 @@
+#include "agent/agent.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <charconv>
+#include <set>
+
+#include "agent/introspector.h"
+
+namespace underseer::agent {
+
+namespace {
+
+using namespace std::chrono_literals;
+
+constexpr auto kAnalyserDeadline = 30s;
+constexpr auto kSaveDelay = 200ms;
+constexpr std::size_t kMaxStateBytes = 64u << 20;
+// Levels of syslog, which journald reads from "<N>" at the start of a line.
+constexpr int kCritical = 2, kWarning = 4, kNotice = 5, kInfo = 6;
+
+std::string host_name() {
+    char name[256] = {};
+    if (::gethostname(name, sizeof name - 1) != 0) return "unknown";
+    return name;
+}
+
+std::string boot_id() {
+    auto text = read_file("/proc/sys/kernel/random/boot_id", 64).value_or("unknown");
+    while (!text.empty() && text.back() == '\n') text.pop_back();
+    return text;
+}
+
+std::string process_key(const hypervisor::Vm& vm) {
+    return fmt::format("{}@{}", vm.pid, vm.start_ticks);
+}
+
+Result<void> make_directory(const std::filesystem::path& path, mode_t mode) {
+    std::error_code error;
+    std::filesystem::create_directories(path.parent_path(), error);
+    if (::mkdir(path.c_str(), mode) == 0) return {};
+    if (errno != EEXIST) return fail(os_error("making the directory " + path.native()));
+    struct stat status{};
+    if (::lstat(path.c_str(), &status) != 0) return fail(os_error("examining " + path.native()));
+    if (!S_ISDIR(status.st_mode) || status.st_uid != ::geteuid() || (status.st_mode & 022) != 0) {
+        return fail(Code::permission,
+                    fmt::format("{} must be a directory that only user {} can write to",
+                                path.native(), ::geteuid()));
+    }
+    return {};
+}
+
+std::string seconds(std::chrono::nanoseconds time) {
+    return fmt::format("{:.1f} s", static_cast<double>(time.count()) / 1e9);
+}
+
+}  // namespace
+
+std::filesystem::path enrolment_key_path(const std::filesystem::path& state_dir) {
+    return state_dir / "keys" / "enrolment.pem";
+}
+std::filesystem::path public_key_path(const std::filesystem::path& state_dir) {
+    return state_dir / "keys" / "enrolment.pub.pem";
+}
+std::filesystem::path manifest_path(const std::filesystem::path& state_dir) {
+    return state_dir / "manifest";
+}
+std::filesystem::path log_path(const std::filesystem::path& state_dir, std::string_view log) {
+    return state_dir / "log" / log;
+}
+
+Result<crypto::SigningKey> load_or_make_key(const std::filesystem::path& state_dir) {
+    TRY(make_directory(state_dir, 0755));
+    TRY(make_directory(state_dir / "keys", 0755));
+    const auto path = enrolment_key_path(state_dir);
+    if (::access(path.c_str(), F_OK) == 0) return crypto::SigningKey::load(path);
+    auto key = TRY(crypto::SigningKey::generate());
+    TRY(key.store(path));
+    TRY(crypto::store_public_key(key.public_key(), public_key_path(state_dir)));
+    return key;
+}
+
+Agent::Agent(AgentOptions options, EventLoop loop, crypto::SigningKey key)
+    : options_(std::move(options)),
+      loop_(std::move(loop)),
+      key_(std::move(key)),
+      host_(host_name()),
+      started_ns_(Recorder::now_ns()) {}
+
+Agent::~Agent() {
+    for (const auto& [key, watched] : watched_) {
+        if (watched.pidfd) loop_.unwatch(watched.pidfd.get());
+    }
+}
+
+Result<std::unique_ptr<Agent>> Agent::start(AgentOptions options) {
+    policy::Policy policy;
+    if (!options.policy.empty()) policy = TRY(policy::load(options.policy));
+    auto key = TRY(load_or_make_key(options.state_dir));
+    std::unique_ptr<Agent> agent(
+        new Agent(std::move(options), TRY(EventLoop::make()), std::move(key)));
+    agent->policy_ = std::move(policy);
+    TRY(agent->open());
+    return agent;
+}
+
+Result<void> Agent::open() {
+    TRY(make_directory(options_.run_dir, 0755));
+    TRY(make_directory(options_.state_dir / "log", 0750));
+    recorder_ = TRY(Recorder::open(&loop_, &key_,
+                                   {.directory = options_.state_dir / "log",
+                                    .boot_id = boot_id(),
+                                    .segment_bytes = policy_.log_segment_bytes,
+                                    .keep_bytes = policy_.log_keep_bytes},
+                                   host_));
+    integrity_ =
+        check_integrity(options_.policy, manifest_path(options_.state_dir), key_.public_key());
+    record_start();
+    TRY(judge_integrity());
+    load_findings();
+    TRY(loop_.watch_signals({SIGTERM, SIGINT, SIGHUP}, [this](int signal) { on_signal(signal); }));
+    ::signal(SIGPIPE, SIG_IGN);
+    control_ = TRY(ControlServer::listen(
+        &loop_, &policy_, options_.run_dir / kControlSocket,
+        {.agent = [this] { return status(); },
+         .instances =
+             [this] {
+                 std::vector<InstanceStatus> all;
+                 for (const auto& [key, watched] : watched_) all.push_back(watched.watch->status());
+                 return all;
+             },
+         .findings =
+             [this] {
+                 std::vector<event::OpenFinding> all;
+                 for (const auto& [uid, finding] : open_) all.push_back(finding);
+                 return all;
+             },
+         .instance = [this](const std::string& wanted) { return select(wanted); },
+         .access =
+             [this](const event::Asker& asker, const event::Instance& instance,
+                    std::string_view operation, bool granted) {
+                 recorder_->critical(event::access_event(
+                     recorder_->source(), Recorder::now_ns(), asker, instance, operation, granted,
+                     fmt::format("user {} {} '{}' of {}", asker.user,
+                                 granted ? "asked for" : "was refused", operation, instance.name)));
+             }}));
+    start_analyser();
+    discover();
+    return {};
+}
+
+// ---- start and stop ---------------------------------------------------------------------------
+
+void Agent::record_start() {
+    const event_log::OpenedLog& log = recorder_->opened();
+    event::Details details{{"policy", options_.policy.empty() ? "built-in" : options_.policy},
+                           {"integrity", integrity_.to_text()}};
+    std::string message = "agent started";
+    if (!log.fresh && !log.clean) {
+        message = "agent started; the run before did not end by itself";
+        details.emplace_back("gap",
+                             "from the last event before this one until now nothing was "
+                             "watched");
+    }
+    if (log.lost_events > 0) {
+        details.emplace_back("lost_events", std::to_string(log.lost_events));
+    }
+    if (!log.found.empty()) details.emplace_back("log", log.found);
+    recorder_->critical(event::agent_event(recorder_->source(), started_ns_,
+                                           event::AgentActivity::start, message, details,
+                                           integrity_.running));
+    say(kNotice, message);
+}
+
+Result<void> Agent::judge_integrity() {
+    if (integrity_.mismatches.empty()) return {};
+    const event::Instance self{.host = host_, .kind = "host", .id = host_, .name = host_};
+    const bool refuse = policy_.on_mismatch == policy::OnMismatch::refuse;
+    event::FindingChange change;
+    change.open = {.uid = fmt::format("{}:program_changed@{}", host_, started_ns_),
+                   .instance_id = host_,
+                   .finding = {.rule = "program_changed",
+                               .title = "Underseer's own files are not those that were installed",
+                               .severity = event::Severity::high,
+                               .confidence = 100,
+                               .technique = "T1554",
+                               .subject_kind = "file",
+                               .subject = integrity_.to_text(),
+                               .key = "program_changed",
+                               .advice = "Find out who changed them. After an upgrade or a change "
+                                         "of policy of your own: underseerd --seal."},
+                   .first_seen = started_ns_,
+                   .last_seen = started_ns_,
+                   .count = 1};
+    log_change(self, change);
+    if (!refuse) return {};
+    recorder_->critical(event::agent_event(recorder_->source(), Recorder::now_ns(),
+                                           event::AgentActivity::stop,
+                                           "refused to run changed programs", {}, {}));
+    TRY(recorder_->close());
+    return fail(Code::permission,
+                fmt::format("refusing to run, by policy: {}. After a change of your own: "
+                            "underseerd --seal",
+                            integrity_.to_text()));
+}
+
+void Agent::on_signal(int signal) {
+    if (signal == SIGHUP) return reload_policy();
+    say(kNotice, fmt::format("ending on SIG{}", ::sigabbrev_np(signal)));
+    loop_.stop();
+}
+
+void Agent::reload_policy() {
+    timespec now{};
+    ::clock_gettime(CLOCK_MONOTONIC, &now);
+    notify(
+        fmt::format("RELOADING=1\nMONOTONIC_USEC={}", now.tv_sec * 1'000'000 + now.tv_nsec / 1000));
+    auto policy = options_.policy.empty() ? policy::Policy{} : policy::load(options_.policy);
+    std::string message = "policy reloaded";
+    if (policy.has_value()) {
+        policy_ = std::move(*policy);
+        recorder_->set_keep_bytes(policy_.log_keep_bytes);
+        for (auto& [key, watched] : watched_) watched.watch->policy_changed();
+    } else {
+        message = "policy not reloaded, the old one stays: " + policy.error().to_text();
+    }
+    integrity_ =
+        check_integrity(options_.policy, manifest_path(options_.state_dir), key_.public_key());
+    recorder_->critical(event::policy_event(recorder_->source(), Recorder::now_ns(), message,
+                                            {{"path", options_.policy},
+                                             {"integrity", integrity_.to_text()},
+                                             {"sha256", integrity_.running.back().sha256}}));
+    say(policy.has_value() ? kNotice : kWarning, message);
+    notify("READY=1");
+}
+
+void Agent::feed_watchdog(std::chrono::milliseconds every) {
+    notify("WATCHDOG=1");
+    loop_.after(every, [this, every] { feed_watchdog(every); });
+}
+
+Result<void> Agent::run() {
+    notify("READY=1\nSTATUS=watching");
+    // The service manager wants to hear from us twice in the time that it grants.
+    if (const char* limit = ::getenv("WATCHDOG_USEC")) {
+        std::uint64_t limit_us = 0;
+        std::from_chars(limit, limit + std::string_view(limit).size(), limit_us);
+        if (limit_us > 0) feed_watchdog(std::chrono::milliseconds(limit_us / 2000));
+    }
+    const auto ran = loop_.run();
+    notify("STOPPING=1");
+    save_findings();
+    recorder_->critical(event::agent_event(
+        recorder_->source(), Recorder::now_ns(), event::AgentActivity::stop,
+        ran.has_value() ? "agent stopped" : "agent stopped: " + ran.error().to_text(), {}, {}));
+    TRY(recorder_->close());
+    return ran;
+}
+
+// sd_notify(3): one datagram to the socket that the service manager names; "@" is an abstract one.
+void Agent::notify(const std::string& state) {
+    const char* path = ::getenv("NOTIFY_SOCKET");
+    if (path == nullptr) return;
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    const std::string_view name(path);
+    if (name.size() >= sizeof address.sun_path) return;
+    name.copy(address.sun_path, name.size());
+    if (address.sun_path[0] == '@') address.sun_path[0] = '\0';
+    const Fd fd(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    const auto length = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + name.size());
+    (void)::sendto(fd.get(), state.data(), state.size(), MSG_NOSIGNAL | MSG_DONTWAIT,
+                   reinterpret_cast<const sockaddr*>(&address), length);
+}
+
+void Agent::say(int level, const std::string& text) const {
+    // journald reads the level; a person at a terminal does not want to.
+    static const bool journal = ::getenv("JOURNAL_STREAM") != nullptr;
+    std::string line;
+    for (const char c : text) line += (c >= ' ' && c != 0x7f) ? c : '?';
+    if (journal) {
+        fmt::print(stderr, "<{}>{}\n", level, line);
+    } else {
+        fmt::print(stderr, "underseerd: {}\n", line);
+    }
+}
+
+// ---- instances --------------------------------------------------------------------------------
+
+void Agent::discover() {
+    const auto host = hypervisor::discover();
+    if (!host.has_value()) {
+        say(kWarning, host.error().to_text());
+    } else {
+        std::set<std::string> present;
+        for (const hypervisor::Vm& vm : host->vms) {
+            present.insert(process_key(vm));
+            if (!watched_.contains(process_key(vm))) take_in(vm);
+        }
+        std::vector<std::string> gone;
+        for (const auto& [key, watched] : watched_) {
+            if (!present.contains(key)) gone.push_back(key);
+        }
+        for (const std::string& key : gone) end_instance(key, "the VM has ended");
+        std::map<pid_t, std::string> impostors;
+        for (const hypervisor::Impostor& impostor : host->impostors) {
+            impostors[impostor.pid] = impostor.why;
+            if (impostors_.contains(impostor.pid)) continue;
+            say(kWarning, fmt::format("not believed: pid {}: {}", impostor.pid, impostor.why));
+        }
+        impostors_ = std::move(impostors);
+    }
+    loop_.after(policy_.discover_every, [this] { discover(); });
+}
+
+event::Instance Agent::instance_of(const hypervisor::Vm& vm) const {
+    event::Instance instance;
+    instance.host = host_;
+    instance.kind = "vm";
+    // Without a UUID nothing outlives the process; its pid and start time name it for good.
+    instance.id = vm.uuid.empty() ? fmt::format("{}:{}", boot_id(), process_key(vm)) : vm.uuid;
+    instance.name = vm.label();
+    return instance;
+}
+
+void Agent::take_in(const hypervisor::Vm& vm) {
+    const std::string key = process_key(vm);
+    Watched& watched = watched_[key];
+    watched.watch =
+        std::make_unique<InstanceWatch>(&loop_, &policy_, vm, instance_of(vm), watch_callbacks());
+    // Its RAM would live on in our introspector: the end must be noticed at once.
+    watched.pidfd = Fd(static_cast<int>(::syscall(SYS_pidfd_open, vm.pid, 0)));
+    if (watched.pidfd) {
+        loop_.watch(watched.pidfd.get(), [this, key] { end_instance(key, "the VM has ended"); });
+    }
+    const event::Instance& instance = watched.watch->instance();
+    known_[instance.id] = instance;
+    recorder_->critical(event::instance_event(recorder_->source(), Recorder::now_ns(), instance,
+                                              fmt::format("VM {} is here", instance.name),
+                                              {{"pid", std::to_string(vm.pid)},
+                                               {"executable", vm.executable},
+                                               {"machine", vm.machine},
+                                               {"accelerator", vm.accelerator},
+                                               {"memory_bytes", std::to_string(vm.memory_bytes)},
+                                               {"ram", std::string(to_string(vm.backing))}}));
+    say(kInfo, fmt::format("VM {} (pid {}) is here", instance.name, vm.pid));
+    watched.watch->start();
+    count_open(instance.id);
+}
+
+void Agent::end_instance(const std::string& key, const std::string& why) {
+    const auto found = watched_.find(key);
+    if (found == watched_.end()) return;
+    if (found->second.pidfd) loop_.unwatch(found->second.pidfd.get());
+    const InstanceStatus status = found->second.watch->status();
+    watched_.erase(found);
+    recorder_->critical(
+        event::instance_event(recorder_->source(), Recorder::now_ns(), status.instance,
+                              fmt::format("VM {}: {}", status.instance.name, why),
+                              {{"watched", seconds(std::chrono::nanoseconds(status.watched_ns))},
+                               {"blind", seconds(std::chrono::nanoseconds(status.blind_ns))},
+                               {"checks", std::to_string(status.checks)}}));
+    say(kInfo, fmt::format("VM {}: {}", status.instance.name, why));
+    submit({.kind = AnalyserInput::Kind::end,
+            .time_ns = Recorder::now_ns(),
+            .instance_id = status.instance.id,
+            .why = why});
+}
+
+InstanceWatch* Agent::find_watch(const std::string& instance_id) {
+    for (auto& [key, watched] : watched_) {
+        if (watched.watch->instance().id == instance_id) return watched.watch.get();
+    }
+    return nullptr;
+}
+
+Result<InstanceWatch*> Agent::select(const std::string& wanted) {
+    hypervisor::Host host;
+    for (const auto& [key, watched] : watched_) host.vms.push_back(watched.watch->vm());
+    const auto vm = TRY(hypervisor::select(host, wanted));
+    return watched_.at(process_key(vm)).watch.get();
+}
+
+InstanceWatch::Callbacks Agent::watch_callbacks() {
+    return {
+        .report =
+            [this](InstanceWatch& watch, std::string report) {
+                submit({.kind = AnalyserInput::Kind::report,
+                        .time_ns = Recorder::now_ns(),
+                        .instance_id = watch.instance().id,
+                        .report = std::move(report)});
+            },
+        .blind =
+            [this](InstanceWatch& watch, const std::string& why) {
+                recorder_->critical(event::scan_event(
+                    recorder_->source(), Recorder::now_ns(), watch.instance(),
+                    event::ScanActivity::error, "hidden_process",
+                    fmt::format("{} is not looked at: {}", watch.instance().name, why), {}, {}));
+                say(kWarning, fmt::format("{}: not looked at: {}", watch.instance().name, why));
+            },
+        .sighted =
+            [this](InstanceWatch& watch, std::chrono::nanoseconds blind_for) {
+                recorder_->critical(
+                    event::scan_event(recorder_->source(), Recorder::now_ns(), watch.instance(),
+                                      event::ScanActivity::resumed, "hidden_process",
+                                      fmt::format("{} is looked at again after {}",
+                                                  watch.instance().name, seconds(blind_for)),
+                                      {}, {{"blind", seconds(blind_for)}}));
+                say(kInfo, fmt::format("{}: looked at again after {}", watch.instance().name,
+                                       seconds(blind_for)));
+            },
+        .note =
+            [this](InstanceWatch& watch, const std::string& note) {
+                say(kWarning, fmt::format("{}: {}", watch.instance().name, note));
+            },
+    };
+}
+
+// ---- findings ---------------------------------------------------------------------------------
+
+void Agent::start_analyser() {
+    analyser_ = std::make_unique<JobRunner>(
+        &loop_,
+        JobRunner::Callbacks{
+            .start = []() -> Result<StartedWorker> {
+                auto [ours, theirs] = TRY(jail::Channel::pair());
+                const int fds[] = {theirs.fd()};
+                return StartedWorker{TRY(jail::Child::exec_worker("analyser", fds)),
+                                     std::move(ours)};
+            },
+            .ready =
+                [this](const std::vector<std::string>& missing) {
+                    for (const std::string& layer : missing) {
+                        say(kWarning, "this host does not allow a layer of the jail: " + layer);
+                    }
+                    // A new analyser knows of nothing that is open.
+                    restore_findings();
+                },
+            .lost =
+                [this](const Error& why, std::chrono::milliseconds wait) {
+                    const std::string text = fmt::format(
+                        "the analyser was lost: {}; again in {} ms", why.to_text(), wait.count());
+                    recorder_->critical(event::agent_event(recorder_->source(), Recorder::now_ns(),
+                                                           event::AgentActivity::restart, text,
+                                                           {{"worker", "analyser"}}, {}));
+                    say(kWarning, text);
+                }});
+    analyser_->start();
+}
+
+void Agent::restore_findings() {
+    constexpr std::size_t kFrameBytes = limits::kMaxFrameBytes / 2;
+    AnalyserInput input{.kind = AnalyserInput::Kind::restore};
+    std::size_t bytes = 0;
+    std::set<std::string> ended;
+    for (const auto& [uid, finding] : open_) {
+        bytes += event::encode(finding).size();
+        input.restored.push_back(finding);
+        if (bytes > kFrameBytes) {
+            submit(std::exchange(input, {.kind = AnalyserInput::Kind::restore}));
+            bytes = 0;
+        }
+        if (find_watch(finding.instance_id) == nullptr) ended.insert(finding.instance_id);
+    }
+    submit(std::move(input));
+    for (const std::string& id : ended) {
+        submit({.kind = AnalyserInput::Kind::end,
+                .time_ns = Recorder::now_ns(),
+                .instance_id = id,
+                .why = "the VM ended while it was not watched"});
+    }
+}
+
+void Agent::submit(AnalyserInput input) {
+    input.ticket = next_ticket_++;
+    const std::uint64_t ticket = input.ticket, time_ns = input.time_ns;
+    const bool report = input.kind == AnalyserInput::Kind::report;
+    const std::string id = input.instance_id;
+    const std::string frame = event::encode(input);
+    if (frame.size() > limits::kMaxFrameBytes) {
+        say(kWarning, fmt::format("a report of {} is too long and was dropped", id));
+        return;
+    }
+    const bool taken = analyser_->submit(
+        {.question = frame,
+         .deadline = kAnalyserDeadline,
+         .on_frame =
+             [this, ticket, report, id, time_ns](std::string_view answer, bool last) {
+                 event::Decoder decoder{as_bytes(answer.substr(1))};
+                 if (last) {
+                     const auto verdict = decoder.get<AnalyserVerdict>();
+                     if (!verdict.has_value() || verdict->ticket != ticket) return false;
+                     if (report) on_verdict(*verdict, id, time_ns);
+                     return true;
+                 }
+                 while (!decoder.at_end()) {
+                     const auto change = decoder.get<event::FindingChange>();
+                     // It was asked about one instance and may speak of no other.
+                     if (!change.has_value() || change->open.instance_id != id) return false;
+                     on_change(*change);
+                 }
+                 return true;
+             },
+         .on_failure =
+             [this, id](const Error& why) {
+                 if (InstanceWatch* watch = find_watch(id)) {
+                     watch->judged(event::Outcome::unavailable,
+                                   "the analyser was lost: " + why.to_text(), {},
+                                   Recorder::now_ns());
+                 }
+             }});
+    if (taken) return;
+    if (InstanceWatch* watch = find_watch(id)) {
+        watch->judged(event::Outcome::unavailable, "too many reports wait for the analyser", {},
+                      time_ns);
+    }
+}
+
+void Agent::on_verdict(const AnalyserVerdict& verdict, const std::string& instance_id,
+                       std::uint64_t time_ns) {
+    InstanceWatch* watch = find_watch(instance_id);
+    if (watch == nullptr) return;
+    if (verdict.malformed) {
+        return watch->judged(event::Outcome::unavailable,
+                             "the introspector's report cannot be read: " + verdict.reason, {},
+                             time_ns);
+    }
+    recorder_->bulk(event::scan_event(
+        recorder_->source(), time_ns, watch->instance(), event::ScanActivity::completed,
+        verdict.check,
+        fmt::format("{}: {}{}{}", verdict.check, to_string(verdict.outcome),
+                    verdict.reason.empty() ? "" : ": ", verdict.reason),
+        verdict.coverage, {{"outcome", std::string(to_string(verdict.outcome))}}));
+    watch->judged(verdict.outcome, verdict.reason, verdict.coverage, time_ns);
+    // Seen again without anything to say about it: status still shows when.
+    for (auto& [uid, finding] : open_) {
+        if (finding.instance_id != instance_id || finding.finding.rule != verdict.check) continue;
+        if (verdict.outcome != event::Outcome::finding) continue;
+        finding.last_seen = time_ns;
+    }
+}
+
+void Agent::on_change(const event::FindingChange& change) {
+    if (change.change == event::Change::closed) {
+        open_.erase(change.open.uid);
+    } else {
+        open_[change.open.uid] = change.open;
+    }
+    const auto known = known_.find(change.open.instance_id);
+    log_change(known == known_.end()
+                   ? event::Instance{.host = host_, .kind = "vm", .id = change.open.instance_id}
+                   : known->second,
+               change);
+    count_open(change.open.instance_id);
+    if (saving_ == 0) {
+        saving_ = loop_.after(kSaveDelay, [this] {
+            saving_ = 0;
+            save_findings();
+        });
+    }
+}
+
+void Agent::log_change(const event::Instance& instance, const event::FindingChange& change) {
+    const auto decision =
+        policy::decide(policy_, instance, change.open.finding, std::chrono::system_clock::now());
+    recorder_->critical(event::finding_event(recorder_->source(), Recorder::now_ns(), instance,
+                                             change, decision.alert, decision.suppressed));
+    const event::Finding& finding = change.open.finding;
+    const bool loud = decision.alert && change.change == event::Change::opened;
+    say(loud ? kCritical : kNotice,
+        fmt::format("{}{} {}: {} in {}: {}{}", loud ? "ALERT: " : "", finding.rule,
+                    to_string(change.change), finding.title, instance.name, finding.subject,
+                    change.reason.empty() ? "" : " (" + change.reason + ")"));
+}
+
+void Agent::count_open(const std::string& instance_id) {
+    InstanceWatch* watch = find_watch(instance_id);
+    if (watch == nullptr) return;
+    watch->set_open_findings(static_cast<std::uint32_t>(std::ranges::count_if(
+        open_, [&](const auto& entry) { return entry.second.instance_id == instance_id; })));
+}
+
+// What was open when the last run ended, so that it goes on under its uid. The log has it too; this
+// is only for speed, and without it a finding is opened anew.
+void Agent::load_findings() {
+    const auto path = options_.state_dir / "open-findings";
+    const auto bytes = read_file(path, kMaxStateBytes);
+    if (!bytes.has_value()) return;
+    event::Decoder decoder{as_bytes(*bytes)};
+    auto open = decoder.get<std::vector<event::OpenFinding>>();
+    auto instances = decoder.get<std::vector<event::Instance>>();
+    if (!open.has_value() || !instances.has_value()) {
+        say(kWarning,
+            fmt::format("{} cannot be read; open findings are opened anew", path.native()));
+        return;
+    }
+    for (event::OpenFinding& finding : *open) open_[finding.uid] = std::move(finding);
+    for (event::Instance& instance : *instances) known_[instance.id] = std::move(instance);
+}
+
+void Agent::save_findings() {
+    std::vector<event::OpenFinding> open;
+    std::vector<event::Instance> instances;
+    for (const auto& [uid, finding] : open_) open.push_back(finding);
+    std::erase_if(known_, [&](const auto& entry) {
+        const bool needed = find_watch(entry.first) != nullptr ||
+                            std::ranges::any_of(open, [&](const event::OpenFinding& finding) {
+                                return finding.instance_id == entry.first;
+                            });
+        return !needed;
+    });
+    for (const auto& [id, instance] : known_) instances.push_back(instance);
+    event::Encoder encoder;
+    encoder.put(open);
+    encoder.put(instances);
+    const auto path = options_.state_dir / "open-findings";
+    const auto next = options_.state_dir / "open-findings.new";
+    const auto written = [&]() -> Result<void> {
+        const Fd fd = TRY(open_file(next, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, 0600));
+        TRY(write_all(fd.get(), as_bytes(encoder.bytes())));
+        if (::fsync(fd.get()) != 0 || ::rename(next.c_str(), path.c_str()) != 0) {
+            return fail(os_error("replacing " + path.native()));
+        }
+        return {};
+    }();
+    if (!written.has_value()) say(kWarning, written.error().to_text());
+}
+
+AgentStatus Agent::status() const {
+    AgentStatus status;
+    status.version = UNDERSEER_VERSION;
+    status.host = host_;
+    status.agent = recorder_->source().agent;
+    status.pid = static_cast<std::uint32_t>(::getpid());
+    status.started_ns = started_ns_;
+    status.policy = options_.policy;
+    status.log = options_.state_dir / "log";
+    status.logged = recorder_->logged();
+    status.log_trouble = recorder_->trouble();
+    status.analyser_restarts = analyser_->restarts();
+    status.integrity = integrity_.to_text();
+    const auto statm = read_file("/proc/self/statm", 256).value_or("0 0");
+    unsigned long pages = 0;
+    if (std::sscanf(statm.c_str(), "%*u %lu", &pages) == 1) {
+        status.resident_bytes = pages * kPageSize;
+    }
+    return status;
+}
+
+}  // namespace underseer::agent

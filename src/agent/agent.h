@@ -1,0 +1,110 @@
+// The agent: finds the VMs of this host, keeps an introspector at each and one analyser for all,
+// decides about what they find, and logs it.
+//
+//     discover -> InstanceWatch (introspector) -> report -> analyser -> finding -> decide ->
+//     Recorder
+//
+// One thread, one event loop. Everything that an attacker may have written is parsed in the
+// workers.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "agent/analyser.h"
+#include "agent/control_server.h"
+#include "agent/instance_watch.h"
+#include "agent/integrity.h"
+#include "agent/recorder.h"
+#include "hypervisor/discover.h"
+
+namespace underseer::agent {
+
+struct AgentOptions {
+    std::string policy;               // file; "": the built-in policy
+    std::filesystem::path state_dir;  // keys, logs, manifest, open findings
+    std::filesystem::path run_dir;    // control socket
+};
+
+inline constexpr std::string_view kControlSocket = "control.sock";
+inline constexpr std::string_view kDefaultStateDir = "/var/lib/underseer";
+inline constexpr std::string_view kDefaultRunDir = "/run/underseer";
+inline constexpr std::string_view kDefaultPolicy = "/etc/underseer/policy.toml";
+
+std::filesystem::path enrolment_key_path(const std::filesystem::path& state_dir);
+std::filesystem::path public_key_path(const std::filesystem::path& state_dir);
+std::filesystem::path manifest_path(const std::filesystem::path& state_dir);
+std::filesystem::path log_path(const std::filesystem::path& state_dir, std::string_view log);
+
+// The enrolment key, made at the first start.
+Result<crypto::SigningKey> load_or_make_key(const std::filesystem::path& state_dir);
+
+class Agent {
+  public:
+    // Opens the log, records what runs, and starts watching. Code::permission when what runs is not
+    // what was installed and the policy says to refuse.
+    static Result<std::unique_ptr<Agent>> start(AgentOptions options);
+    Agent(const Agent&) = delete;
+    ~Agent();
+
+    // Until SIGTERM or SIGINT. SIGHUP reloads the policy.
+    Result<void> run();
+
+  private:
+    Agent(AgentOptions options, EventLoop loop, crypto::SigningKey key);
+    Result<void> open();
+    void record_start();
+    Result<void> judge_integrity();
+    void on_signal(int signal);
+    void reload_policy();
+    void notify(const std::string& state);
+    void feed_watchdog(std::chrono::milliseconds every);
+
+    void discover();
+    void take_in(const hypervisor::Vm& vm);
+    void end_instance(const std::string& id, const std::string& why);
+    event::Instance instance_of(const hypervisor::Vm& vm) const;
+    InstanceWatch* find_watch(const std::string& instance_id);
+    Result<InstanceWatch*> select(const std::string& wanted);
+    InstanceWatch::Callbacks watch_callbacks();
+
+    void start_analyser();
+    // What is open goes to a new analyser; what belongs to VMs that are no more is closed.
+    void restore_findings();
+    void submit(AnalyserInput input);
+    void on_change(const event::FindingChange& change);
+    void on_verdict(const AnalyserVerdict& verdict, const std::string& instance_id,
+                    std::uint64_t time_ns);
+    void log_change(const event::Instance& instance, const event::FindingChange& change);
+    void count_open(const std::string& instance_id);
+    void load_findings();
+    void save_findings();
+
+    AgentStatus status() const;
+    void say(int level, const std::string& text) const;
+
+    AgentOptions options_;
+    EventLoop loop_;
+    crypto::SigningKey key_;
+    policy::Policy policy_;
+    std::string host_;
+    Integrity integrity_;
+    std::uint64_t started_ns_ = 0;
+    std::unique_ptr<Recorder> recorder_;
+    std::map<std::string, event::OpenFinding> open_;  // by uid
+    std::map<std::string, event::Instance> known_;    // of open findings, by instance id
+    std::unique_ptr<JobRunner> analyser_;
+    std::uint64_t next_ticket_ = 1;
+    struct Watched {
+        Fd pidfd;
+        std::unique_ptr<InstanceWatch> watch;
+    };
+    std::map<std::string, Watched> watched_;  // by pid and start time
+    std::map<pid_t, std::string> impostors_;
+    EventLoop::Timer saving_ = 0;
+    std::unique_ptr<ControlServer> control_;
+};
+
+}  // namespace underseer::agent

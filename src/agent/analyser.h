@@ -1,0 +1,68 @@
+// The analyser: the jailed process that decodes what introspectors report and keeps the findings'
+// life, and the handle on it. One per host: it sees all instances. What it says is validated by the
+// agent, which stamps the instance; it can only ever speak of what was asked.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "agent/introspection.h"
+#include "event/finding.h"
+#include "jail/channel.h"
+#include "jail/jail.h"
+
+namespace underseer::agent {
+
+struct AnalyserInput {
+    enum class Kind : std::uint8_t { restore, report, end };
+    friend constexpr Kind last_enumerator(Kind) { return Kind::end; }
+
+    Kind kind = Kind::report;
+    std::uint64_t ticket = 0;  // comes back with the verdict
+    std::uint64_t time_ns = 0;
+    std::string instance_id;
+    std::string report;                        // a CheckReport in wire form, undecoded by the agent
+    std::vector<event::OpenFinding> restored;  // kind restore
+    std::string why;                           // kind end
+
+    static constexpr auto fields() {
+        using event::Field;
+        return std::tuple{Field{"kind", &AnalyserInput::kind},
+                          Field{"ticket", &AnalyserInput::ticket},
+                          Field{"time_ns", &AnalyserInput::time_ns},
+                          Field{"instance_id", &AnalyserInput::instance_id},
+                          Field{"report", &AnalyserInput::report},
+                          Field{"restored", &AnalyserInput::restored},
+                          Field{"why", &AnalyserInput::why}};
+    }
+};
+
+// What a report amounts to, after the changes it caused.
+struct AnalyserVerdict {
+    std::uint64_t ticket = 0;
+    bool malformed = false;  // the introspector sent what is no report
+    std::string check;
+    event::Outcome outcome = event::Outcome::unavailable;
+    std::string reason;
+    event::Coverage coverage;
+
+    static constexpr auto fields() {
+        using event::Field;
+        return std::tuple{Field{"ticket", &AnalyserVerdict::ticket},
+                          Field{"malformed", &AnalyserVerdict::malformed},
+                          Field{"check", &AnalyserVerdict::check},
+                          Field{"outcome", &AnalyserVerdict::outcome},
+                          Field{"reason", &AnalyserVerdict::reason},
+                          Field{"coverage", &AnalyserVerdict::coverage}};
+    }
+};
+
+// An answer is any number of items frames, each with FindingChanges, and one end frame with the
+// AnalyserVerdict.
+
+// The inside of the jail. Returns the exit status.
+int run_analyser();
+
+}  // namespace underseer::agent

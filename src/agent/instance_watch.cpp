@@ -1,0 +1,260 @@
+#include "agent/instance_watch.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "agent/introspector.h"
+#include "hypervisor/ram.h"
+
+namespace underseer::agent {
+
+namespace {
+
+using namespace std::chrono_literals;
+
+// Five looks half a second apart, and a guest that makes them slow.
+constexpr auto kCheckDeadline = 60s;
+// A VM that has just started has no kernel yet; the first check waits a moment, and one that could
+// not look comes again sooner than the schedule says.
+constexpr auto kFirstCheckAfter = 200ms;
+constexpr std::chrono::milliseconds kRetryAfter = 2s;
+constexpr auto kBootTime = 60s;
+
+}  // namespace
+
+std::string_view to_string(WatchState state) {
+    switch (state) {
+        case WatchState::attaching:
+            return "attaching";
+        case WatchState::watched:
+            return "watched";
+        case WatchState::restarting:
+            return "restarting";
+        case WatchState::excluded:
+            return "excluded";
+        case WatchState::unreadable:
+            return "not introspectable";
+    }
+    return "unknown";
+}
+
+InstanceWatch::InstanceWatch(EventLoop* loop, const policy::Policy* policy, hypervisor::Vm vm,
+                             event::Instance instance, Callbacks callbacks)
+    : loop_(loop),
+      policy_(policy),
+      vm_(std::move(vm)),
+      callbacks_(std::move(callbacks)),
+      seen_since_(std::chrono::steady_clock::now()),
+      blind_since_(seen_since_) {
+    status_.instance = std::move(instance);
+    status_.pid = static_cast<std::uint32_t>(vm_.pid);
+}
+
+InstanceWatch::~InstanceWatch() {
+    loop_->cancel(next_check_);
+}
+
+void InstanceWatch::start() {
+    const auto excluded = std::ranges::find_if(
+        policy_->exclude,
+        [&](const policy::InstancePattern& pattern) { return pattern.matches(status_.instance); });
+    if (excluded != policy_->exclude.end()) {
+        status_.state = WatchState::excluded;
+        status_.why = fmt::format("by policy ({})", excluded->to_text());
+        return begin_blindness("excluded " + status_.why);
+    }
+    if (!vm_.not_introspectable.empty()) {
+        status_.state = WatchState::unreadable;
+        status_.why = vm_.not_introspectable;
+        return begin_blindness(status_.why);
+    }
+    status_.state = WatchState::attaching;
+    worker_ = std::make_unique<JobRunner>(
+        loop_,
+        JobRunner::Callbacks{.start = [this] { return start_worker(); },
+                             .ready = [this](const auto& missing) { on_ready(missing); },
+                             .lost = [this](const Error& why, auto wait) { on_lost(why, wait); }});
+    worker_->start();
+}
+
+void InstanceWatch::policy_changed() {
+    loop_->cancel(std::exchange(next_check_, 0));
+    const bool had_worker = worker_ != nullptr;
+    const auto excluded = [&] {
+        return std::ranges::any_of(policy_->exclude, [&](const policy::InstancePattern& pattern) {
+            return pattern.matches(status_.instance);
+        });
+    };
+    if (had_worker && !excluded()) return plan_check(kFirstCheckAfter);
+    worker_.reset();
+    start();
+}
+
+Result<StartedWorker> InstanceWatch::start_worker() {
+    hypervisor::OpenRam ram = TRY(hypervisor::open_ram(vm_));
+    GuestSource source;
+    source.name = vm_.label();
+    source.fds = std::move(ram.fds);
+    source.layout = std::move(ram.layouts.front());
+    if (ram.layouts.size() > 1) source.alternative = std::move(ram.layouts[1]);
+    return TRY(Introspector::begin(std::move(source))).release();
+}
+
+void InstanceWatch::on_ready(const std::vector<std::string>& missing_layers) {
+    for (const std::string& layer : missing_layers) {
+        callbacks_.note(*this, "this host does not allow a layer of the jail: " + layer);
+    }
+    plan_check(kFirstCheckAfter);
+}
+
+void InstanceWatch::on_lost(const Error& why, std::chrono::milliseconds until_restart) {
+    loop_->cancel(std::exchange(next_check_, 0));
+    status_.state = WatchState::restarting;
+    status_.why = fmt::format("{}; again in {} ms", why.to_text(), until_restart.count());
+    begin_blindness(why.to_text());
+}
+
+void InstanceWatch::learn_kernel() {
+    worker_->submit({.question = event::encode(Question{.topic = Topic::info}),
+                     .on_frame =
+                         [this](std::string_view frame, bool last) {
+                             if (last) return true;
+                             event::Decoder decoder{as_bytes(frame.substr(1))};
+                             const auto info = decoder.get<event::SystemInfo>();
+                             if (!info.has_value()) return false;
+                             status_.kernel = info->kernel_release;
+                             return true;
+                         },
+                     .on_failure = [](const Error&) {}});
+}
+
+std::chrono::milliseconds InstanceWatch::period() const {
+    return std::max(*policy_->hidden_process_every, afforded());
+}
+
+// A VM that boots is looked at often; one in which there is no Linux costs a search of all its RAM
+// each time, and comes as often as the budget allows.
+std::chrono::milliseconds InstanceWatch::retry_delay() const {
+    const bool booting = std::chrono::steady_clock::now() - seen_since_ < kBootTime;
+    return booting ? kRetryAfter : std::max(kRetryAfter, afforded());
+}
+
+std::chrono::milliseconds InstanceWatch::afforded() const {
+    // A check that cost C may come again after C / share, whatever the schedule says.
+    return std::chrono::milliseconds(static_cast<std::int64_t>(
+        static_cast<double>(status_.last_cost_ns) / 1e6 / (policy_->cpu_percent / 100)));
+}
+
+void InstanceWatch::plan_check(std::chrono::milliseconds from_now) {
+    loop_->cancel(next_check_);
+    next_check_ = 0;
+    if (!policy_->hidden_process_every) return begin_blindness("the check is off by policy");
+    next_check_ = loop_->after(from_now, [this] {
+        next_check_ = 0;
+        check();
+    });
+}
+
+void InstanceWatch::check() {
+    cost_at_start_ = worker_->cpu_time();
+    report_.clear();
+    const bool taken =
+        worker_->submit({.question = event::encode(Question{.topic = Topic::hidden_processes}),
+                         .deadline = kCheckDeadline,
+                         .on_frame =
+                             [this](std::string_view frame, bool last) {
+                                 if (!last) {
+                                     // One report and no more; the kind of the frame is its first
+                                     // byte.
+                                     report_ += frame.substr(1);
+                                     return report_.size() <= limits::kMaxFrameBytes;
+                                 }
+                                 event::Decoder decoder{as_bytes(frame.substr(1))};
+                                 const auto end = decoder.get<AnswerEnd>();
+                                 if (!end.has_value()) return false;
+                                 check_answered(end->failed, end->error);
+                                 return true;
+                             },
+                         // on_lost() has told it already.
+                         .on_failure = [](const Error&) {}});
+    if (!taken) plan_check(kRetryAfter);
+}
+
+void InstanceWatch::check_answered(bool failed, const std::string& text) {
+    ++status_.checks;
+    status_.last_cost_ns =
+        static_cast<std::uint64_t>((worker_->cpu_time() - cost_at_start_).count());
+    if (failed) {
+        status_.state = WatchState::attaching;
+        status_.why = text;
+        begin_blindness(text);
+        return plan_check(retry_delay());
+    }
+    status_.state = WatchState::watched;
+    status_.why.clear();
+    if (status_.kernel.empty()) learn_kernel();
+    callbacks_.report(*this, std::exchange(report_, {}));
+    plan_check(policy_->hidden_process_every ? period() : 0ms);
+}
+
+void InstanceWatch::judged(event::Outcome outcome, std::string reason, event::Coverage coverage,
+                           std::uint64_t time_ns) {
+    status_.last_check_ns = time_ns;
+    status_.last_outcome = outcome;
+    status_.last_reason = std::move(reason);
+    status_.coverage = std::move(coverage);
+    if (outcome == event::Outcome::unavailable) {
+        begin_blindness(status_.last_reason);
+    } else {
+        end_blindness();
+    }
+}
+
+void InstanceWatch::begin_blindness(const std::string& why) {
+    if (!blind_) {
+        blind_ = true;
+        blind_since_ = std::chrono::steady_clock::now();
+    }
+    // The first look at a VM that boots is not worth an event; a stretch is told once.
+    if (std::exchange(blindness_told_, true)) return;
+    callbacks_.blind(*this, why);
+}
+
+void InstanceWatch::end_blindness() {
+    if (!blind_) return;
+    blind_ = false;
+    const std::chrono::nanoseconds lasted = std::chrono::steady_clock::now() - blind_since_;
+    blind_before_ += lasted;
+    if (std::exchange(blindness_told_, false)) callbacks_.sighted(*this, lasted);
+}
+
+bool InstanceWatch::ask(const Question& question, JobRunner::OnFrame on_frame,
+                        JobRunner::OnFailure failed) {
+    if (!worker_ || !worker_->ready()) return false;
+    return worker_->submit({.question = event::encode(question),
+                            .deadline = kCheckDeadline,
+                            .on_frame = std::move(on_frame),
+                            .on_failure = std::move(failed)});
+}
+
+InstanceStatus InstanceWatch::status() const {
+    InstanceStatus status = status_;
+    const auto now = std::chrono::steady_clock::now();
+    auto blind = blind_before_;
+    if (blind_) blind += now - blind_since_;
+    status.blind_ns = static_cast<std::uint64_t>(blind.count());
+    status.watched_ns =
+        static_cast<std::uint64_t>(std::chrono::nanoseconds(now - seen_since_).count());
+    if (policy_->hidden_process_every) {
+        status.period_ns = static_cast<std::uint64_t>(std::chrono::nanoseconds(period()).count());
+    }
+    if (worker_) {
+        status.cpu_ns = static_cast<std::uint64_t>(worker_->cpu_time().count());
+        status.resident_bytes = worker_->resident_bytes();
+        status.restarts = worker_->restarts();
+    }
+    return status;
+}
+
+}  // namespace underseer::agent

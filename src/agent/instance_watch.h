@@ -1,0 +1,82 @@
+// InstanceWatch: one VM under watch. Its introspector, the schedule of its checks within the
+// budget, and an honest account of when nobody was looking.
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include "agent/job_runner.h"
+#include "agent/status.h"
+#include "hypervisor/vm.h"
+#include "policy/policy.h"
+
+namespace underseer::agent {
+
+class InstanceWatch {
+  public:
+    struct Callbacks {
+        // A check has answered: the CheckReport in wire form, not decoded here.
+        std::function<void(InstanceWatch&, std::string report)> report;
+        // Nobody looks from now on, and why; then, that somebody does again.
+        std::function<void(InstanceWatch&, const std::string& why)> blind;
+        std::function<void(InstanceWatch&, std::chrono::nanoseconds blind_for)> sighted;
+        std::function<void(InstanceWatch&, const std::string& note)> note;
+    };
+
+    // All of these must outlive this. `policy` may change in place: call policy_changed().
+    InstanceWatch(EventLoop* loop, const policy::Policy* policy, hypervisor::Vm vm,
+                  event::Instance instance, Callbacks callbacks);
+    InstanceWatch(const InstanceWatch&) = delete;
+    ~InstanceWatch();
+
+    // Says whether the instance is watched at all (it may be excluded, or not readable), and
+    // starts.
+    void start();
+    void policy_changed();
+
+    // What the analyser made of the last report.
+    void judged(event::Outcome outcome, std::string reason, event::Coverage coverage,
+                std::uint64_t time_ns);
+    void set_open_findings(std::uint32_t count) { status_.open_findings = count; }
+
+    // A user's question. False: not watched, or too many wait.
+    bool ask(const Question& question, JobRunner::OnFrame on_frame, JobRunner::OnFailure failed);
+
+    const hypervisor::Vm& vm() const { return vm_; }
+    const event::Instance& instance() const { return status_.instance; }
+    InstanceStatus status() const;
+
+  private:
+    using Instant = std::chrono::steady_clock::time_point;
+
+    Result<StartedWorker> start_worker();
+    void on_ready(const std::vector<std::string>& missing_layers);
+    void on_lost(const Error& why, std::chrono::milliseconds until_restart);
+    void learn_kernel();
+    void plan_check(std::chrono::milliseconds from_now);
+    void check();
+    void check_answered(bool failed, const std::string& text);
+    void begin_blindness(const std::string& why);
+    void end_blindness();
+    std::chrono::milliseconds period() const;
+    std::chrono::milliseconds afforded() const;
+    std::chrono::milliseconds retry_delay() const;
+
+    EventLoop* loop_;
+    const policy::Policy* policy_;
+    hypervisor::Vm vm_;
+    Callbacks callbacks_;
+    InstanceStatus status_;
+    Instant seen_since_;
+    Instant blind_since_;
+    bool blind_ = true;
+    bool blindness_told_ = false;
+    std::chrono::nanoseconds blind_before_{0};
+    std::chrono::nanoseconds cost_at_start_{0};
+    std::string report_;  // of the check that is being answered
+    EventLoop::Timer next_check_ = 0;
+    // Last member: it ends first, and its handlers use the rest.
+    std::unique_ptr<JobRunner> worker_;
+};
+
+}  // namespace underseer::agent

@@ -1,0 +1,111 @@
+// What the agent says about itself and its instances: `underseer status`, and the control socket's
+// requests and answers.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "agent/introspection.h"
+#include "event/finding.h"
+
+namespace underseer::agent {
+
+enum class WatchState : std::uint8_t { attaching, watched, restarting, excluded, unreadable };
+constexpr WatchState last_enumerator(WatchState) {
+    return WatchState::unreadable;
+}
+std::string_view to_string(WatchState state);
+
+struct InstanceStatus {
+    event::Instance instance;
+    std::uint32_t pid = 0;
+    WatchState state = WatchState::attaching;
+    std::string why;     // of excluded, unreadable, restarting
+    std::string kernel;  // release, "" while unknown
+    std::uint64_t checks = 0;
+    std::uint64_t last_check_ns = 0;  // since the epoch; 0: never
+    event::Outcome last_outcome = event::Outcome::unavailable;
+    std::string last_reason;
+    event::Coverage coverage;        // of the last check
+    std::uint64_t blind_ns = 0;      // in all, the present stretch included
+    std::uint64_t watched_ns = 0;    // since the agent first saw it
+    std::uint64_t cpu_ns = 0;        // that its workers took
+    std::uint64_t last_cost_ns = 0;  // of the last check
+    std::uint64_t period_ns = 0;     // between checks, after the budget
+    std::uint64_t resident_bytes = 0;
+    std::uint32_t restarts = 0;  // of its worker
+    std::uint32_t open_findings = 0;
+
+    static constexpr auto fields() {
+        using event::Field;
+        using S = InstanceStatus;
+        return std::tuple{Field{"instance", &S::instance},
+                          Field{"pid", &S::pid},
+                          Field{"state", &S::state},
+                          Field{"why", &S::why},
+                          Field{"kernel", &S::kernel},
+                          Field{"checks", &S::checks},
+                          Field{"last_check", &S::last_check_ns},
+                          Field{"last_outcome", &S::last_outcome},
+                          Field{"last_reason", &S::last_reason},
+                          Field{"coverage", &S::coverage},
+                          Field{"blind_ns", &S::blind_ns},
+                          Field{"watched_ns", &S::watched_ns},
+                          Field{"cpu_ns", &S::cpu_ns},
+                          Field{"last_cost_ns", &S::last_cost_ns},
+                          Field{"period_ns", &S::period_ns},
+                          Field{"resident_bytes", &S::resident_bytes},
+                          Field{"restarts", &S::restarts},
+                          Field{"open_findings", &S::open_findings}};
+    }
+};
+
+struct AgentStatus {
+    std::string version, host, agent;
+    std::uint32_t pid = 0;
+    std::uint64_t started_ns = 0;
+    std::string policy;        // its path, "" for the built-in one
+    std::string log;           // directory
+    std::uint64_t logged = 0;  // events of this run
+    std::string log_trouble;   // why nothing is logged at present; "" when all is well
+    std::uint64_t resident_bytes = 0;
+    std::uint32_t analyser_restarts = 0;
+    std::string integrity;  // "as installed", "no manifest", or what differs
+
+    static constexpr auto fields() {
+        using event::Field;
+        using S = AgentStatus;
+        return std::tuple{Field{"version", &S::version},
+                          Field{"host", &S::host},
+                          Field{"agent", &S::agent},
+                          Field{"pid", &S::pid},
+                          Field{"started", &S::started_ns},
+                          Field{"policy", &S::policy},
+                          Field{"log", &S::log},
+                          Field{"logged", &S::logged},
+                          Field{"log_trouble", &S::log_trouble},
+                          Field{"resident_bytes", &S::resident_bytes},
+                          Field{"analyser_restarts", &S::analyser_restarts},
+                          Field{"integrity", &S::integrity}};
+    }
+};
+
+// What a client of the control socket asks. The answer has the form of an introspector's: items
+// frames, then one end frame.
+struct ControlRequest {
+    enum class Kind : std::uint8_t { agent, instances, findings, question };
+    friend constexpr Kind last_enumerator(Kind) { return Kind::question; }
+
+    Kind kind = Kind::agent;
+    std::string instance;  // of a question: name, id or pid
+    Question question;
+
+    static constexpr auto fields() {
+        using event::Field;
+        return std::tuple{Field{"kind", &ControlRequest::kind},
+                          Field{"instance", &ControlRequest::instance},
+                          Field{"question", &ControlRequest::question}};
+    }
+};
+
+}  // namespace underseer::agent
