@@ -1,106 +1,23 @@
 #include "commands.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/ioctl.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <array>
 #include <chrono>
 #include <thread>
 
-#include "agent/introspector.h"
-#include "event/json_form.h"
+#include "agent_commands.h"
 #include "hypervisor/discover.h"
-#include "hypervisor/ram.h"
 #include "listings.h"
+#include "output.h"
+#include "target.h"
 
 namespace underseer::cli {
 
 namespace {
 
-using agent::Introspector;
 using agent::Question;
 using agent::Topic;
-
-bool on_terminal() {
-    return ::isatty(STDOUT_FILENO) != 0;
-}
-
-std::size_t terminal_width() {
-    winsize size{};
-    if (!on_terminal() || ::ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) != 0) return 0;
-    return size.ws_col;
-}
-
-void print(std::string_view text) {
-    fmt::print("{}", text);
-}
-
-void print_table(const Table& table) {
-    print(table.render(terminal_width(), on_terminal()));
-}
-
-template <typename T>
-void print_json(const T& value) {
-    std::string text;
-    json::Writer writer(&text, json::Style::pretty);
-    event::JsonForm(&writer).put(value);
-    fmt::print("{}\n", text);
-}
-
-// ---- what the target is -----------------------------------------------------------------------
-
-Result<agent::GuestSource> image_source(const std::string& path) {
-    agent::GuestSource source;
-    source.name = path;
-    source.image = true;
-    Fd fd = TRY(open_file(path, O_RDONLY | O_NONBLOCK));
-    struct stat status{};
-    if (::fstat(fd.get(), &status) != 0) return fail(os_error(fmt::format("examining {}", path)));
-    if (!S_ISREG(status.st_mode)) {
-        return fail(Code::invalid_argument, fmt::format("{} is no regular file", path));
-    }
-    source.image_bytes = static_cast<std::uint64_t>(status.st_size);
-    source.fds.push_back(std::move(fd));
-    return source;
-}
-
-Result<agent::GuestSource> vm_source(const std::string& wanted) {
-    const hypervisor::Host host = TRY(hypervisor::discover());
-    const hypervisor::Vm vm = TRY(hypervisor::select(host, wanted));
-    if (!vm.not_introspectable.empty() && ::geteuid() == 0) {
-        return fail(Code::unavailable, fmt::format("the VM {} is not introspectable: {}",
-                                                   vm.label(), vm.not_introspectable));
-    }
-    hypervisor::OpenRam ram = TRY(hypervisor::open_ram(vm));
-    agent::GuestSource source;
-    source.name = vm.label();
-    source.fds = std::move(ram.fds);
-    source.layout = std::move(ram.layouts.front());
-    if (ram.layouts.size() > 1) source.alternative = std::move(ram.layouts[1]);
-    return source;
-}
-
-Result<Introspector> open_target(const Options& options) {
-    if (options.target.empty()) {
-        return fail(
-            Code::invalid_argument,
-            fmt::format("'{}' needs a VM (its name, UUID or pid; see underseer ls) or an image "
-                        "file",
-                        options.command));
-    }
-    const bool is_path = options.target.find('/') != std::string::npos ||
-                         ::access(options.target.c_str(), F_OK) == 0;
-    auto introspector = TRY(Introspector::start(is_path ? TRY(image_source(options.target))
-                                                        : TRY(vm_source(options.target))));
-    for (const std::string& layer : TRY(introspector.missing_layers())) {
-        fmt::print(stderr, "underseer: note: this host does not allow a layer of the jail: {}\n",
-                   layer);
-    }
-    return introspector;
-}
 
 // ---- commands ---------------------------------------------------------------------------------
 
@@ -111,22 +28,22 @@ void warn_of_gap(std::uint32_t unreadable, const std::string& first) {
 }
 
 template <typename T>
-Result<agent::Answer<T>> ask(Introspector& introspector, const Options& options, Topic topic) {
+Result<agent::Answer<T>> ask(Target& target, const Options& options, Topic topic) {
     const Question question{.topic = topic,
                             .one_pid = options.pid.has_value(),
                             .pid = options.pid.value_or(0),
                             .environment = options.environment,
                             .threads = options.threads};
-    auto answer = TRY(introspector.ask<T>(question));
+    auto answer = TRY(target.ask<T>(question));
     warn_of_gap(answer.unreadable, answer.first_gap);
     return answer;
 }
 
 template <typename T, Topic topic>
 Result<int> list(const Options& options) {
-    Introspector introspector = TRY(open_target(options));
+    Target target = TRY(Target::open(options));
     for (;;) {
-        const auto answer = TRY(ask<T>(introspector, options, topic));
+        const auto answer = TRY(ask<T>(target, options, topic));
         if (options.watch && on_terminal()) print("\x1b[H\x1b[2J");
         if (options.json) {
             print_json(answer.items);
@@ -140,8 +57,8 @@ Result<int> list(const Options& options) {
 }
 
 Result<int> tree(const Options& options) {
-    Introspector introspector = TRY(open_target(options));
-    const auto answer = TRY(ask<event::Task>(introspector, options, Topic::tasks));
+    Target target = TRY(Target::open(options));
+    const auto answer = TRY(ask<event::Task>(target, options, Topic::tasks));
     if (options.json) {
         print_json(answer.items);
     } else {
@@ -151,8 +68,8 @@ Result<int> tree(const Options& options) {
 }
 
 Result<int> info(const Options& options) {
-    Introspector introspector = TRY(open_target(options));
-    const auto answer = TRY(ask<event::SystemInfo>(introspector, options, Topic::info));
+    Target target = TRY(Target::open(options));
+    const auto answer = TRY(ask<event::SystemInfo>(target, options, Topic::info));
     if (answer.items.size() != 1) return fail(Code::malformed, "the introspector sent no system");
     if (options.json) {
         print_json(answer.items.front());
@@ -163,9 +80,8 @@ Result<int> info(const Options& options) {
 }
 
 Result<int> check(const Options& options) {
-    Introspector introspector = TRY(open_target(options));
-    const auto answer =
-        TRY(ask<event::CheckReport>(introspector, options, Topic::hidden_processes));
+    Target target = TRY(Target::open(options));
+    const auto answer = TRY(ask<event::CheckReport>(target, options, Topic::hidden_processes));
     int status = 0;
     for (const event::CheckReport& report : answer.items) {
         if (!options.json) print(text_of(report));
@@ -217,7 +133,7 @@ Result<int> ls(const Options& options) {
         one.target = std::to_string(vm.pid);
         std::string kernel = "not introspectable: " + vm.not_introspectable;
         if (vm.not_introspectable.empty()) {
-            auto opened = open_target(one);
+            auto opened = Target::open(one);
             auto answer = opened.has_value() ? ask<event::SystemInfo>(*opened, one, Topic::info)
                                              : Result<agent::Answer<event::SystemInfo>>(
                                                    Unexpected(std::move(opened).error()));
@@ -243,7 +159,7 @@ struct Command {
     Result<int> (*run)(const Options&);
 };
 
-constexpr std::array<Command, 13> kCommands{{
+constexpr std::array<Command, 16> kCommands{{
     {"ls", "the VMs of this host, and whether they can be looked into", ls},
     {"info", "kernel, build id, boot time, how it was found", info},
     {"ps", "processes (--threads, --environment with --json)", list<event::Task, Topic::tasks>},
@@ -256,6 +172,9 @@ constexpr std::array<Command, 13> kCommands{{
     {"interfaces", "network interfaces", list<event::NetworkInterface, Topic::interfaces>},
     {"dmesg", "the kernel's log", list<event::KernelLogLine, Topic::kernel_log>},
     {"check", "looks for hidden processes; exit status 1 when there is one", check},
+    {"status", "the agent of this host, and how well it sees each instance", status},
+    {"findings", "what is open; exit status 1 when something is", findings},
+    {"log", "log show | follow | verify [DIRECTORY]: the agent's signed log", log},
     {"help", "this text", nullptr},
 }};
 
@@ -277,12 +196,18 @@ std::string help_text() {
         "  --json        for programs: stable keys, numbers above 2^53 as strings\n"
         "  --threads     every thread, not only processes\n"
         "  --watch       again every second\n"
+        "  --direct      look into the VM ourselves even when an agent runs\n"
+        "  --bulk        of log: the bulk log instead of the critical one\n"
+        "  --state DIR   the agent's state directory (/var/lib/underseer)\n"
+        "  --run DIR     where its control socket is (/run/underseer)\n"
+        "  --key FILE    of log verify: the public enrolment key\n"
         "\nExit status: 0 well; 1 a check has found something; 2 wrong use; 3 no such VM or file;\n"
         "4 several VMs of that name; 5 not allowed (not root?); 6 cannot be looked into; 7 "
         "malformed\n"
         "or truncated image; 8 a form or size that is not supported; 9 the system failed; 10 a "
         "check\n"
-        "could not look; 11 the VM has ended; 12 no Linux kernel in its memory.\n";
+        "could not look; 11 the VM has ended; 12 no Linux kernel in its memory. log verify: 0 "
+        "intact;\n1 tampered; 2 torn tail or gap; 3 cannot be verified.\n";
     return text;
 }
 

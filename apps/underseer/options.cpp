@@ -4,6 +4,8 @@
 
 #include <charconv>
 
+#include "agent/paths.h"
+
 namespace underseer::cli {
 
 namespace {
@@ -21,6 +23,8 @@ Result<std::uint32_t> parse_pid(std::string_view text) {
 
 Result<Options> parse_options(const std::vector<std::string>& arguments) {
     Options options;
+    options.state_dir = agent::kDefaultStateDir;
+    options.run_dir = agent::kDefaultRunDir;
     std::vector<std::string> words;
     for (std::size_t i = 0; i < arguments.size(); ++i) {
         const std::string& argument = arguments[i];
@@ -38,6 +42,16 @@ Result<Options> parse_options(const std::vector<std::string>& arguments) {
             options.pid = TRY(parse_pid(arguments[++i]));
         } else if (argument.starts_with("--pid=")) {
             options.pid = TRY(parse_pid(std::string_view(argument).substr(6)));
+        } else if (argument == "--direct") {
+            options.direct = true;
+        } else if (argument == "--bulk") {
+            options.bulk = true;
+        } else if (argument == "--state" && i + 1 < arguments.size()) {
+            options.state_dir = arguments[++i];
+        } else if (argument == "--run" && i + 1 < arguments.size()) {
+            options.run_dir = arguments[++i];
+        } else if (argument == "--key" && i + 1 < arguments.size()) {
+            options.key = arguments[++i];
         } else if (argument.size() > 1 && argument[0] == '-') {
             return fail(Code::invalid_argument,
                         fmt::format("there is no option '{}'; see underseer --help", argument));
@@ -47,9 +61,12 @@ Result<Options> parse_options(const std::vector<std::string>& arguments) {
     }
     if (!words.empty()) options.command = words[0];
     if (words.size() > 1) options.target = words[1];
-    if (words.size() > 2) {
+    const bool takes_three = options.command == "log" || options.command == "dump";
+    if (words.size() > 2 && takes_three) options.argument = words[2];
+    const std::size_t most = takes_three ? 3 : 2;
+    if (words.size() > most) {
         return fail(Code::invalid_argument,
-                    fmt::format("'{}' is one word too many; see underseer --help", words[2]));
+                    fmt::format("'{}' is one word too many; see underseer --help", words[most]));
     }
     return options;
 }

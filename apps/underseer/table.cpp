@@ -52,6 +52,16 @@ std::string cut(std::string text, std::size_t width) {
 
 }  // namespace
 
+std::string printable_lines(std::string_view text) {
+    std::string result;
+    for (std::size_t at = 0; at < text.size();) {
+        const std::size_t end = std::min(text.find('\n', at), text.size());
+        result += printable(text.substr(at, end - at)) + '\n';
+        at = end + 1;
+    }
+    return result;
+}
+
 std::string printable(std::string_view text) {
     std::string result;
     for (std::size_t at = 0; at < text.size();) {

@@ -11,6 +11,9 @@ namespace underseer::cli {
 // UTF-8 becomes "\xNN" too. Other characters stay.
 std::string printable(std::string_view text);
 
+// The same for several lines: newlines stay.
+std::string printable_lines(std::string_view text);
+
 enum class Align : std::uint8_t { left, right };
 struct Column {
     std::string title;

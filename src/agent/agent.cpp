@@ -64,19 +64,6 @@ std::string seconds(std::chrono::nanoseconds time) {
 
 }  // namespace
 
-std::filesystem::path enrolment_key_path(const std::filesystem::path& state_dir) {
-    return state_dir / "keys" / "enrolment.pem";
-}
-std::filesystem::path public_key_path(const std::filesystem::path& state_dir) {
-    return state_dir / "keys" / "enrolment.pub.pem";
-}
-std::filesystem::path manifest_path(const std::filesystem::path& state_dir) {
-    return state_dir / "manifest";
-}
-std::filesystem::path log_path(const std::filesystem::path& state_dir, std::string_view log) {
-    return state_dir / "log" / log;
-}
-
 Result<crypto::SigningKey> load_or_make_key(const std::filesystem::path& state_dir) {
     TRY(make_directory(state_dir, 0755));
     TRY(make_directory(state_dir / "keys", 0755));
@@ -129,7 +116,7 @@ Result<void> Agent::open() {
     TRY(loop_.watch_signals({SIGTERM, SIGINT, SIGHUP}, [this](int signal) { on_signal(signal); }));
     ::signal(SIGPIPE, SIG_IGN);
     control_ = TRY(ControlServer::listen(
-        &loop_, &policy_, options_.run_dir / kControlSocket,
+        &loop_, &policy_, options_.run_dir / kControlSocketName,
         {.agent = [this] { return status(); },
          .instances =
              [this] {
@@ -303,7 +290,12 @@ void Agent::discover() {
         std::set<std::string> present;
         for (const hypervisor::Vm& vm : host->vms) {
             present.insert(process_key(vm));
-            if (!watched_.contains(process_key(vm))) take_in(vm);
+            const auto known = watched_.find(process_key(vm));
+            if (known == watched_.end()) {
+                take_in(vm);
+            } else {
+                known->second.watch->refresh(vm);
+            }
         }
         std::vector<std::string> gone;
         for (const auto& [key, watched] : watched_) {
@@ -407,15 +399,16 @@ InstanceWatch::Callbacks Agent::watch_callbacks() {
                 say(kWarning, fmt::format("{}: not looked at: {}", watch.instance().name, why));
             },
         .sighted =
-            [this](InstanceWatch& watch, std::chrono::nanoseconds blind_for) {
-                recorder_->critical(
-                    event::scan_event(recorder_->source(), Recorder::now_ns(), watch.instance(),
-                                      event::ScanActivity::resumed, "hidden_process",
-                                      fmt::format("{} is looked at again after {}",
-                                                  watch.instance().name, seconds(blind_for)),
-                                      {}, {{"blind", seconds(blind_for)}}));
-                say(kInfo, fmt::format("{}: looked at again after {}", watch.instance().name,
-                                       seconds(blind_for)));
+            [this](InstanceWatch& watch, std::chrono::nanoseconds blind_for, bool first) {
+                const std::string text = watch.instance().name +
+                                         (first ? " is looked at for the first time, seen for "
+                                                : " is looked at again after ") +
+                                         seconds(blind_for);
+                recorder_->critical(event::scan_event(
+                    recorder_->source(), Recorder::now_ns(), watch.instance(),
+                    first ? event::ScanActivity::started : event::ScanActivity::resumed,
+                    "hidden_process", text, {}, {{"blind", seconds(blind_for)}}));
+                say(kInfo, text);
             },
         .note =
             [this](InstanceWatch& watch, const std::string& note) {

@@ -17,6 +17,7 @@
 #include "agent/control_server.h"
 #include "agent/instance_watch.h"
 #include "agent/integrity.h"
+#include "agent/paths.h"
 #include "agent/recorder.h"
 #include "hypervisor/discover.h"
 
@@ -27,16 +28,6 @@ struct AgentOptions {
     std::filesystem::path state_dir;  // keys, logs, manifest, open findings
     std::filesystem::path run_dir;    // control socket
 };
-
-inline constexpr std::string_view kControlSocket = "control.sock";
-inline constexpr std::string_view kDefaultStateDir = "/var/lib/underseer";
-inline constexpr std::string_view kDefaultRunDir = "/run/underseer";
-inline constexpr std::string_view kDefaultPolicy = "/etc/underseer/policy.toml";
-
-std::filesystem::path enrolment_key_path(const std::filesystem::path& state_dir);
-std::filesystem::path public_key_path(const std::filesystem::path& state_dir);
-std::filesystem::path manifest_path(const std::filesystem::path& state_dir);
-std::filesystem::path log_path(const std::filesystem::path& state_dir, std::string_view log);
 
 // The enrolment key, made at the first start.
 Result<crypto::SigningKey> load_or_make_key(const std::filesystem::path& state_dir);

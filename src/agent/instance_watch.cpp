@@ -20,6 +20,7 @@ constexpr auto kCheckDeadline = 60s;
 constexpr auto kFirstCheckAfter = 200ms;
 constexpr std::chrono::milliseconds kRetryAfter = 2s;
 constexpr auto kBootTime = 60s;
+constexpr std::chrono::milliseconds kQuietStart = 10s;
 
 }  // namespace
 
@@ -53,16 +54,14 @@ InstanceWatch::InstanceWatch(EventLoop* loop, const policy::Policy* policy, hype
 
 InstanceWatch::~InstanceWatch() {
     loop_->cancel(next_check_);
+    loop_->cancel(tell_blindness_);
 }
 
 void InstanceWatch::start() {
-    const auto excluded = std::ranges::find_if(
-        policy_->exclude,
-        [&](const policy::InstancePattern& pattern) { return pattern.matches(status_.instance); });
-    if (excluded != policy_->exclude.end()) {
+    status_.why = policy::excluded(*policy_, status_.instance);
+    if (!status_.why.empty()) {
         status_.state = WatchState::excluded;
-        status_.why = fmt::format("by policy ({})", excluded->to_text());
-        return begin_blindness("excluded " + status_.why);
+        return begin_blindness(status_.why);
     }
     if (!vm_.not_introspectable.empty()) {
         status_.state = WatchState::unreadable;
@@ -80,13 +79,17 @@ void InstanceWatch::start() {
 
 void InstanceWatch::policy_changed() {
     loop_->cancel(std::exchange(next_check_, 0));
-    const bool had_worker = worker_ != nullptr;
-    const auto excluded = [&] {
-        return std::ranges::any_of(policy_->exclude, [&](const policy::InstancePattern& pattern) {
-            return pattern.matches(status_.instance);
-        });
-    };
-    if (had_worker && !excluded()) return plan_check(kFirstCheckAfter);
+    if (worker_ && policy::excluded(*policy_, status_.instance).empty()) {
+        return plan_check(kFirstCheckAfter);
+    }
+    worker_.reset();
+    start();
+}
+
+void InstanceWatch::refresh(const hypervisor::Vm& vm) {
+    if (vm.not_introspectable == vm_.not_introspectable) return;
+    vm_ = vm;
+    loop_->cancel(std::exchange(next_check_, 0));
     worker_.reset();
     start();
 }
@@ -211,22 +214,34 @@ void InstanceWatch::judged(event::Outcome outcome, std::string reason, event::Co
     }
 }
 
+// A VM that has just appeared cannot be looked into at once: that is told when it lasts. Later on
+// every stretch is told as it begins.
 void InstanceWatch::begin_blindness(const std::string& why) {
     if (!blind_) {
         blind_ = true;
         blind_since_ = std::chrono::steady_clock::now();
     }
-    // The first look at a VM that boots is not worth an event; a stretch is told once.
-    if (std::exchange(blindness_told_, true)) return;
+    if (blindness_told_) return;
+    const auto grace = std::chrono::steady_clock::now() - seen_since_;
+    if (!sighted_once_ && grace < kQuietStart && status_.state != WatchState::excluded) {
+        loop_->cancel(tell_blindness_);
+        tell_blindness_ = loop_->after(kQuietStart, [this, why] {
+            tell_blindness_ = 0;
+            if (blind_ && !sighted_once_) begin_blindness(why);
+        });
+        return;
+    }
+    blindness_told_ = true;
     callbacks_.blind(*this, why);
 }
 
 void InstanceWatch::end_blindness() {
     if (!blind_) return;
     blind_ = false;
+    blindness_told_ = false;
     const std::chrono::nanoseconds lasted = std::chrono::steady_clock::now() - blind_since_;
     blind_before_ += lasted;
-    if (std::exchange(blindness_told_, false)) callbacks_.sighted(*this, lasted);
+    callbacks_.sighted(*this, lasted, !std::exchange(sighted_once_, true));
 }
 
 bool InstanceWatch::ask(const Question& question, JobRunner::OnFrame on_frame,

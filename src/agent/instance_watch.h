@@ -19,7 +19,7 @@ class InstanceWatch {
         std::function<void(InstanceWatch&, std::string report)> report;
         // Nobody looks from now on, and why; then, that somebody does again.
         std::function<void(InstanceWatch&, const std::string& why)> blind;
-        std::function<void(InstanceWatch&, std::chrono::nanoseconds blind_for)> sighted;
+        std::function<void(InstanceWatch&, std::chrono::nanoseconds blind_for, bool first)> sighted;
         std::function<void(InstanceWatch&, const std::string& note)> note;
     };
 
@@ -33,6 +33,8 @@ class InstanceWatch {
     // starts.
     void start();
     void policy_changed();
+    // What discovery says of the same VM by now: a VMM that has just started has no RAM yet.
+    void refresh(const hypervisor::Vm& vm);
 
     // What the analyser made of the last report.
     void judged(event::Outcome outcome, std::string reason, event::Coverage coverage,
@@ -70,7 +72,8 @@ class InstanceWatch {
     Instant seen_since_;
     Instant blind_since_;
     bool blind_ = true;
-    bool blindness_told_ = false;
+    bool blindness_told_ = false, sighted_once_ = false;
+    EventLoop::Timer tell_blindness_ = 0;
     std::chrono::nanoseconds blind_before_{0};
     std::chrono::nanoseconds cost_at_start_{0};
     std::string report_;  // of the check that is being answered

@@ -327,6 +327,7 @@ Result<Policy> parse(std::string_view text, std::string path) {
     TRY(read_access(TRY(section_of(root, file, "access", policy.path)), policy));
     TRY(read_integrity(TRY(section_of(root, file, "integrity", policy.path)), policy));
     Section instances = TRY(section_of(root, file, "instances", policy.path));
+    TRY(instances.take("only", into_list(&policy.only, &InstancePattern::parse)));
     TRY(instances.take("exclude", into_list(&policy.exclude, &InstancePattern::parse)));
     TRY(instances.end());
     Section log = TRY(section_of(root, file, "log", policy.path));
@@ -361,6 +362,16 @@ Result<Policy> load(const std::string& path) {
                     fmt::format("{} is longer than {} bytes", path, limits::kMaxPolicyBytes));
     }
     return parse(text, path);
+}
+
+std::string excluded(const Policy& policy, const event::Instance& instance) {
+    const auto matches = [&](const InstancePattern& pattern) { return pattern.matches(instance); };
+    const auto found = std::ranges::find_if(policy.exclude, matches);
+    if (found != policy.exclude.end()) {
+        return fmt::format("excluded by policy ({})", found->to_text());
+    }
+    if (policy.only.empty() || std::ranges::any_of(policy.only, matches)) return "";
+    return "not among those that the policy's 'only' names";
 }
 
 Decision decide(const Policy& policy, const event::Instance& instance,

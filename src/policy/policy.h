@@ -64,7 +64,8 @@ struct Policy {
     // is run less often, and status says so.
     double cpu_percent = 1.0;
 
-    std::vector<InstancePattern> exclude;  // never looked into
+    std::vector<InstancePattern> only;     // empty: all instances are watched
+    std::vector<InstancePattern> exclude;  // never looked into; wins over `only`
     std::vector<Principal> viewers, examiners;
     bool redact_environment = true;  // values of environment variables, in answers to users
 
@@ -80,6 +81,9 @@ Result<Policy> parse(std::string_view toml, std::string path);
 // Code::permission when others than root (or the calling user) may write the file: whoever writes
 // the policy decides what is seen.
 Result<Policy> load(const std::string& path);
+
+// Why an instance is not looked into; "" when it is.
+std::string excluded(const Policy& policy, const event::Instance& instance);
 
 // What is done about a finding.
 struct Decision {

@@ -94,6 +94,17 @@ TEST(Policy, errors_name_file_line_and_key) {
               std::string::npos);
 }
 
+TEST(Policy, only_and_exclude_choose_what_is_watched) {
+    const auto watched = [](std::string_view toml) {
+        return excluded(parse(toml, "policy.toml").value(), web_server()).empty();
+    };
+    EXPECT_TRUE(watched(""));
+    EXPECT_TRUE(watched("[instances]\nonly = [\"name:web-*\"]\n"));
+    EXPECT_FALSE(watched("[instances]\nonly = [\"name:db-*\"]\n"));
+    EXPECT_FALSE(watched("[instances]\nexclude = [\"tenant:acme\"]\n"));
+    EXPECT_FALSE(watched("[instances]\nonly = [\"name:web-*\"]\nexclude = [\"name:web-7\"]\n"));
+}
+
 TEST(Policy, a_suppression_says_why_and_until_when) {
     const std::string rule = "[[suppress]]\nrule = \"hidden_process\"\n";
     EXPECT_NE(error_of(rule).find("suppress.reason: is missing"), std::string::npos);

@@ -1,0 +1,78 @@
+#include "target.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "agent/paths.h"
+#include "hypervisor/discover.h"
+#include "hypervisor/ram.h"
+#include "table.h"
+
+namespace underseer::cli {
+
+bool names_an_image(const std::string& target) {
+    return target.find('/') != std::string::npos || ::access(target.c_str(), F_OK) == 0;
+}
+
+Result<agent::GuestSource> image_source(const std::string& path) {
+    agent::GuestSource source;
+    source.name = path;
+    source.image = true;
+    Fd fd = TRY(open_file(path, O_RDONLY | O_NONBLOCK));
+    struct stat status{};
+    if (::fstat(fd.get(), &status) != 0) return fail(os_error(fmt::format("examining {}", path)));
+    if (!S_ISREG(status.st_mode)) {
+        return fail(Code::invalid_argument, fmt::format("{} is no regular file", path));
+    }
+    source.image_bytes = static_cast<std::uint64_t>(status.st_size);
+    source.fds.push_back(std::move(fd));
+    return source;
+}
+
+Result<agent::GuestSource> vm_source(const std::string& wanted) {
+    const hypervisor::Host host = TRY(hypervisor::discover());
+    const hypervisor::Vm vm = TRY(hypervisor::select(host, wanted));
+    if (!vm.not_introspectable.empty() && ::geteuid() == 0) {
+        return fail(Code::unavailable, fmt::format("the VM {} is not introspectable: {}",
+                                                   vm.label(), vm.not_introspectable));
+    }
+    hypervisor::OpenRam ram = TRY(hypervisor::open_ram(vm));
+    agent::GuestSource source;
+    source.name = vm.label();
+    source.fds = std::move(ram.fds);
+    source.layout = std::move(ram.layouts.front());
+    if (ram.layouts.size() > 1) source.alternative = std::move(ram.layouts[1]);
+    return source;
+}
+
+Result<Target> Target::open(const Options& options) {
+    if (options.target.empty()) {
+        return fail(
+            Code::invalid_argument,
+            fmt::format("'{}' needs a VM (its name, UUID or pid; see underseer ls) or an image "
+                        "file",
+                        options.command));
+    }
+    Target target;
+    const bool image = names_an_image(options.target);
+    if (!image && !options.direct) {
+        auto client = agent::AgentClient::connect(options.run_dir / agent::kControlSocketName);
+        if (client.has_value()) {
+            target.client_.emplace(std::move(*client));
+            target.instance_ = options.target;
+            return target;
+        }
+        if (client.error().code != Code::not_found) return fail(std::move(client).error());
+    }
+    target.introspector_.emplace(TRY(agent::Introspector::start(
+        image ? TRY(image_source(options.target)) : TRY(vm_source(options.target)))));
+    for (const std::string& layer : TRY(target.introspector_->missing_layers())) {
+        fmt::print(stderr, "underseer: note: this host does not allow a layer of the jail: {}\n",
+                   printable(layer));
+    }
+    return target;
+}
+
+}  // namespace underseer::cli

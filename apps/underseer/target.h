@@ -1,0 +1,38 @@
+// What a command looks into: an image or a VM by an introspector of our own, or a VM by way of the
+// agent that watches it.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "agent/agent_client.h"
+#include "agent/introspector.h"
+#include "options.h"
+
+namespace underseer::cli {
+
+class Target {
+  public:
+    // The agent is asked when one runs, unless options.direct; an image is never the agent's.
+    static Result<Target> open(const Options& options);
+
+    template <typename T>
+    Result<agent::Answer<T>> ask(const agent::Question& question) {
+        if (introspector_) return introspector_->ask<T>(question);
+        return client_->ask<T>({.kind = agent::ControlRequest::Kind::question,
+                                .instance = instance_,
+                                .question = question});
+    }
+
+  private:
+    Target() = default;
+    std::optional<agent::Introspector> introspector_;
+    std::optional<agent::AgentClient> client_;
+    std::string instance_;  // of the agent's
+};
+
+bool names_an_image(const std::string& target);
+Result<agent::GuestSource> image_source(const std::string& path);
+Result<agent::GuestSource> vm_source(const std::string& wanted);
+
+}  // namespace underseer::cli

@@ -1,0 +1,20 @@
+// Where the agent keeps things, and where others find them.
+#pragma once
+
+#include <filesystem>
+#include <string_view>
+
+namespace underseer::agent {
+
+inline constexpr std::string_view kDefaultStateDir = "/var/lib/underseer";
+inline constexpr std::string_view kDefaultRunDir = "/run/underseer";
+inline constexpr std::string_view kDefaultPolicy = "/etc/underseer/policy.toml";
+inline constexpr std::string_view kControlSocketName = "control.sock";  // in the run directory
+
+std::filesystem::path enrolment_key_path(const std::filesystem::path& state_dir);
+std::filesystem::path public_key_path(const std::filesystem::path& state_dir);
+std::filesystem::path manifest_path(const std::filesystem::path& state_dir);
+// `log` is "critical" or "bulk".
+std::filesystem::path log_path(const std::filesystem::path& state_dir, std::string_view log);
+
+}  // namespace underseer::agent

@@ -1,0 +1,63 @@
+// TestAgent: a real underseerd with directories of its own, and the CLI to ask it.
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "json/value.h"
+#include "testing/test_vm.h"
+
+namespace underseer::testing {
+
+// Runs a program and waits for its end. `user`: who runs it (0: as we are).
+RunResult run_program(const std::vector<std::string>& words, unsigned user = 0);
+std::string program_path(const std::string& name);
+
+class TestAgent {
+  public:
+    // `policy` is the text of its policy file.
+    explicit TestAgent(const std::string& policy);
+    ~TestAgent();
+    TestAgent(const TestAgent&) = delete;
+
+    void start();                  // and waits until it answers
+    int start_and_wait_for_end();  // for an agent that must refuse: its exit status
+    void kill(int signal);         // and waits for its end
+    void signal(int signal);
+    void write_policy(const std::string& text);
+
+    // `underseer WORDS --state .. --run ..`
+    RunResult cli(std::vector<std::string> words, unsigned user = 0);
+    json::Value status();
+    std::vector<json::Value> findings();
+    // Every event of the critical log.
+    std::vector<json::Value> logged();
+    // Those whose message contains `text`.
+    std::vector<json::Value> logged(const std::string& text);
+    // The status of one instance; nothing when it is not there.
+    std::optional<json::Value> instance(const std::string& name);
+
+    // Waits until `condition` holds. CHECKs that it does within a minute.
+    void wait_until(const std::string& what, const std::function<bool()>& condition);
+    void wait_until_watched(const std::string& vm);
+    json::Value wait_for_finding(const std::string& rule);
+
+    pid_t pid() const { return agent_->pid(); }
+    // Pids of its workers in a role ("introspector", "analyser").
+    std::vector<pid_t> workers(const std::string& role);
+    std::string directory() const { return directory_; }
+    std::string errors();               // what it said on standard error
+    std::vector<std::string> notified;  // by sd_notify, filled by wait_until
+
+  private:
+    void launch();
+    void take_notifications();
+
+    std::string directory_;
+    std::optional<jail::Child> agent_;
+    Fd notify_;
+};
+
+}  // namespace underseer::testing
