@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <poll.h>
 #include <unistd.h>
 
 #include "agent/introspector_worker.h"
@@ -29,12 +30,13 @@ bool arrange_fds(int channel, const std::vector<Fd>& memory) {
 Result<Introspector> Introspector::start(GuestSource source) {
     auto [ours, theirs] = TRY(jail::Channel::pair());
     std::string name = source.name;
+    Fd vmm = std::move(source.vmm);
     auto child = TRY(jail::Child::fork([&] {
         if (!arrange_fds(theirs.fd(), source.fds)) return 1;
         const auto count = static_cast<int>(source.fds.size());
         return run_introspector(kChannelFd, kFirstMemoryFd, count, std::move(source));
     }));
-    Introspector started(std::move(name), std::move(child), std::move(ours));
+    Introspector started(std::move(name), std::move(child), std::move(ours), std::move(vmm));
     {
         const jail::Channel closed(std::move(theirs));
     }
@@ -42,6 +44,13 @@ Result<Introspector> Introspector::start(GuestSource source) {
     const std::string hello = TRY(started.receive());
     started.missing_layers_ = TRY(event::decode<std::vector<std::string>>(as_bytes(hello)));
     return started;
+}
+
+// What was read while the VM was there was true; what is read once it has ended is not.
+Result<void> Introspector::check_vmm() const {
+    pollfd ended{vmm_.get(), POLLIN, 0};
+    if (!vmm_ || ::poll(&ended, 1, 0) == 0) return {};
+    return fail(Code::gone, fmt::format("the VM {} has ended", name_));
 }
 
 Result<void> Introspector::send(const Question& question) {

@@ -21,6 +21,7 @@ struct GuestSource {
     std::vector<Fd> fds;                              // of an image: one
     std::vector<guest_memory::RamSlice> layout;       // of a live guest
     std::vector<guest_memory::RamSlice> alternative;  // tried when no kernel is found in `layout`
+    Fd vmm;  // pidfd of a live guest's VMM, when it is known: its RAM may outlive it
 };
 
 // An answer: what was found, and what could not be read.
@@ -36,7 +37,8 @@ class Introspector {
     // Starts the worker and hands it the fds. Nothing of the guest is read in this process.
     static Result<Introspector> start(GuestSource source);
 
-    // Asks and waits. Code::unavailable with the way it ended when the worker is gone.
+    // Asks and waits. Code::unavailable with the way it ended when the worker is gone; Code::gone
+    // when the VM has ended.
     template <typename T>
     Result<Answer<T>> ask(const Question& question);
 
@@ -46,8 +48,12 @@ class Introspector {
     jail::Child& process() { return child_; }
 
   private:
-    Introspector(std::string name, jail::Child child, jail::Channel channel)
-        : name_(std::move(name)), child_(std::move(child)), channel_(std::move(channel)) {}
+    Introspector(std::string name, jail::Child child, jail::Channel channel, Fd vmm)
+        : name_(std::move(name)),
+          child_(std::move(child)),
+          channel_(std::move(channel)),
+          vmm_(std::move(vmm)) {}
+    Result<void> check_vmm() const;
     Result<std::string> receive();
     Result<void> send(const Question& question);
     static Error error_of(const AnswerEnd& end);
@@ -55,6 +61,7 @@ class Introspector {
     std::string name_;
     jail::Child child_;
     jail::Channel channel_;
+    Fd vmm_;
     std::vector<std::string> missing_layers_;
 };
 
@@ -70,6 +77,7 @@ Result<Answer<T>> Introspector::ask(const Question& question) {
         event::Decoder decoder{as_bytes(frame)};
         if (TRY(decoder.get<FrameKind>()) == FrameKind::end) {
             const AnswerEnd end = TRY(decoder.get<AnswerEnd>());
+            TRY(check_vmm());
             if (end.failed) return fail(error_of(end));
             answer.unreadable = end.unreadable;
             answer.first_gap = end.first_gap;

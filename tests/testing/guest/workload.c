@@ -15,6 +15,7 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/reboot.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -177,6 +178,22 @@ static void thread_churn(void) {
     }
 }
 
+// Starts the kernel in /kexec with this kernel's command line, without a reset.
+static void kexec(void) {
+    char line[4096] = "";
+    int file = open("/proc/cmdline", O_RDONLY);
+    ssize_t length = read(file, line, sizeof line - 1);
+    if (length > 0) line[length - 1] = 0;  // the newline
+    int kernel = open("/kexec/vmlinuz", O_RDONLY), initrd = open("/kexec/initrd.gz", O_RDONLY);
+    if (syscall(SYS_kexec_file_load, kernel, initrd, strlen(line) + 1, line, 0UL) != 0) {
+        perror("kexec_file_load");
+        _exit(1);
+    }
+    reboot(RB_KEXEC);
+    perror("reboot");
+    _exit(1);
+}
+
 struct mode {
     const char* name;
     void (*run)(void);
@@ -188,7 +205,7 @@ static const struct mode kModes[] = {
     {"files", files, 1},            {"drop", drop, 1},              {"deleted_exe", deleted_exe, 1},
     {"memfd_exe", memfd_exe, 1},    {"nested", nested_pids, 1},     {"container", container, 1},
     {"odd_name", odd_name, 1},      {"long", long_arguments, 1},    {"churn", churn, 0},
-    {"thread_churn", thread_churn, 0},
+    {"thread_churn", thread_churn, 0}, {"kexec", kexec, 0},
 };
 
 int main(int argc, char** argv) {
