@@ -70,11 +70,11 @@ void measure(const char* label, testing::VmSpec spec) {
     guest_memory::CachedMemory cache(open_guest.memory.get());
     auto guest = guest_linux::Guest::attach(&cache).value();
     const double warm = median_ms([&] {
-                guest->new_epoch();
+        guest->new_epoch();
         tasks = guest->tasks().items.size();
     });
     const double views = median_ms([&] {
-                guest->new_epoch();
+        guest->new_epoch();
         (void)guest->task_views();
     });
     std::vector<std::byte> piece(1 << 20), copy(1 << 20);

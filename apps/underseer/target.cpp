@@ -42,6 +42,7 @@ Result<agent::GuestSource> vm_source(const std::string& wanted) {
     agent::GuestSource source;
     source.name = vm.label();
     source.fds = std::move(ram.fds);
+    source.vmm = std::move(ram.vmm);
     source.layout = std::move(ram.layouts.front());
     if (ram.layouts.size() > 1) source.alternative = std::move(ram.layouts[1]);
     return source;

@@ -1,6 +1,7 @@
 #include "agent/introspector.h"
 
 #include <fmt/format.h>
+#include <poll.h>
 
 namespace underseer::agent {
 
@@ -38,9 +39,16 @@ Result<Introspector> Introspector::begin(GuestSource source) {
     std::vector<int> fds{theirs.fd()};
     for (const Fd& fd : source.fds) fds.push_back(fd.get());
     auto child = TRY(jail::Child::exec_worker("introspector", fds));
-    Introspector started(source.name, std::move(child), std::move(ours));
+    Introspector started(source.name, std::move(child), std::move(ours), std::move(source.vmm));
     TRY(started.channel_.send(event::encode(start_form(source))));
     return started;
+}
+
+// What was read while the VM was there was true; what is read once it has ended is not.
+Result<void> Introspector::check_vmm() const {
+    pollfd ended{vmm_.get(), POLLIN, 0};
+    if (!vmm_ || ::poll(&ended, 1, 0) == 0) return {};
+    return fail(Code::gone, fmt::format("the VM {} has ended", name_));
 }
 
 Result<void> Introspector::send(const Question& question) {

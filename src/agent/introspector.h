@@ -22,6 +22,7 @@ struct GuestSource {
     std::vector<Fd> fds;                              // of an image: one
     std::vector<guest_memory::RamSlice> layout;       // of a live guest
     std::vector<guest_memory::RamSlice> alternative;  // tried when no kernel is found in `layout`
+    Fd vmm;  // pidfd of a live guest's VMM, when it is known: its RAM may outlive it
 };
 
 class Introspector {
@@ -32,7 +33,8 @@ class Introspector {
     // then that of missing_layers().
     static Result<Introspector> begin(GuestSource source);
 
-    // Asks and waits. Code::unavailable with the way it ended when the worker is gone.
+    // Asks and waits. Code::unavailable with the way it ended when the worker is gone; Code::gone
+    // when the VM has ended.
     template <typename T>
     Result<Answer<T>> ask(const Question& question);
 
@@ -45,21 +47,28 @@ class Introspector {
     StartedWorker release() { return {std::move(child_), std::move(channel_)}; }
 
   private:
-    Introspector(std::string name, jail::Child child, jail::Channel channel)
-        : name_(std::move(name)), child_(std::move(child)), channel_(std::move(channel)) {}
+    Introspector(std::string name, jail::Child child, jail::Channel channel, Fd vmm)
+        : name_(std::move(name)),
+          child_(std::move(child)),
+          channel_(std::move(channel)),
+          vmm_(std::move(vmm)) {}
+    Result<void> check_vmm() const;
     Result<std::string> receive();
     Result<void> send(const Question& question);
 
     std::string name_;
     jail::Child child_;
     jail::Channel channel_;
+    Fd vmm_;
     std::vector<std::string> missing_layers_;
 };
 
 template <typename T>
 Result<Answer<T>> Introspector::ask(const Question& question) {
     TRY(send(question));
-    return read_answer<T>(name_, [this] { return receive(); });
+    auto answer = read_answer<T>(name_, [this] { return receive(); });
+    TRY(check_vmm());
+    return answer;
 }
 
 }  // namespace underseer::agent

@@ -26,6 +26,10 @@ using guest_memory::GuestMemory;
 constexpr std::uint64_t kMaxWorkerMemory = 1ull << 30;
 constexpr int kFirstMemoryFd = jail::kFirstWorkerFd + 1;
 constexpr std::uint64_t kMaxReadBytes = 16u << 20;
+// Kernels that have ended and may still lie in RAM: each reboot leaves one at most.
+constexpr std::size_t kMaxRemains = 8;
+// A kernel that turns out not to run is left for another one this often within one question.
+constexpr unsigned kAttempts = 3;
 
 class Worker {
   public:
@@ -43,24 +47,62 @@ class Worker {
     }
 
   private:
-    // The guest is looked for at the first question and again whenever it was not found: a VM may
-    // just be booting.
+    using Frames = std::vector<std::string>;
+    static constexpr unsigned kStepMs = guest_linux::kWatchStepMs;
+
+    // The guest is looked for at the first question and again whenever it was not found or its
+    // kernel has ended: a VM may just be booting.
     Result<void> attach() {
+        if (guest_ && cache_->live()) {
+            const auto now = guest_linux::read_vital_signs(guest_->kernel());
+            if (!now.has_value() || !guest_linux::check_same_life(signs_, *now).has_value()) {
+                leave_kernel();
+            } else {
+                signs_.ticks = now->ticks;
+            }
+        }
         if (guest_) return {};
         Error first;
         for (const auto* layout : {&source_.layout, &source_.alternative}) {
             if (layout->empty() && !source_.image) continue;
             memory_ = TRY(open(*layout));
             cache_ = std::make_unique<CachedMemory>(memory_.get());
-            auto guest = Guest::attach(cache_.get());
+            auto guest = Guest::attach(cache_.get(), remains_);
             if (guest.has_value()) {
                 guest_ = std::move(*guest);
-                return {};
+                if (!cache_->live()) return {};
+                auto signs = guest_linux::read_vital_signs(guest_->kernel());
+                if (signs.has_value()) {
+                    signs_ = *signs;
+                    return {};
+                }
+                guest = fail(std::move(signs).error());
+                guest_.reset();
             }
             if (first.message.empty()) first = std::move(guest).error();
             if (source_.image) break;
         }
         return fail(std::move(std::move(first).with_context(source_.name)));
+    }
+
+    void leave_kernel() {
+        guest_.reset();
+        if (remains_.size() == kMaxRemains) remains_.erase(remains_.begin());
+        remains_.push_back(signs_);
+    }
+
+    // That what was read since attach() is the truth about a kernel that runs (or is paused), and
+    // not what one that has ended left behind.
+    Result<void> confirm() {
+        if (!cache_->live()) return {};
+        auto proof =
+            guest_linux::prove_running(guest_->kernel(), signs_, [] { sleep_ms(kStepMs); });
+        if (!proof.has_value()) {
+            leave_kernel();
+            return fail(std::move(std::move(proof).error().with_context(source_.name)));
+        }
+        signs_ = *proof;
+        return {};
     }
 
     Result<std::unique_ptr<GuestMemory>> open(const std::vector<guest_memory::RamSlice>& layout) {
@@ -71,34 +113,50 @@ class Worker {
     }
 
     Result<void> answer(const Question& question) {
-        auto attached = attach();
-        if (!attached.has_value()) return send_failure(attached.error());
-        guest_->new_epoch();
+        Error last;
+        for (unsigned i = 0; i < kAttempts; ++i) {
+            auto attached = attach();
+            if (!attached.has_value()) return send_failure(attached.error());
+            guest_->new_epoch();
+            const Frames frames = frames_for(question);
+            auto confirmed = confirm();
+            if (confirmed.has_value()) {
+                for (const std::string& frame : frames) TRY(channel_.send(frame));
+                return {};
+            }
+            last = std::move(confirmed).error();
+        }
+        return send_failure(last);
+    }
+
+    Frames frames_for(const Question& question) {
         const std::optional<std::uint32_t> pid =
             question.one_pid ? std::optional(question.pid) : std::nullopt;
         switch (question.topic) {
             case Topic::info:
-                return send_items(Listing<event::SystemInfo>{{guest_->info()}, 0, {}});
+                return frames_of<event::SystemInfo>(
+                    Listing<event::SystemInfo>{{guest_->info()}, 0, {}});
             case Topic::tasks:
-                return send_items(tasks(question));
+                return frames_of<event::Task>(tasks(question));
             case Topic::open_files:
-                return send_items(guest_->open_files(pid));
+                return frames_of<event::OpenFile>(guest_->open_files(pid));
             case Topic::memory_maps:
-                return send_items(guest_->memory_maps(pid));
+                return frames_of<event::Vma>(guest_->memory_maps(pid));
             case Topic::modules:
-                return send(guest_->modules());
+                return frames_of(guest_->modules());
             case Topic::sockets:
-                return send(guest_->sockets());
+                return frames_of(guest_->sockets());
             case Topic::mounts:
-                return send(guest_->mounts());
+                return frames_of(guest_->mounts());
             case Topic::interfaces:
-                return send(guest_->interfaces());
+                return frames_of(guest_->interfaces());
             case Topic::kernel_log:
-                return send(guest_->kernel_log());
+                return frames_of(guest_->kernel_log());
             case Topic::hidden_processes:
-                return send_items(Listing<event::CheckReport>{{hidden_processes()}, 0, {}});
+                return frames_of<event::CheckReport>(
+                    Listing<event::CheckReport>{{hidden_processes()}, 0, {}});
         }
-        return send_failure({Code::unsupported, 0, "an unknown question"});
+        return {failure({Code::unsupported, 0, "an unknown question"})};
     }
 
     Listing<event::Task> tasks(const Question& question) {
@@ -123,7 +181,7 @@ class Worker {
     event::CheckReport hidden_processes() {
         detect::HiddenProcessCheck check;
         for (unsigned look = 0; look < detect::HiddenProcessCheck::kLooks; ++look) {
-            if (look > 0) pause();
+            if (look > 0 && cache_->live()) sleep_ms(detect::HiddenProcessCheck::kPauseMs);
             check.look(*guest_);
             // Memory that does not change says the same at every look.
             if (!check.suspicious()) break;
@@ -131,54 +189,55 @@ class Worker {
         return check.report(*guest_);
     }
 
-    void pause() const {
-        if (!cache_->live()) return;
-        const timespec time{0, detect::HiddenProcessCheck::kPauseMs * 1'000'000};
+    static void sleep_ms(unsigned ms) {
+        const timespec time{0, ms * 1'000'000l};
         ::clock_nanosleep(CLOCK_MONOTONIC, 0, &time, nullptr);
     }
 
     template <typename T>
-    Result<void> send(Result<Listing<T>> listing) {
-        if (!listing.has_value()) return send_failure(listing.error());
-        return send_items(std::move(*listing));
-    }
-
-    template <typename T>
-    Result<void> send_items(const Listing<T>& listing) {
+    static Frames frames_of(Result<Listing<T>> listing) {
+        if (!listing.has_value()) return {failure(listing.error())};
+        Frames frames;
         event::Encoder frame;
         frame.put(FrameKind::items);
-        for (const T& item : listing.items) {
+        for (const T& item : listing->items) {
             std::string bytes = event::encode(item);
             if (bytes.size() + 1 > limits::kMaxFrameBytes) continue;
             if (frame.bytes().size() + bytes.size() > kItemsFrameBytes) {
-                TRY(channel_.send(frame.take()));
+                frames.push_back(frame.take());
                 frame = {};
                 frame.put(FrameKind::items);
             }
             frame.put_raw(bytes);
         }
-        TRY(channel_.send(frame.take()));
-        return send_end({.unreadable = listing.unreadable, .first_gap = listing.first_error});
+        frames.push_back(frame.take());
+        frames.push_back(
+            end({.unreadable = listing->unreadable, .first_gap = listing->first_error}));
+        return frames;
     }
 
-    Result<void> send_failure(const Error& error) {
-        return send_end({.failed = true,
-                         .code = static_cast<std::uint8_t>(error.code),
-                         .error = error.to_text()});
-    }
-
-    Result<void> send_end(const AnswerEnd& end) {
+    static std::string end(const AnswerEnd& end) {
         event::Encoder frame;
         frame.put(FrameKind::end);
         frame.put(end);
-        return channel_.send(frame.take());
+        return frame.take();
     }
+
+    static std::string failure(const Error& error) {
+        return end({.failed = true,
+                    .code = static_cast<std::uint8_t>(error.code),
+                    .error = error.to_text()});
+    }
+
+    Result<void> send_failure(const Error& error) { return channel_.send(failure(error)); }
 
     jail::Channel channel_;
     GuestSource source_;
     std::unique_ptr<GuestMemory> memory_;
     std::unique_ptr<CachedMemory> cache_;
     std::unique_ptr<Guest> guest_;
+    guest_linux::VitalSigns signs_;                 // of guest_, when they were last seen
+    std::vector<guest_linux::VitalSigns> remains_;  // of kernels that have ended
 };
 
 // What the filter lets the worker read: an image whole, a live guest within its RAM.

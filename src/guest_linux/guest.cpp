@@ -19,8 +19,9 @@ Guest::Guest(std::unique_ptr<Kernel> kernel)
       files_(kernel_.get(), &paths_),
       maps_(kernel_.get(), &paths_, &tasks_) {}
 
-Result<std::unique_ptr<Guest>> Guest::attach(guest_memory::GuestMemory* memory) {
-    auto kernel = TRY(Kernel::attach(memory));
+Result<std::unique_ptr<Guest>> Guest::attach(guest_memory::GuestMemory* memory,
+                                             std::span<const VitalSigns> remains) {
+    auto kernel = TRY(Kernel::attach(memory, remains));
     return std::unique_ptr<Guest>(new Guest(std::move(kernel)));
 }
 

@@ -17,7 +17,9 @@ namespace underseer::guest_linux {
 class Guest {
   public:
     // `memory` must outlive the result. Code::not_linux when it holds no Linux kernel.
-    static Result<std::unique_ptr<Guest>> attach(guest_memory::GuestMemory* memory);
+    // `remains` are of kernels known not to run any more (Kernel::attach).
+    static Result<std::unique_ptr<Guest>> attach(guest_memory::GuestMemory* memory,
+                                                 std::span<const VitalSigns> remains = {});
 
     Kernel& kernel() { return *kernel_; }
 

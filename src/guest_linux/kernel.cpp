@@ -23,7 +23,8 @@ std::uint64_t low_bits(std::uint64_t value, unsigned count) {
 Kernel::Kernel(KernelImage image, guest_memory::GuestMemory* memory)
     : image_(std::move(image)), memory_(memory, image_.space) {}
 
-Result<std::unique_ptr<Kernel>> Kernel::attach(guest_memory::GuestMemory* memory) {
+Result<std::unique_ptr<Kernel>> Kernel::attach(guest_memory::GuestMemory* memory,
+                                               std::span<const VitalSigns> remains) {
     auto images = TRY(find_kernel_images(*memory));
     std::unique_ptr<Kernel> best;
     std::uint64_t best_clock = 0;
@@ -34,6 +35,7 @@ Result<std::unique_ptr<Kernel>> Kernel::attach(guest_memory::GuestMemory* memory
         auto loaded = kernel->load_symbols();
         if (loaded.has_value()) loaded = kernel->load_types();
         kernel->rodata_ = {};
+        if (loaded.has_value()) loaded = kernel->check_alive(remains);
         const std::string who =
             fmt::format("{} at {:#x}", kernel->image_.release(), kernel->image_.space.root.value);
         if (!loaded.has_value()) {
@@ -59,6 +61,18 @@ Result<std::unique_ptr<Kernel>> Kernel::attach(guest_memory::GuestMemory* memory
     if (!best) return fail(std::move(last_error));
     std::ranges::move(passed_over, std::back_inserter(best->notes_));
     return best;
+}
+
+Result<void> Kernel::check_alive(std::span<const VitalSigns> remains) {
+    if (!memory_.physical().live()) return {};
+    const VitalSigns signs = TRY(read_vital_signs(*this));
+    for (const VitalSigns& other : remains) {
+        if (signs.is_remains_of(other)) {
+            return fail(Code::unavailable,
+                        "the guest is booting: this is what a kernel that has ended left in RAM");
+        }
+    }
+    return {};
 }
 
 Result<std::vector<std::byte>> Kernel::read_rodata(const ImageExtent& extent) {
@@ -129,6 +143,12 @@ Result<void> Kernel::load_types() {
         types_ = std::move(*btf);
         notes_.push_back(fmt::format("BTF: {} types, found by its header", types_.type_count()));
         return {};
+    }
+    if (begin && end) {
+        return fail(
+            Code::unavailable,
+            "the kernel's BTF is damaged: it is being unpacked, or what is left of a kernel "
+            "is being overwritten, as while the guest is booting");
     }
     return fail(Code::unavailable,
                 "the kernel maps no BTF (CONFIG_DEBUG_INFO_BTF is off), so the "

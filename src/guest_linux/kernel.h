@@ -16,6 +16,7 @@
 #include "guest_linux/kallsyms.h"
 #include "guest_linux/kernel_image.h"
 #include "guest_linux/virtual_memory.h"
+#include "guest_linux/vital_signs.h"
 
 namespace underseer::guest_linux {
 
@@ -34,8 +35,11 @@ struct Field {
 class Kernel {
   public:
     // Finds the kernel and builds the model. Of several kernels in RAM the one whose clock is the
-    // latest is taken, and the others are told in notes(). `memory` must outlive the result.
-    static Result<std::unique_ptr<Kernel>> attach(guest_memory::GuestMemory* memory);
+    // latest is taken, and the others are told in notes(). In live memory, a kernel that is not up
+    // yet, not any more, or one of the `remains` of which it is known that they do not run, is
+    // passed over. `memory` must outlive the result.
+    static Result<std::unique_ptr<Kernel>> attach(guest_memory::GuestMemory* memory,
+                                                  std::span<const VitalSigns> remains = {});
 
     const KernelImage& image() const { return image_; }
     const Symbols& symbols() const { return symbols_; }
@@ -90,6 +94,7 @@ class Kernel {
     Kernel(KernelImage image, guest_memory::GuestMemory* memory);
     Result<void> load_symbols();
     Result<void> load_types();
+    Result<void> check_alive(std::span<const VitalSigns> remains);
     Result<std::vector<std::byte>> read_rodata(const ImageExtent& extent);
     Result<GuestVirt> timekeeper() const;
     Result<std::string> build_id();

@@ -3,6 +3,8 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <charconv>
@@ -217,7 +219,12 @@ Result<OpenRam> open_ram(const Vm& vm) {
     const auto gone = [&] {
         return fail(Code::gone, fmt::format("the VM {} has ended", vm.label()));
     };
-    // Opened first: it belongs to the process that has the pid now, which is checked below.
+    // Opened first: they belong to the process that has the pid now, which is checked below.
+    Fd vmm(static_cast<int>(::syscall(SYS_pidfd_open, vm.pid, 0)));
+    if (!vmm) {
+        if (errno == ESRCH) return gone();
+        return fail(os_error(fmt::format("watching the VM {}", vm.label())));
+    }
     auto memory = open_file(proc + "/mem", O_RDONLY);
     if (!memory.has_value()) {
         if (memory.error().code == Code::not_found) return gone();
@@ -232,6 +239,7 @@ Result<OpenRam> open_ram(const Vm& vm) {
     if (!maps.has_value() || !same) return gone();
     const auto mappings = parse_maps(*maps);
     OpenRam ram;
+    ram.vmm = std::move(vmm);
     for (const bool upwards : {false, true}) {
         const auto blocks = match_blocks(mappings, vm, upwards);
         if (!blocks) {

@@ -24,6 +24,7 @@ Result<std::vector<guest_memory::RamSlice>> private_layout(std::string_view maps
 struct OpenRam {
     std::vector<Fd> fds;
     std::vector<std::vector<guest_memory::RamSlice>> layouts;
+    Fd vmm;  // pidfd: readable once the VMM has ended. Shared memory outlives it.
 };
 // Needs the right to read the VMM's memory (root, or CAP_SYS_PTRACE). Code::gone when the
 // process has ended or its pid belongs to another one by now.

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstdlib>
 
 #include "hypervisor/discover.h"
 #include "hypervisor/ram.h"
@@ -20,6 +21,11 @@ std::string test_name(const ::testing::TestParamInfo<std::string>& kernel) {
     return name;
 }
 
+bool nightly() {
+    const char* set = std::getenv("UNDERSEER_NIGHTLY");
+    return set && std::string_view(set) == "1";
+}
+
 agent::GuestSource source_of(const TestVm& vm) {
     const auto host = hypervisor::discover().value();
     const auto found = hypervisor::select(host, vm.name());
@@ -31,6 +37,7 @@ agent::GuestSource source_of(const TestVm& vm) {
     agent::GuestSource source;
     source.name = vm.name();
     source.fds = std::move(ram->fds);
+    source.vmm = std::move(ram->vmm);
     source.layout = std::move(ram->layouts.front());
     if (ram->layouts.size() > 1) source.alternative = std::move(ram->layouts[1]);
     return source;

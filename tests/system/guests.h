@@ -15,6 +15,9 @@ namespace underseer::testing {
 std::vector<std::string> all_kernels();
 std::string test_name(const ::testing::TestParamInfo<std::string>& kernel);
 
+// The long run: UNDERSEER_NIGHTLY=1 (./dev test --nightly). More kernels, more time.
+bool nightly();
+
 // The source of a VM as the agent would open it: found by name, RAM opened read-only.
 agent::GuestSource source_of(const TestVm& vm);
 agent::Introspector attach(const TestVm& vm);

@@ -4,6 +4,9 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <chrono>
+
 #include "guest_linux/guest.h"
 #include "guest_memory/sources.h"
 #include "guests.h"
@@ -156,6 +159,46 @@ TEST_P(Hiding, churn_makes_no_false_finding) {
         EXPECT_NE(report.outcome, event::Outcome::finding);
         for (const event::Finding& finding : report.findings) ADD_FAILURE() << finding.subject;
     }
+}
+
+class Load : public ::testing::TestWithParam<std::string> {};
+INSTANTIATE_TEST_SUITE_P(, Load, ::testing::ValuesIn(all_kernels()), test_name);
+
+// Two minutes on one kernel, half an hour on each in the nightly run.
+TEST_P(Load, of_every_kind_makes_no_false_alarm) {
+    if (!nightly() && GetParam() != "6.1-cloud") GTEST_SKIP() << "in the nightly run only";
+    auto vm = TestVm::boot({.kernel = GetParam(), .memory_mib = 1024, .vcpus = 2});
+    if (!vm.has_value() && vm.error().code == Code::unavailable) {
+        GTEST_SKIP() << vm.error().to_text();
+    }
+    ASSERT_TRUE(vm.has_value()) << vm.error().to_text();
+    vm->output_of("/bin/workload mix > /dev/null & true");
+    vm->output_of(
+        "while :; do rmmod nfnetlink; insmod /lib/modules/nfnetlink.ko; sleep 1; done "
+        "> /dev/null 2>&1 & true");
+    agent::Introspector introspector = attach(*vm);
+    const auto end = std::chrono::steady_clock::now() + std::chrono::minutes(nightly() ? 30 : 2);
+    unsigned clean = 0, unavailable = 0;
+    std::uint64_t looked_at = 0;
+    while (std::chrono::steady_clock::now() < end) {
+        auto answer =
+            introspector.ask<event::CheckReport>(Question{.topic = Topic::hidden_processes});
+        ASSERT_TRUE(answer.has_value()) << answer.error().to_text();
+        const event::CheckReport& report = answer->items.front();
+        for (const event::Finding& finding : report.findings) {
+            ADD_FAILURE() << finding.subject << ", missing in " << finding.evidence[1].text;
+        }
+        report.outcome == event::Outcome::clean ? ++clean : ++unavailable;
+        looked_at += report.coverage.looked_at;
+    }
+    fmt::print("{} checks of {} tasks: {} clean, {} unavailable\n", clean + unavailable, looked_at,
+               clean, unavailable);
+    EXPECT_GT(clean, 20u);
+    EXPECT_LT(unavailable, clean / 10 + 1);
+    // The load is still there: what it does to the guest has not ended it.
+    const auto tasks = introspector.ask<event::Task>(Question{.topic = Topic::tasks});
+    ASSERT_TRUE(tasks.has_value()) << tasks.error().to_text();
+    EXPECT_GT(std::ranges::count(tasks->items, "workload", &event::Task::comm), 20);
 }
 
 }  // namespace

@@ -48,8 +48,41 @@ Result<Fd> connect_to(const std::string& path, Clock::time_point deadline) {
     }
 }
 
+// An entry of a "newc" archive (Documentation/driver-api/early-userspace/buffer-format.rst).
+std::string archive_entry(const std::string& name, unsigned mode, const std::string& bytes) {
+    std::string entry = fmt::format(
+        "070701{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}", 0,
+        mode, 0, 0, 1, 0, bytes.size(), 0, 0, 0, 0, name.size() + 1, 0);
+    entry += name + '\0';
+    entry.resize((entry.size() + 3) / 4 * 4);
+    entry += bytes;
+    entry.resize((entry.size() + 3) / 4 * 4);
+    return entry;
+}
+
+// The initial RAM disk; with another kernel and its RAM disk in /kexec if one is asked for.
+Result<fs::path> initrd_for(const VmSpec& spec, const std::string& directory) {
+    constexpr std::size_t kMaxFileBytes = 256u << 20;
+    fs::path initrd = kernel_directory(spec.kernel) / "initrd.gz";
+    if (spec.kexec.empty()) return initrd;
+    const fs::path other = kernel_directory(spec.kexec);
+    std::string all = TRY(read_file(initrd, kMaxFileBytes));
+    all.resize((all.size() + 3) / 4 * 4);
+    all += archive_entry("kexec", 0040755, {});
+    for (const char* file : {"vmlinuz", "initrd.gz"}) {
+        all += archive_entry(fmt::format("kexec/{}", file), 0100644,
+                             TRY(read_file(other / file, kMaxFileBytes)));
+    }
+    all += archive_entry("TRAILER!!!", 0, {});
+    fs::path joined = directory + "/initrd";
+    const Fd out = TRY(open_file(joined, O_CREAT | O_WRONLY, 0600));
+    TRY(write_all(out.get(), as_bytes(all)));
+    return joined;
+}
+
 std::vector<std::string> command_line(const VmSpec& spec, const std::string& name,
-                                      const std::string& directory, const fs::path& kernel) {
+                                      const std::string& directory, const fs::path& kernel,
+                                      const fs::path& initrd) {
     std::string machine = spec.machine;
     std::vector<std::string> words{"/usr/bin/qemu-system-x86_64",
                                    "-name",
@@ -91,7 +124,10 @@ std::vector<std::string> command_line(const VmSpec& spec, const std::string& nam
         fmt::format("{} quiet panic=-1 {} {}", one_port ? "underseer.tty=ttyS0" : "console=ttyS0",
                     spec.workload ? "" : "underseer.idle", spec.append);
     words.insert(words.end(), {"-machine", machine, "-kernel", kernel / "vmlinuz", "-initrd",
-                               kernel / "initrd.gz", "-append", append});
+                               initrd, "-append", append});
+    if (!spec.incoming.empty()) {
+        words.insert(words.end(), {"-incoming", fmt::format("exec:cat {}", spec.incoming)});
+    }
     if (!one_port) {
         words.insert(words.end(), {"-serial", fmt::format("file:{}/console", directory)});
     }
@@ -115,6 +151,12 @@ std::vector<std::string> TestVm::kernels_at_hand() {
     return names;
 }
 
+std::string TestVm::release_of(const std::string& kernel) {
+    std::string release = read_file(kernel_directory(kernel) / "release", 4096).value_or("");
+    while (release.ends_with('\n')) release.pop_back();
+    return release;
+}
+
 Result<TestVm> TestVm::boot(const VmSpec& spec) {
     const fs::path kernel = kernel_directory(spec.kernel);
     if (!fs::exists(kernel / "initrd.gz")) {
@@ -125,7 +167,7 @@ Result<TestVm> TestVm::boot(const VmSpec& spec) {
     std::string pattern = (fs::temp_directory_path() / "underseer-vm-XXXXXX").string();
     if (::mkdtemp(pattern.data()) == nullptr) return fail(os_error("making a directory"));
     const std::string name = fs::path(pattern).filename().string().substr(10);
-    auto words = command_line(spec, name, pattern, kernel);
+    auto words = command_line(spec, name, pattern, kernel, TRY(initrd_for(spec, pattern)));
     auto qemu = TRY(jail::Child::fork([&] {
         ::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
         const Fd log(::open((pattern + "/qemu.log").c_str(), O_CREAT | O_WRONLY, 0600));
@@ -138,9 +180,14 @@ Result<TestVm> TestVm::boot(const VmSpec& spec) {
         return 127;
     }));
     TestVm vm(name, pattern, std::move(qemu));
-    vm.release_ = read_file(kernel / "release", 4096).value_or("");
-    while (vm.release_.ends_with('\n')) vm.release_.pop_back();
-    if (spec.wait) TRY(vm.connect());
+    vm.release_ = release_of(spec.kernel);
+    if (!spec.incoming.empty()) {
+        TRY(vm.wait_until_restored());
+    } else if (spec.wait) {
+        TRY(vm.wait_until_ready());
+    } else {
+        vm.shell_ = TRY(connect_to(pattern + "/shell", Clock::now() + kBootTime));
+    }
     return vm;
 }
 
@@ -152,9 +199,63 @@ TestVm::~TestVm() {
     fs::remove_all(directory_, error);
 }
 
-Result<void> TestVm::connect() {
+Result<void> TestVm::wait_until_restored() {
     const auto deadline = Clock::now() + kBootTime;
     shell_ = TRY(connect_to(directory_ + "/shell", deadline));
+    for (;;) {
+        const auto answer = TRY(qmp("query-status"));
+        const std::string status = TRY(TRY(answer.at("status")).as_string());
+        if (status == "running") return {};
+        if (Clock::now() > deadline) return fail(Code::os, "the restored guest is " + status);
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
+}
+
+Result<void> TestVm::save_to(const std::string& path) {
+    const auto deadline = Clock::now() + kBootTime;
+    // Unbounded: a guest that dirties memory faster than it is written would never end.
+    TRY(qmp("migrate-set-parameters", R"({"max-bandwidth": 10000000000})"));
+    TRY(qmp("migrate", fmt::format(R"({{"uri": "exec:cat > {}"}})", path)));
+    for (;;) {
+        const auto answer = TRY(qmp("query-migrate"));
+        const std::string status = TRY(TRY(answer.at("status")).as_string());
+        if (status == "completed") return {};
+        if (status == "failed" || Clock::now() > deadline) {
+            return fail(Code::os, "saving the machine: " + status);
+        }
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
+}
+
+void TestVm::reset() {
+    buffered_.clear();
+    CHECK(qmp("system_reset").has_value());
+}
+
+void TestVm::kexec() {
+    buffered_.clear();
+    CHECK(write_all(shell_.get(), as_bytes("/bin/workload kexec\n")).has_value());
+}
+
+Result<void> TestVm::wait_until_between_kernels() {
+    const auto deadline = Clock::now() + kAnswerTime;
+    while (Clock::now() < deadline) {
+        const auto answer =
+            TRY(qmp("human-monitor-command", R"({"command-line": "info registers"})"));
+        const std::string text = TRY(answer.as_string());
+        const std::size_t rip = text.find("RIP=");
+        if (rip == std::string::npos) return fail(Code::malformed, "no RIP in " + text);
+        // Kernels run in the upper half, programs with CPL 3, and what loads a kernel neither.
+        const bool low = std::stoull(text.substr(rip + 4, 16), nullptr, 16) < 1ull << 40;
+        if (low && text.find("CPL=0") != std::string::npos) return {};
+        std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+    return fail(Code::os, "the guest did not leave its kernel");
+}
+
+Result<void> TestVm::wait_until_ready() {
+    const auto deadline = Clock::now() + kBootTime;
+    if (!shell_) shell_ = TRY(connect_to(directory_ + "/shell", deadline));
     for (;;) {
         auto line = read_line(shell_.get());
         if (!line.has_value() || Clock::now() > deadline) {

@@ -1,6 +1,7 @@
 // TestVm: a real Linux guest in QEMU (TCG), with a line to a shell inside.
 #pragma once
 
+#include <chrono>
 #include <map>
 #include <optional>
 #include <string>
@@ -24,7 +25,9 @@ struct VmSpec {
     std::string cpu = "max";
     unsigned numa_nodes = 1;
     bool workload = true;  // the processes of tests/testing/guest/workload.c
-    bool wait = true;      // until the guest answers
+    bool wait = true;      // until the guest answers, not just the VMM
+    std::string kexec;     // another kernel, laid into the guest for TestVm::kexec()
+    std::string incoming;  // a file of TestVm::save_to() to go on from
 };
 
 struct RunResult {
@@ -37,6 +40,7 @@ class TestVm {
     // Code::unavailable when the kernel is not at hand (tools/guests/make.py makes it).
     static Result<TestVm> boot(const VmSpec& spec);
     static std::vector<std::string> kernels_at_hand();
+    static std::string release_of(const std::string& kernel);  // "6.1.0-44-cloud-amd64"
 
     TestVm(TestVm&&) = default;
     TestVm& operator=(TestVm&&) = default;
@@ -50,6 +54,17 @@ class TestVm {
     Result<json::Value> qmp(const std::string& command, const std::string& arguments = "{}");
     void pause() { CHECK(qmp("stop").has_value()); }
     void resume() { CHECK(qmp("cont").has_value()); }
+    // As pressing the button does. The guest is not up again when this returns, nor after kexec().
+    void reset();
+    // The guest starts spec.kexec by itself, without firmware.
+    void kexec();
+    Result<void> wait_until_ready();
+    // That kexec() has left the old kernel, and the new one is only about to be unpacked.
+    Result<void> wait_until_between_kernels();
+    // Writes the state of the whole machine into a file; the VM stands still afterwards.
+    Result<void> save_to(const std::string& path);
+    // Ends the VMM, as pulling the plug does.
+    void power_off() { qemu_.kill(), (void)qemu_.wait(std::chrono::seconds(10)); }
     // QEMU's dump-guest-memory: "elf", ..
     Result<void> dump_to(const std::string& path, const std::string& format);
 
@@ -60,7 +75,7 @@ class TestVm {
   private:
     TestVm(std::string name, std::string directory, jail::Child qemu)
         : name_(std::move(name)), directory_(std::move(directory)), qemu_(std::move(qemu)) {}
-    Result<void> connect();
+    Result<void> wait_until_restored();
     Result<std::string> read_line(int fd);
     Result<std::string> read_bytes(int fd, std::size_t count);
 

@@ -8,6 +8,7 @@ The cache is ${UNDERSEER_CACHE:-${XDG_CACHE_HOME:-~/.cache}/underseer}; what is 
 again. A kernel that its suite no longer has is reported and left out: that is no failure.
 """
 import argparse
+import fcntl
 import gzip
 import hashlib
 import json
@@ -30,6 +31,8 @@ KERNELS = {
     "6.12-rt": ("trixie", "linux-image-rt-amd64"),
     "7.2-cloud": ("sid", "linux-image-cloud-amd64"),
 }
+# What a kernel's module build runs besides the compiler that its headers name.
+CHROOT_TOOLS = ["make", "dash", "bash", "coreutils", "findutils", "grep", "sed", "mawk", "perl-base"]
 # Module loaded idle so that /proc/modules has something to compare; present in every kernel here.
 EXTRA_MODULES = ["dummy", "nfnetlink", "zram"]
 
@@ -151,23 +154,67 @@ def build_program(name):
     return program
 
 
-def build_hide(name, folder):
-    """Our hiding module for this kernel, or None where its headers do not build on this host."""
-    source = GUEST / "hide/underseer_hide.c"
-    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
-    module = folder / f"hide-{digest}.ko"
-    if module.exists():
-        return module
-    suite_name, _ = KERNELS[name]
-    if suite_name != "bookworm":
+def host_suite():
+    text = pathlib.Path("/etc/os-release").read_text()
+    found = re.search(r"^VERSION_CODENAME=(\S+)", text, re.M)
+    return found.group(1) if found else ""
+
+
+def merge_packages(suite, packages, root):
+    """Unpacks packages over a root whose /lib may be a symbolic link."""
+    with tempfile.TemporaryDirectory(dir=cache_dir()) as work:
+        suite.unpack(packages, work)
+        tree = pathlib.Path(work)
+        (root / "usr/src").mkdir(parents=True, exist_ok=True)
+        for source in (tree / "usr/src").iterdir():
+            target = root / "usr/src" / source.name
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(source, target, symlinks=True)
+
+
+def host_apt_options():
+    """How the host's apt reaches its mirror and judges it: mmdebstrap does not take that over."""
+    dump = subprocess.run(["apt-config", "dump", "Acquire"], check=True, text=True, stdout=subprocess.PIPE).stdout
+    wanted = r"Acquire::(Check-Valid-Until|https?::(Proxy|CaInfo|CaPath)) \"[^\"]+\";"
+    return [f"--aptopt={line}" for line in dump.splitlines() if re.fullmatch(wanted, line)]
+
+
+def chroot_of(suite, compiler, kbuild):
+    """A root of that suite with just enough in it to build a module; None when this cannot be made.
+
+    Headers come with programs of their suite (objtool, modpost) and want their suite's compiler, so
+    that those of a newer suite do not run here. Packages are unpacked, not configured: no script of
+    theirs runs.
+    """
+    if os.geteuid() != 0 or not shutil.which("mmdebstrap"):
+        say(f"{suite.name}: no hiding modules: they are built in a chroot, which takes root and mmdebstrap")
         return None
-    release = (folder / "release").read_text().strip()
-    suite = Suite(suite_name)
-    suite.update()
+    packages = [*compiler, *kbuild, *CHROOT_TOOLS]
+    digest = hashlib.sha256(" ".join(packages).encode()).hexdigest()[:16]
+    root = cache_dir() / "chroots" / f"{suite.name}-{digest}"
+    if root.exists():
+        return root
+    root.parent.mkdir(exist_ok=True)
+    for old in root.parent.glob(f"{suite.name}-*"):  # of another compiler, or left unfinished
+        shutil.rmtree(old)
+    say(f"{suite.name}: making a chroot with {' '.join(compiler)}")
+    unfinished = root.with_suffix(".part")
+    subprocess.run(["mmdebstrap", "--quiet", "--mode=root", "--variant=extract", *host_apt_options(),
+                    "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr",
+                    f"--include={','.join(packages)}", suite.name, unfinished, suite.dir / "sources.list"],
+                   check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    if not (unfinished / "usr/bin/awk").exists():  # that link is made when mawk is configured
+        (unfinished / "usr/bin/awk").symlink_to("mawk")
+    for sub in ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info"):
+        shutil.rmtree(unfinished / sub, ignore_errors=True)
+    unfinished.rename(root)
+    return root
+
+
+def host_headers(suite, packages, folder):
+    """Headers of the host's own suite, unpacked where the host's compiler can use them."""
     headers = folder / "headers"
     shutil.rmtree(headers, ignore_errors=True)
-    packages = [f"linux-headers-{release}"]
-    packages += suite.depends(packages[0], r"linux-(headers-.*-common|kbuild-)")
     suite.unpack(packages, headers)
     # The headers refer to each other by absolute paths.
     for link in list(headers.rglob("*")):
@@ -178,15 +225,58 @@ def build_hide(name, folder):
     for makefile in headers.glob("usr/src/linux-headers-*/Makefile"):
         text = makefile.read_text()
         makefile.write_text(text.replace(" /usr/src/", f" {headers}/usr/src/"))
-    with tempfile.TemporaryDirectory() as work:
-        shutil.copy(source, work)
-        (pathlib.Path(work) / "Kbuild").write_text("obj-m := underseer_hide.o\n")
-        made = subprocess.run(["make", "-s", "-C", headers / f"usr/src/linux-headers-{release}", f"M={work}",
-                               "modules"], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        if made.returncode != 0:
-            say(f"{name}: the hiding module did not build: {made.stdout[-2000:]}")
+    return headers
+
+
+def make_module(command, headers, work, source):
+    """Builds `source` in the folder `work`; returns the module, or raises CalledProcessError."""
+    shutil.copy(source, work)
+    (work / "Kbuild").write_text(f"obj-m := {source.stem}.o\n")
+    inside, where = command
+    subprocess.run([*inside, "make", "-s", "-C", headers, f"M={where}", "modules"], check=True, text=True,
+                   stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return work / f"{source.stem}.ko"
+
+
+def build_hide(name, folder):
+    """Our hiding module for this kernel, or None (and said why) where it cannot be built."""
+    source = GUEST / "hide/underseer_hide.c"
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
+    module = folder / f"hide-{digest}.ko"
+    if module.exists():
+        return module
+    suite_name, _ = KERNELS[name]
+    release = (folder / "release").read_text().strip()
+    say(f"{name}: building the hiding module")
+    suite = Suite(suite_name)
+    try:
+        suite.update()
+        headers = f"linux-headers-{release}"
+        common = suite.depends(headers, r"linux-headers-.*-common")
+        kbuild = suite.depends(headers, r"linux-kbuild-")
+        sources = f"usr/src/{headers}"
+        if suite_name == host_suite():
+            tree = host_headers(suite, [headers, *common, *kbuild], folder)
+            with tempfile.TemporaryDirectory() as work:
+                built = make_module(([], work), tree / sources, pathlib.Path(work), source)
+                shutil.copy(built, module)
+            return module
+        root = chroot_of(suite, suite.depends(headers, r"(linux-compiler-)?gcc-\d"), kbuild)
+        if not root:
             return None
-        shutil.copy(pathlib.Path(work) / "underseer_hide.ko", module)
+        merge_packages(suite, [headers, *common], root)
+        with tempfile.TemporaryDirectory(dir=root / "tmp") as work:
+            inside = "/" + str(pathlib.Path(work).relative_to(root))
+            # objtool wants to know its stack's limit; the mount goes away with its namespace.
+            chroot = ["unshare", f"--mount-proc={root}/proc", "chroot", root]
+            built = make_module((chroot, inside), f"/{sources}", pathlib.Path(work), source)
+            shutil.copy(built, module)
+        for used in [headers, *common]:
+            shutil.rmtree(root / "usr/src" / used)
+    except subprocess.CalledProcessError as error:
+        detail = (error.stderr or error.stdout or str(error)).strip()
+        say(f"{name}: the hiding module could not be built: {detail[-2000:]}")
+        return None
     return module
 
 
@@ -230,6 +320,9 @@ def main():
     for name in options.kernels:
         if name not in KERNELS:
             raise SystemExit(f"guests: there is no kernel '{name}'; there are {', '.join(KERNELS)}")
+    # One at a time: several worktrees share the cache.
+    lock = open(cache_dir() / "lock", "w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
     made = {}
     for name in options.kernels or KERNELS:
         folder = cache_dir() / "kernels" / name

@@ -15,6 +15,7 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/reboot.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -177,6 +178,155 @@ static void thread_churn(void) {
     }
 }
 
+// ---- mix: everything that makes the views of the tasks differ for a moment
+
+static void leave(void) { _exit(0); }
+
+static void mix_exec(void) {
+    signal(SIGCHLD, SIG_IGN);
+    for (;;) {
+        if (fork() == 0) {
+            execl("/proc/self/exe", "workload", "leave", NULL);
+            _exit(1);
+        }
+        usleep(2000);
+    }
+}
+
+// A thread that executes takes over the process: its pid moves to another task.
+static void* exec_body(void* unused) {
+    execl("/proc/self/exe", "workload", "leave", NULL);
+    return unused;
+}
+static void mix_thread_exec(void) {
+    signal(SIGCHLD, SIG_IGN);
+    for (;;) {
+        if (fork() == 0) {
+            pthread_t thread;
+            for (int i = 0; i < 3; ++i) pthread_create(&thread, NULL, thread_body, "bystander");
+            pthread_create(&thread, NULL, exec_body, NULL);
+            rest();
+        }
+        usleep(5000);
+    }
+}
+
+// Zombies that stay a while, and orphans that init takes over.
+static void mix_zombies(void) {
+    for (;;) {
+        for (int i = 0; i < 10; ++i) {
+            if (fork() == 0) {
+                if (i % 2 && fork() == 0) usleep(300000);
+                _exit(0);
+            }
+        }
+        usleep(700000);
+        while (waitpid(-1, NULL, WNOHANG) > 0) {}
+    }
+}
+
+static void join_cgroup(const char* directory) {
+    char path[128];
+    snprintf(path, sizeof path, "%s/cgroup.procs", directory);
+    int procs = open(path, O_WRONLY);
+    write(procs, "0", 1);
+    close(procs);
+}
+static void mix_cgroups(void) {
+    char own[64];
+    snprintf(own, sizeof own, "/sys/fs/cgroup/mix-%d", getpid());
+    for (;;) {
+        mkdir(own, 0755);
+        join_cgroup(own);
+        if (fork() == 0) {
+            usleep(1000);
+            _exit(0);
+        }
+        join_cgroup("/sys/fs/cgroup");
+        wait(NULL);
+        rmdir(own);
+    }
+}
+
+static int short_world(void* unused) {
+    (void)unused;
+    if (fork() == 0) usleep(20000);
+    return 0;
+}
+static void mix_worlds(void) {
+    static char stack[65536];
+    for (;;) {
+        clone(short_world, stack + sizeof stack, CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWUTS | SIGCHLD, NULL);
+        wait(NULL);
+        usleep(5000);
+    }
+}
+
+static void mix_sessions(void) {
+    signal(SIGCHLD, SIG_IGN);
+    for (;;) {
+        if (fork() == 0) {
+            setsid();
+            if (fork() == 0) {
+                setpgid(0, 0);
+                sched_yield();
+            }
+            _exit(0);
+        }
+        usleep(1000);
+    }
+}
+
+static void mix_files(void) {
+    char path[64], bytes[4096] = "";
+    for (unsigned i = 0;; ++i) {
+        snprintf(path, sizeof path, "/mnt/data/mix-%d-%u", getpid(), i % 50);
+        int file = open(path, O_CREAT | O_WRONLY, 0600);
+        for (int k = 0; k < 8; ++k) write(file, bytes, sizeof bytes);
+        close(file);
+        if (i % 3) unlink(path);
+        usleep(500);
+    }
+}
+
+static void mix_priorities(void) {
+    for (;;) {
+        struct sched_param high = {.sched_priority = 5}, none = {0};
+        sched_setscheduler(0, SCHED_RR, &high);
+        usleep(1000);
+        sched_setscheduler(0, SCHED_BATCH, &none);
+        for (volatile int i = 0; i < 100000; ++i) {}
+    }
+}
+
+static void mix(void) {
+    static void (*const parts[])(void) = {churn,      thread_churn, mix_exec,     mix_thread_exec, mix_zombies,
+                                          mix_cgroups, mix_worlds,   mix_sessions, mix_files,       mix_priorities};
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; ++i) {
+        if (fork() == 0) {
+            parts[i]();
+            _exit(0);
+        }
+    }
+    rest();
+}
+
+// Starts the kernel in /kexec with this kernel's command line, without a reset.
+static void kexec(void) {
+    char line[4096] = "";
+    int file = open("/proc/cmdline", O_RDONLY);
+    ssize_t length = read(file, line, sizeof line - 1);
+    if (length > 0) line[length - 1] = 0;  // the newline
+    int kernel = open("/kexec/vmlinuz", O_RDONLY), initrd = open("/kexec/initrd.gz", O_RDONLY);
+    if (syscall(SYS_kexec_file_load, kernel, initrd, strlen(line) + 1, line, 0UL) != 0) {
+        perror("kexec_file_load");
+        _exit(1);
+    }
+    reboot(RB_KEXEC);
+    perror("reboot");
+    _exit(1);
+}
+
 struct mode {
     const char* name;
     void (*run)(void);
@@ -188,7 +338,8 @@ static const struct mode kModes[] = {
     {"files", files, 1},            {"drop", drop, 1},              {"deleted_exe", deleted_exe, 1},
     {"memfd_exe", memfd_exe, 1},    {"nested", nested_pids, 1},     {"container", container, 1},
     {"odd_name", odd_name, 1},      {"long", long_arguments, 1},    {"churn", churn, 0},
-    {"thread_churn", thread_churn, 0},
+    {"thread_churn", thread_churn, 0}, {"kexec", kexec, 0},
+    {"leave", leave, 0},            {"mix", mix, 0},
 };
 
 int main(int argc, char** argv) {
