@@ -37,6 +37,16 @@ inline constexpr std::size_t kMaxKernelSymbols = 4u << 20;
 // KSYM_NAME_LEN is 512 since 6.1 (include/linux/kallsyms.h).
 inline constexpr std::size_t kMaxSymbolNameBytes = 1024;
 
+// ---- images of memory ------------------------------------------------------------------------
+// A machine has some ten ranges of RAM; AVML makes one of every 16 MiB, so this is 1 TiB.
+inline constexpr std::size_t kMaxImageRanges = 1u << 16;
+// AVML's snappy chunks have 64 KiB each, so this is 512 GiB. The index takes 24 bytes a chunk.
+inline constexpr std::size_t kMaxAvmlChunks = 8u << 20;
+// QEMU writes pieces of 16 KiB, so this is 64 GiB of compressed pages. Sorting takes 80 bytes each.
+inline constexpr std::size_t kMaxFlattenedPieces = 4u << 20;
+// 2 TiB of guest; the bitmap of its pages takes 64 MiB.
+inline constexpr std::uint64_t kMaxDumpPages = 1ull << 29;
+
 // ---- processes of ours talking to each other -----------------------------------------------
 // One frame between a worker and the agent; the biggest is a full process listing, sent in parts.
 inline constexpr std::size_t kMaxFrameBytes = 1u << 20;

@@ -19,6 +19,7 @@ class CachedMemory final : public GuestMemory {
     void read_many(std::span<ReadOp> ops) override;
     void new_epoch() override { ++epoch_; }
     bool live() const override { return source_->live(); }
+    std::string failure() const override { return source_->failure(); }
     std::string describe() const override { return source_->describe(); }
 
   private:

@@ -19,7 +19,9 @@ Result<void> GuestMemory::read(GuestPhys from, MutableBytes into) {
         case ReadStatus::failed:
             break;
     }
-    return fail(Code::os, fmt::format("reading guest address {:#x} failed", from.value));
+    const std::string why = failure();
+    return fail(Code::os, fmt::format("reading guest address {:#x} failed{}{}", from.value,
+                                      why.empty() ? "" : ": ", why));
 }
 
 std::uint64_t GuestMemory::ram_bytes() const {

@@ -55,6 +55,9 @@ class GuestMemory {
     // Whatever was remembered of earlier reads is forgotten (see CachedMemory).
     virtual void new_epoch() {}
 
+    // Why the latest read that came back `failed` did; empty when there is no more to say.
+    virtual std::string failure() const { return {}; }
+
     // For people: "shared memfd of pid 4711", "LiME image mem.lime".
     virtual std::string describe() const = 0;
 

@@ -1,10 +1,13 @@
 #include <elf.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 
-#include "base/os.h"
+#include "base/limits.h"
+#include "guest_memory/image_file.h"
+#include "guest_memory/image_forms.h"
 #include "guest_memory/sliced_memory.h"
 #include "guest_memory/sources.h"
 
@@ -14,22 +17,8 @@ namespace {
 
 constexpr std::uint32_t kLimeMagic = 0x4c694d45;  // "EMiL", LiME's lime.h
 constexpr std::size_t kLimeHeaderBytes = 32;
-constexpr std::size_t kMaxSlices = 1u << 16;
 constexpr std::uint32_t kAvmlMagic = 0x4c4d5641;  // "AVML"
 constexpr std::string_view kKdumpMagic = "KDUMP   ", kFlattenedMagic = "makedumpfile";
-
-Result<std::vector<std::byte>> read_exactly(int file, std::uint64_t offset, std::size_t size,
-                                            std::string_view what) {
-    std::vector<std::byte> bytes(size);
-    const std::size_t got = TRY(read_at(file, bytes, offset));
-    if (got != size) {
-        return fail(Code::malformed,
-                    fmt::format("the file ends inside {} at offset {:#x}: {} of {} "
-                                "bytes are there",
-                                what, offset, got, size));
-    }
-    return bytes;
-}
 
 Unexpected truncated(GuestPhys begin, std::uint64_t needs, std::uint64_t file_bytes) {
     return fail(
@@ -40,10 +29,11 @@ Unexpected truncated(GuestPhys begin, std::uint64_t needs, std::uint64_t file_by
 }
 
 // LiME: {magic, version 1, first address, last address, 8 reserved} before each range.
-Result<std::vector<RamSlice>> parse_lime(int file, std::uint64_t file_bytes) {
+Result<std::vector<RamSlice>> parse_lime(const ImageFile& file) {
+    const std::uint64_t file_bytes = file.size();
     std::vector<RamSlice> slices;
     for (std::uint64_t at = 0; at < file_bytes;) {
-        const auto raw = TRY(read_exactly(file, at, kLimeHeaderBytes, "a LiME header"));
+        const auto raw = TRY(file.copy(at, kLimeHeaderBytes, "a LiME header"));
         ByteCursor cursor(raw);
         const auto magic = TRY(cursor.read<std::uint32_t>());
         const auto version = TRY(cursor.read<std::uint32_t>());
@@ -54,7 +44,8 @@ Result<std::vector<RamSlice>> parse_lime(int file, std::uint64_t file_bytes) {
                                                      "version {}, {:#x} to {:#x}",
                                                      at, magic, version, first, last));
         }
-        if (slices.size() >= kMaxSlices) return fail(Code::limit, "the image has too many ranges");
+        if (slices.size() >= limits::kMaxImageRanges)
+            return fail(Code::limit, "the image has too many ranges");
         const std::uint64_t size = last - first + 1;
         const std::uint64_t data = at + kLimeHeaderBytes;
         if (size > file_bytes - data) return truncated(GuestPhys{first}, data + size, file_bytes);
@@ -65,8 +56,9 @@ Result<std::vector<RamSlice>> parse_lime(int file, std::uint64_t file_bytes) {
 }
 
 // ELF core: every PT_LOAD is a range, its p_paddr the physical address (QEMU's dump/dump.c).
-Result<std::vector<RamSlice>> parse_elf_core(int file, std::uint64_t file_bytes) {
-    const auto raw = TRY(read_exactly(file, 0, sizeof(Elf64_Ehdr), "the ELF header"));
+Result<std::vector<RamSlice>> parse_elf_core(const ImageFile& file) {
+    const std::uint64_t file_bytes = file.size();
+    const auto raw = TRY(file.copy(0, sizeof(Elf64_Ehdr), "the ELF header"));
     Elf64_Ehdr header;
     std::memcpy(&header, raw.data(), sizeof header);
     if (header.e_ident[EI_CLASS] != ELFCLASS64 || header.e_ident[EI_DATA] != ELFDATA2LSB ||
@@ -76,14 +68,15 @@ Result<std::vector<RamSlice>> parse_elf_core(int file, std::uint64_t file_bytes)
     std::uint64_t count = header.e_phnum;
     if (count == PN_XNUM) {  // more than fit: the first section header has the number
         const auto section =
-            TRY(read_exactly(file, header.e_shoff, sizeof(Elf64_Shdr), "the first section header"));
+            TRY(file.copy(header.e_shoff, sizeof(Elf64_Shdr), "the first section header"));
         Elf64_Shdr first;
         std::memcpy(&first, section.data(), sizeof first);
         count = first.sh_info;
     }
-    if (count > kMaxSlices) return fail(Code::limit, fmt::format("{} program headers", count));
+    if (count > limits::kMaxImageRanges)
+        return fail(Code::limit, fmt::format("{} program headers", count));
     const auto table =
-        TRY(read_exactly(file, header.e_phoff, count * sizeof(Elf64_Phdr), "the program headers"));
+        TRY(file.copy(header.e_phoff, count * sizeof(Elf64_Phdr), "the program headers"));
     std::vector<RamSlice> slices;
     for (std::uint64_t i = 0; i < count; ++i) {
         Elf64_Phdr program;
@@ -100,33 +93,34 @@ Result<std::vector<RamSlice>> parse_elf_core(int file, std::uint64_t file_bytes)
 
 }  // namespace
 
-Result<std::unique_ptr<GuestMemory>> open_image(int file, std::uint64_t file_bytes,
+Result<std::unique_ptr<GuestMemory>> open_image(int fd, std::uint64_t file_bytes,
                                                 std::string name) {
+    const ImageFile file(fd, file_bytes);
     std::array<std::byte, 16> head{};
-    const std::size_t got = TRY(read_at(file, head, 0).context(name));
-    const std::string_view text = as_text(Bytes(head).first(got));
+    const std::size_t there = std::min<std::uint64_t>(file_bytes, head.size());
+    TRY(file.read(0, std::span(head).first(there), "the first bytes").context(name));
+    const std::string_view text = as_text(Bytes(head).first(there));
     const auto magic = load_le<std::uint32_t>(head, 0).value_or(0);
     std::vector<RamSlice> slices;
     std::string form = "raw memory";
+    if (magic == kAvmlMagic) return open_avml(file, name).context(name);
+    if (text.starts_with(kKdumpMagic)) return open_kdump(file, name).context(name);
+    if (text.starts_with(kFlattenedMagic)) {
+        return open_kdump(TRY(ImageFile::open_flattened(fd, file_bytes).context(name)), name)
+            .context(name);
+    }
     if (magic == kLimeMagic) {
         form = "LiME";
-        slices = TRY(parse_lime(file, file_bytes).context(name));
+        slices = TRY(parse_lime(file).context(name));
     } else if (text.starts_with(ELFMAG)) {
         form = "ELF core";
-        slices = TRY(parse_elf_core(file, file_bytes).context(name));
-    } else if (magic == kAvmlMagic || text.starts_with(kKdumpMagic) ||
-               text.starts_with(kFlattenedMagic)) {
-        return fail(
-            Code::unsupported,
-            fmt::format("{} is a compressed dump, which this version does not read; convert "
-                        "it to LiME, raw or an ELF core first",
-                        name));
+        slices = TRY(parse_elf_core(file).context(name));
     } else if (file_bytes != 0) {
         slices.push_back({GuestPhys{0}, file_bytes, 0, 0});
     }
     slices = TRY(validate_layout(std::move(slices)).context(name));
     return std::unique_ptr<GuestMemory>(std::make_unique<SlicedMemory>(
-        std::vector{file}, std::move(slices), /*live=*/false, fmt::format("{} ({})", name, form)));
+        std::vector{fd}, std::move(slices), /*live=*/false, fmt::format("{} ({})", name, form)));
 }
 
 }  // namespace underseer::guest_memory

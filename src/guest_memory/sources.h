@@ -16,9 +16,10 @@ namespace underseer::guest_memory {
 Result<std::unique_ptr<GuestMemory>> open_live(std::vector<int> fds, std::vector<RamSlice> layout,
                                                std::string description);
 
-// An image file: LiME, ELF core (QEMU dump-guest-memory, virsh dump --memory-only), or, when it has
-// no header that we know, raw memory from address 0. `fd` is borrowed, `file_bytes` its size (a
-// jail cannot ask for it). TRUST: hostile bytes.
+// An image file: LiME, AVML, ELF core (QEMU dump-guest-memory, virsh dump --memory-only),
+// kdump-compressed, flattened or not (makedumpfile, QEMU), or, when it has no header that we know,
+// raw memory from address 0. `fd` is borrowed, `file_bytes` its size
+// (a jail cannot ask for it). TRUST: hostile bytes.
 Result<std::unique_ptr<GuestMemory>> open_image(int fd, std::uint64_t file_bytes, std::string name);
 
 }  // namespace underseer::guest_memory

@@ -1,0 +1,158 @@
+#include "guest_memory/elf_writer.h"
+
+#include <elf.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <string_view>
+
+namespace underseer::guest_memory {
+
+namespace {
+
+constexpr std::size_t kPiecePages = 256;
+
+std::uint64_t round_up(std::uint64_t value) {
+    return (value + kPageSize - 1) & kPageMask;
+}
+
+Result<void> write_at(int fd, Bytes bytes, std::uint64_t offset) {
+    while (!bytes.empty()) {
+        const ssize_t written =
+            ::pwrite(fd, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+        if (written < 0 && errno == EINTR) continue;
+        if (written < 0) return fail(os_error(fmt::format("writing at offset {:#x}", offset)));
+        bytes = bytes.subspan(static_cast<std::size_t>(written));
+        offset += static_cast<std::uint64_t>(written);
+    }
+    return {};
+}
+
+bool all_zero(Bytes bytes) {
+    return bytes.empty() || (bytes[0] == std::byte{0} &&
+                             std::memcmp(bytes.data(), bytes.data() + 1, bytes.size() - 1) == 0);
+}
+
+std::vector<std::byte> headers_of(std::span<const RamRegion> regions, std::uint64_t first_offset) {
+    Elf64_Ehdr header{};
+    std::ranges::copy(std::string_view(ELFMAG), header.e_ident);
+    header.e_ident[EI_CLASS] = ELFCLASS64;
+    header.e_ident[EI_DATA] = ELFDATA2LSB;
+    header.e_ident[EI_VERSION] = EV_CURRENT;
+    header.e_type = ET_CORE;
+    header.e_machine = EM_X86_64;
+    header.e_version = EV_CURRENT;
+    header.e_phoff = header.e_ehsize = sizeof header;
+    header.e_phentsize = sizeof(Elf64_Phdr);
+    header.e_phnum = static_cast<Elf64_Half>(regions.size());
+    std::vector<std::byte> bytes(sizeof header + regions.size() * sizeof(Elf64_Phdr));
+    std::memcpy(bytes.data(), &header, sizeof header);
+    std::uint64_t offset = first_offset;
+    for (std::size_t i = 0; i < regions.size(); ++i) {
+        Elf64_Phdr program{};
+        program.p_type = PT_LOAD;
+        program.p_flags = PF_R | PF_W | PF_X;
+        program.p_offset = offset;
+        program.p_paddr = program.p_vaddr = regions[i].begin.value;
+        program.p_filesz = program.p_memsz = regions[i].size_bytes;
+        std::memcpy(bytes.data() + sizeof header + i * sizeof program, &program, sizeof program);
+        offset += round_up(regions[i].size_bytes);
+    }
+    return bytes;
+}
+
+class Writer {
+  public:
+    Writer(GuestMemory& memory, int fd)
+        : memory_(memory), fd_(fd), buffer_(kPiecePages * kPageSize) {}
+
+    // Copies from `at` on to `offset`, up to a piece and not beyond `end`. Returns how much.
+    Result<std::uint64_t> copy(GuestPhys at, GuestPhys end, std::uint64_t offset) {
+        std::size_t count = 0, size = 0;
+        for (GuestPhys next = at; count < kPiecePages && next < end; ++count) {
+            const std::uint64_t page_end = (next.value & kPageMask) + kPageSize;
+            const std::uint64_t part = std::min(page_end, end.value) - next.value;
+            ops_[count] = {next, std::span(buffer_).subspan(size, part)};
+            size += part;
+            next = next + part;
+        }
+        const auto ops = std::span(ops_).first(count);
+        memory_.read_many(ops);
+        // Pages that follow one another and have something in them are written together.
+        std::size_t begin = 0, stored = 0;
+        for (const ReadOp& op : ops) {
+            note(op);
+            if (op.status == ReadStatus::ok && !all_zero(op.into)) {
+                stored += op.into.size();
+                continue;
+            }
+            TRY(store(begin, stored, offset));
+            begin += stored + op.into.size();
+            stored = 0;
+        }
+        TRY(store(begin, stored, offset));
+        return size;
+    }
+
+    ElfDump dump;
+
+  private:
+    Result<void> store(std::size_t begin, std::size_t size, std::uint64_t offset) {
+        dump.stored_bytes += size;
+        return write_at(fd_, Bytes(buffer_).subspan(begin, size), offset + begin);
+    }
+
+    void note(const ReadOp& op) {
+        if (op.status == ReadStatus::ok) return;
+        if (op.status != ReadStatus::failed) {
+            ++dump.absent_pages;
+            return;
+        }
+        if (dump.failed_pages++ != 0) return;
+        dump.first_failed = op.from;
+        dump.why = memory_.failure();
+    }
+
+    GuestMemory& memory_;
+    int fd_;
+    std::vector<std::byte> buffer_;
+    std::array<ReadOp, kPiecePages> ops_;
+};
+
+}  // namespace
+
+Result<ElfDump> write_elf_core(GuestMemory& memory, int fd, const Progress& progress) {
+    const auto regions = memory.regions();
+    if (regions.size() >= PN_XNUM) {
+        return fail(Code::limit,
+                    fmt::format("{} regions of RAM do not fit into an ELF core", regions.size()));
+    }
+    const std::uint64_t first = round_up(sizeof(Elf64_Ehdr) + regions.size() * sizeof(Elf64_Phdr));
+    TRY(write_at(fd, headers_of(regions, first), 0));
+    Writer writer(memory, fd);
+    ElfDump& dump = writer.dump;
+    dump.ram_bytes = memory.ram_bytes();
+    dump.file_bytes = first;
+    std::uint64_t done = 0;
+    for (const RamRegion& region : regions) {
+        for (std::uint64_t at = 0; at < region.size_bytes;) {
+            const std::uint64_t copied =
+                TRY(writer.copy(region.begin + at, region.end(), dump.file_bytes + at));
+            at += copied;
+            done += copied;
+            if (!progress(done, dump.ram_bytes)) return fail(Code::gone, "the dump was ended");
+        }
+        dump.file_bytes += round_up(region.size_bytes);
+    }
+    // What was left out at the end is a hole as well.
+    if (::ftruncate(fd, static_cast<off_t>(dump.file_bytes)) != 0) {
+        return fail(os_error(fmt::format("giving the dump its {} bytes", dump.file_bytes)));
+    }
+    return dump;
+}
+
+}  // namespace underseer::guest_memory
