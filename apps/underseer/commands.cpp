@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "agent_commands.h"
+#include "dump.h"
 #include "hypervisor/discover.h"
 #include "listings.h"
 #include "output.h"
@@ -92,6 +93,11 @@ Result<int> check(const Options& options) {
     return status;
 }
 
+Result<int> dump_memory(const Options& options) {
+    TRY(check_output(options));
+    return dump(TRY(open_introspector(options)), options);
+}
+
 void print_host_json(const hypervisor::Host& host) {
     std::string text;
     json::Writer writer(&text, json::Style::pretty);
@@ -159,7 +165,7 @@ struct Command {
     Result<int> (*run)(const Options&);
 };
 
-constexpr std::array<Command, 16> kCommands{{
+constexpr std::array<Command, 17> kCommands{{
     {"ls", "the VMs of this host, and whether they can be looked into", ls},
     {"info", "kernel, build id, boot time, how it was found", info},
     {"ps", "processes (--threads, --environment with --json)", list<event::Task, Topic::tasks>},
@@ -175,6 +181,7 @@ constexpr std::array<Command, 16> kCommands{{
     {"status", "the agent of this host, and how well it sees each instance", status},
     {"findings", "what is open; exit status 1 when something is", findings},
     {"log", "log show | follow | verify [DIRECTORY]: the agent's signed log", log},
+    {"dump", "its memory as an ELF core: dump INSTANCE|IMAGE OUTPUT (--force)", dump_memory},
     {"help", "this text", nullptr},
 }};
 
@@ -185,8 +192,8 @@ std::string help_text() {
         "usage: underseer COMMAND [INSTANCE|IMAGE] [options]\n\n"
         "Looks into a running Linux VM, or into an image of its memory, from outside: nothing is\n"
         "installed or changed in it. INSTANCE is a VM's name, UUID or pid; IMAGE a file (LiME, "
-        "ELF\n"
-        "core, raw).\n\nCommands:\n";
+        "AVML,\n"
+        "ELF core, kdump-compressed, raw).\n\nCommands:\n";
     for (const Command& command : kCommands) {
         text += fmt::format("  {:<12}{}\n", command.name, command.what);
     }
@@ -201,13 +208,14 @@ std::string help_text() {
         "  --state DIR   the agent's state directory (/var/lib/underseer)\n"
         "  --run DIR     where its control socket is (/run/underseer)\n"
         "  --key FILE    of log verify: the public enrolment key\n"
+        "  --force       dump: replace the output file\n"
         "\nExit status: 0 well; 1 a check has found something; 2 wrong use; 3 no such VM or file;\n"
         "4 several VMs of that name; 5 not allowed (not root?); 6 cannot be looked into; 7 "
         "malformed\n"
         "or truncated image; 8 a form or size that is not supported; 9 the system failed; 10 a "
         "check\n"
-        "could not look; 11 the VM has ended; 12 no Linux kernel in its memory. log verify: 0 "
-        "intact;\n1 tampered; 2 torn tail or gap; 3 cannot be verified.\n";
+        "could not look, or a dump lacks pages; 11 the VM has ended; 12 no Linux kernel in its "
+        "memory.\nlog verify: 0 intact; 1 tampered; 2 torn tail or gap; 3 cannot be verified.\n";
     return text;
 }
 

@@ -20,6 +20,7 @@ struct Options {
     bool threads = false;
     bool environment = false;
     bool watch = false;
+    bool force = false;
     bool help = false;
     bool direct = false;                       // look ourselves even when an agent runs
     bool bulk = false;                         // the bulk log

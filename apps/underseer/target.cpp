@@ -48,7 +48,7 @@ Result<agent::GuestSource> vm_source(const std::string& wanted) {
     return source;
 }
 
-Result<Target> Target::open(const Options& options) {
+Result<agent::Introspector> open_introspector(const Options& options) {
     if (options.target.empty()) {
         return fail(
             Code::invalid_argument,
@@ -56,9 +56,20 @@ Result<Target> Target::open(const Options& options) {
                         "file",
                         options.command));
     }
-    Target target;
     const bool image = names_an_image(options.target);
-    if (!image && !options.direct) {
+    auto introspector = TRY(agent::Introspector::start(image ? TRY(image_source(options.target))
+                                                             : TRY(vm_source(options.target))));
+    for (const std::string& layer : TRY(introspector.missing_layers())) {
+        fmt::print(stderr, "underseer: note: this host does not allow a layer of the jail: {}\n",
+                   printable(layer));
+    }
+    return introspector;
+}
+
+Result<Target> Target::open(const Options& options) {
+    Target target;
+    const bool agents = !options.target.empty() && !names_an_image(options.target);
+    if (agents && !options.direct) {
         auto client = agent::AgentClient::connect(options.run_dir / agent::kControlSocketName);
         if (client.has_value()) {
             target.client_.emplace(std::move(*client));
@@ -67,12 +78,7 @@ Result<Target> Target::open(const Options& options) {
         }
         if (client.error().code != Code::not_found) return fail(std::move(client).error());
     }
-    target.introspector_.emplace(TRY(agent::Introspector::start(
-        image ? TRY(image_source(options.target)) : TRY(vm_source(options.target)))));
-    for (const std::string& layer : TRY(target.introspector_->missing_layers())) {
-        fmt::print(stderr, "underseer: note: this host does not allow a layer of the jail: {}\n",
-                   printable(layer));
-    }
+    target.introspector_.emplace(TRY(open_introspector(options)));
     return target;
 }
 

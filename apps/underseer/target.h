@@ -31,6 +31,9 @@ class Target {
     std::string instance_;  // of the agent's
 };
 
+// An introspector of our own for what options.target names, the agent running or not.
+Result<agent::Introspector> open_introspector(const Options& options);
+
 bool names_an_image(const std::string& target);
 Result<agent::GuestSource> image_source(const std::string& path);
 Result<agent::GuestSource> vm_source(const std::string& wanted);

@@ -25,7 +25,8 @@ Error error_of(const AnswerEnd& end);
 
 // Reads items frames up to the end frame. `receive` gives the next frame.
 template <typename T, typename Receive>
-Result<Answer<T>> read_answer(std::string_view who, Receive&& receive) {
+Result<Answer<T>> read_answer(std::string_view who, Receive&& receive,
+                              std::size_t max_items = kMaxAnswerItems) {
     Answer<T> answer;
     for (;;) {
         const std::string frame = TRY(receive());
@@ -38,7 +39,7 @@ Result<Answer<T>> read_answer(std::string_view who, Receive&& receive) {
             return answer;
         }
         while (!decoder.at_end()) {
-            if (answer.items.size() >= kMaxAnswerItems) {
+            if (answer.items.size() >= max_items) {
                 return fail(Code::limit, std::string(who) + ": an answer without end");
             }
             answer.items.push_back(TRY(decoder.get<T>()));

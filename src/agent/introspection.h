@@ -27,24 +27,31 @@ enum class Topic : std::uint8_t {
     interfaces,
     kernel_log,
     hidden_processes,
+    ram_regions,  // where there is RAM; answered without looking for a kernel
+    ram_bytes,    // what is in it, for a dump
 };
 constexpr Topic last_enumerator(Topic) {
-    return Topic::hidden_processes;
+    return Topic::ram_bytes;
 }
 
 struct Question {
     Topic topic = Topic::info;
     bool one_pid = false;
     std::uint32_t pid = 0;
-    bool environment = false;  // of tasks
-    bool threads = false;      // every thread, not only processes
+    bool environment = false;   // of tasks
+    bool threads = false;       // every thread, not only processes
+    std::uint64_t address = 0;  // of ram_bytes: physical, and at most kMaxRamQuestion bytes
+    std::uint64_t size_bytes = 0;
 
     static constexpr auto fields() {
         using event::Field;
-        return std::tuple{Field{"topic", &Question::topic}, Field{"one_pid", &Question::one_pid},
+        return std::tuple{Field{"topic", &Question::topic},
+                          Field{"one_pid", &Question::one_pid},
                           Field{"pid", &Question::pid},
                           Field{"environment", &Question::environment},
-                          Field{"threads", &Question::threads}};
+                          Field{"threads", &Question::threads},
+                          Field{"address", &Question::address},
+                          Field{"size_bytes", &Question::size_bytes}};
     }
 };
 
@@ -78,6 +85,39 @@ struct IntrospectorStart {
                           Field{"alternative", &IntrospectorStart::alternative}};
     }
 };
+// One region of RAM.
+struct RamExtent {
+    std::uint64_t begin = 0;
+    std::uint64_t size_bytes = 0;
+
+    static constexpr auto fields() {
+        using event::Field;
+        return std::tuple{Field{"begin", &RamExtent::begin},
+                          Field{"size_bytes", &RamExtent::size_bytes}};
+    }
+};
+
+// A stretch of RAM, all of it read alike: with `bytes`, all zeros, or not to be had.
+enum class RamState : std::uint8_t { bytes, zeros, absent, failed };
+constexpr RamState last_enumerator(RamState) {
+    return RamState::failed;
+}
+struct RamPart {
+    std::uint64_t begin = 0;
+    std::uint64_t size_bytes = 0;
+    RamState state = RamState::failed;
+    std::string bytes;  // of RamState::bytes: size_bytes of them
+    std::string why;    // of RamState::failed
+
+    static constexpr auto fields() {
+        using event::Field;
+        return std::tuple{Field{"begin", &RamPart::begin},
+                          Field{"size_bytes", &RamPart::size_bytes},
+                          Field{"state", &RamPart::state}, Field{"bytes", &RamPart::bytes},
+                          Field{"why", &RamPart::why}};
+    }
+};
+inline constexpr std::uint64_t kMaxRamQuestion = 1u << 20;
 
 enum class FrameKind : std::uint8_t { items, end };
 constexpr FrameKind last_enumerator(FrameKind) {

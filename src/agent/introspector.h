@@ -36,7 +36,7 @@ class Introspector {
     // Asks and waits. Code::unavailable with the way it ended when the worker is gone; Code::gone
     // when the VM has ended.
     template <typename T>
-    Result<Answer<T>> ask(const Question& question);
+    Result<Answer<T>> ask(const Question& question, std::size_t max_items = kMaxAnswerItems);
 
     // Layers of the jail that this host did not allow; empty on a normal host as root.
     Result<std::vector<std::string>> missing_layers();
@@ -64,9 +64,9 @@ class Introspector {
 };
 
 template <typename T>
-Result<Answer<T>> Introspector::ask(const Question& question) {
+Result<Answer<T>> Introspector::ask(const Question& question, std::size_t max_items) {
     TRY(send(question));
-    auto answer = read_answer<T>(name_, [this] { return receive(); });
+    auto answer = read_answer<T>(name_, [this] { return receive(); }, max_items);
     TRY(check_vmm());
     return answer;
 }

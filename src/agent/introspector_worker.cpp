@@ -30,6 +30,7 @@ constexpr std::uint64_t kMaxReadBytes = 16u << 20;
 constexpr std::size_t kMaxRemains = 8;
 // A kernel that turns out not to run is left for another one this often within one question.
 constexpr unsigned kAttempts = 3;
+constexpr std::uint64_t kRamPieceBytes = 64u << 10;  // of a dump: a frame holds a few of them
 
 class Worker {
   public:
@@ -112,7 +113,67 @@ class Worker {
         return guest_memory::open_image(fds.front(), source_.image_bytes, source_.name);
     }
 
+    // The machine's RAM, whether there is a Linux in it or not. Where its layout is a guess, the
+    // one in which a kernel was found is right.
+    Result<GuestMemory*> ram() {
+        if (!guest_ && !source_.alternative.empty()) (void)attach();
+        if (guest_) return memory_.get();
+        if (!ram_) ram_ = TRY(open(source_.layout));
+        return ram_.get();
+    }
+
+    Result<Listing<RamExtent>> ram_regions() {
+        Listing<RamExtent> listing;
+        for (const guest_memory::RamRegion& region : TRY(ram())->regions()) {
+            listing.items.push_back({region.begin.value, region.size_bytes});
+        }
+        return listing;
+    }
+
+    // A piece that cannot be read whole is read page by page.
+    Result<Listing<RamPart>> ram_bytes(const Question& question) {
+        if (question.size_bytes > kMaxRamQuestion || question.address > ~0ull - kMaxRamQuestion) {
+            return fail(Code::invalid_argument, "too much memory asked for at once");
+        }
+        GuestMemory& memory = *TRY(ram());
+        Listing<RamPart> listing;
+        const std::uint64_t end = question.address + question.size_bytes;
+        const auto add = [&](std::uint64_t at, std::uint64_t size, bool whole) {
+            RamPart part{.begin = at, .size_bytes = size, .bytes = std::string(size, '\0')};
+            guest_memory::ReadOp op{
+                GuestPhys{at},
+                {reinterpret_cast<std::byte*>(part.bytes.data()), part.bytes.size()}};
+            memory.read_many({&op, 1});
+            using guest_memory::ReadStatus;
+            if (op.status != ReadStatus::ok && whole) return false;
+            part.state = op.status == ReadStatus::failed ? RamState::failed
+                         : op.status != ReadStatus::ok   ? RamState::absent
+                         : part.bytes.find_first_not_of('\0') == std::string::npos
+                             ? RamState::zeros
+                             : RamState::bytes;
+            if (part.state == RamState::failed) part.why = memory.failure();
+            if (part.state != RamState::bytes) part.bytes.clear();
+            listing.items.push_back(std::move(part));
+            return true;
+        };
+        for (std::uint64_t at = question.address; at < end;) {
+            const std::uint64_t piece = std::min(end - at, kRamPieceBytes);
+            if (!add(at, piece, /*whole=*/true)) {
+                for (std::uint64_t page = at; page < at + piece;) {
+                    const std::uint64_t next = std::min((page & kPageMask) + kPageSize, at + piece);
+                    add(page, next - page, /*whole=*/false);
+                    page = next;
+                }
+            }
+            at += piece;
+        }
+        return listing;
+    }
+
     Result<void> answer(const Question& question) {
+        // A dump needs no kernel.
+        if (question.topic == Topic::ram_regions) return send_all(frames_of(ram_regions()));
+        if (question.topic == Topic::ram_bytes) return send_all(frames_of(ram_bytes(question)));
         Error last;
         for (unsigned i = 0; i < kAttempts; ++i) {
             auto attached = attach();
@@ -120,13 +181,15 @@ class Worker {
             guest_->new_epoch();
             const Frames frames = frames_for(question);
             auto confirmed = confirm();
-            if (confirmed.has_value()) {
-                for (const std::string& frame : frames) TRY(channel_.send(frame));
-                return {};
-            }
+            if (confirmed.has_value()) return send_all(frames);
             last = std::move(confirmed).error();
         }
         return send_failure(last);
+    }
+
+    Result<void> send_all(const Frames& frames) {
+        for (const std::string& frame : frames) TRY(channel_.send(frame));
+        return {};
     }
 
     Frames frames_for(const Question& question) {
@@ -155,6 +218,9 @@ class Worker {
             case Topic::hidden_processes:
                 return frames_of<event::CheckReport>(
                     Listing<event::CheckReport>{{hidden_processes()}, 0, {}});
+            case Topic::ram_regions:
+            case Topic::ram_bytes:
+                break;
         }
         return {failure({Code::unsupported, 0, "an unknown question"})};
     }
@@ -234,6 +300,7 @@ class Worker {
     jail::Channel channel_;
     GuestSource source_;
     std::unique_ptr<GuestMemory> memory_;
+    std::unique_ptr<GuestMemory> ram_;  // for a dump of what holds no Linux
     std::unique_ptr<CachedMemory> cache_;
     std::unique_ptr<Guest> guest_;
     guest_linux::VitalSigns signs_;                 // of guest_, when they were last seen

@@ -1,0 +1,197 @@
+#include "dump.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+
+#include "agent/ram_reader.h"
+#include "guest_memory/elf_writer.h"
+#include "json/writer.h"
+#include "table.h"
+
+namespace underseer::cli {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+constexpr double kMib = 1u << 20;
+
+// The dump grows under a name of its own and gets its real one when it is whole, so that nobody
+// takes half a dump for a dump. Removed again when it is not kept.
+class PartialFile {
+  public:
+    static Result<PartialFile> create(const std::string& output) {
+        std::string path = output + ".partial-XXXXXX";
+        const int fd = ::mkostemp(path.data(), O_CLOEXEC);  // mode 0600
+        if (fd < 0) return fail(os_error(fmt::format("creating a file beside {}", output)));
+        return PartialFile(Fd(fd), std::move(path));
+    }
+    PartialFile(PartialFile&& other) noexcept
+        : fd_(std::move(other.fd_)), path_(std::exchange(other.path_, {})) {}
+    PartialFile& operator=(PartialFile&&) = delete;
+    ~PartialFile() {
+        if (!path_.empty()) ::unlink(path_.c_str());
+    }
+
+    int fd() const { return fd_.get(); }
+
+    Result<void> keep_as(const std::string& output, bool replace) {
+        if (::fsync(fd_.get()) != 0) return fail(os_error(fmt::format("saving {}", output)));
+        const unsigned flags = replace ? 0 : RENAME_NOREPLACE;
+        if (::renameat2(AT_FDCWD, path_.c_str(), AT_FDCWD, output.c_str(), flags) != 0) {
+            return fail(os_error(fmt::format("naming the dump {}", output)));
+        }
+        path_.clear();
+        return {};
+    }
+
+  private:
+    PartialFile(Fd fd, std::string path) : fd_(std::move(fd)), path_(std::move(path)) {}
+
+    Fd fd_;
+    std::string path_;
+};
+
+// Ctrl-C and a plain kill end a dump in order, so that the partial file goes.
+class StopSignals {
+  public:
+    StopSignals() {
+        stop_wanted = 0;
+        struct sigaction action{};
+        action.sa_handler = [](int) { stop_wanted = 1; };
+        ::sigaction(SIGINT, &action, &interrupt_);
+        ::sigaction(SIGTERM, &action, &terminate_);
+    }
+    StopSignals(const StopSignals&) = delete;
+    StopSignals& operator=(const StopSignals&) = delete;
+    ~StopSignals() {
+        ::sigaction(SIGINT, &interrupt_, nullptr);
+        ::sigaction(SIGTERM, &terminate_, nullptr);
+    }
+    bool wanted() const { return stop_wanted != 0; }
+
+  private:
+    static volatile std::sig_atomic_t stop_wanted;
+    struct sigaction interrupt_{}, terminate_{};
+};
+volatile std::sig_atomic_t StopSignals::stop_wanted = 0;
+
+// One line on standard error, drawn again ten times a second; nothing when that is no terminal.
+class ProgressBar {
+  public:
+    ProgressBar() : shown_(::isatty(STDERR_FILENO) != 0) {}
+    ~ProgressBar() {
+        if (drawn_) fmt::print(stderr, "\r\x1b[K");
+    }
+
+    void show(std::uint64_t done, std::uint64_t all) {
+        const Clock::time_point now = Clock::now();
+        if (!shown_ || now - latest_ < std::chrono::milliseconds(100)) return;
+        latest_ = now;
+        constexpr std::uint64_t kWidth = 30;
+        const std::uint64_t full = all == 0 ? kWidth : done * kWidth / all;
+        const double seconds = std::chrono::duration<double>(now - start_).count();
+        fmt::print(stderr, "\r\x1b[K[{:#<{}}{:.<{}}] {:.0f} of {:.0f} MiB, {:.0f} MiB/s", "", full,
+                   "", kWidth - full, static_cast<double>(done) / kMib,
+                   static_cast<double>(all) / kMib, static_cast<double>(done) / kMib / seconds);
+        std::fflush(stderr);
+        drawn_ = true;
+    }
+
+  private:
+    bool shown_, drawn_ = false;
+    Clock::time_point start_ = Clock::now(), latest_;
+};
+
+void print_summary(const Options& options, const agent::RamReader& memory,
+                   const guest_memory::ElfDump& dump) {
+    if (!options.json) {
+        fmt::print("{}: {:.0f} MiB of RAM, {:.0f} MiB of it not zero\n", printable(options.argument),
+                   static_cast<double>(dump.ram_bytes) / kMib,
+                   static_cast<double>(dump.stored_bytes) / kMib);
+        return;
+    }
+    std::string text;
+    json::Writer writer(&text, json::Style::pretty);
+    writer.begin_object()
+        .member("output", options.argument)
+        .member("format", "elf")
+        .member("ram_bytes", dump.ram_bytes)
+        .member("file_bytes", dump.file_bytes)
+        .member("stored_bytes", dump.stored_bytes)
+        .member("absent_pages", dump.absent_pages)
+        .member("failed_pages", dump.failed_pages)
+        .member("first_failed", dump.first_failed.value)
+        .member("first_failure", dump.why);
+    writer.key("regions").begin_array();
+    for (const guest_memory::RamRegion& region : memory.regions()) {
+        writer.begin_object()
+            .member("begin", region.begin.value)
+            .member("size_bytes", region.size_bytes)
+            .end_object();
+    }
+    writer.end_array().end_object();
+    fmt::print("{}\n", text);
+}
+
+}  // namespace
+
+Result<void> check_output(const Options& options) {
+    if (options.argument.empty()) {
+        return fail(Code::invalid_argument,
+                    "'dump' needs the file to write: underseer dump INSTANCE|IMAGE OUTPUT");
+    }
+    struct stat status{};
+    if (::lstat(options.argument.c_str(), &status) != 0) {
+        if (errno == ENOENT) return {};
+        return fail(os_error(fmt::format("examining {}", options.argument)));
+    }
+    // Replacing a device or what a link leads to would be a surprise, --force or not.
+    if (!S_ISREG(status.st_mode)) {
+        return fail(Code::invalid_argument,
+                    fmt::format("{} is there and no regular file", options.argument));
+    }
+    if (options.force) return {};
+    return fail(Code::invalid_argument,
+                fmt::format("{} is there already; --force replaces it", options.argument));
+}
+
+Result<int> dump(agent::Introspector introspector, const Options& options) {
+    auto memory = TRY(agent::RamReader::open(&introspector));
+    auto file = TRY(PartialFile::create(options.argument));
+    const StopSignals stop;
+    auto written = [&] {
+        ProgressBar bar;
+        return guest_memory::write_elf_core(memory, file.fd(),
+                                            [&](std::uint64_t done, std::uint64_t all) {
+                                                bar.show(done, all);
+                                                return !memory.broken() && !stop.wanted();
+                                            });
+    }();
+    if (stop.wanted()) return fail(Code::gone, "interrupted; no dump was written");
+    if (memory.broken()) return fail(*memory.broken());
+    const guest_memory::ElfDump dump = TRY(std::move(written));
+    TRY(file.keep_as(options.argument, options.force));
+    print_summary(options, memory, dump);
+    if (dump.absent_pages != 0) {
+        fmt::print(stderr,
+                   "underseer: {} pages are not in the source; they are zeros in the dump\n",
+                   dump.absent_pages);
+    }
+    if (dump.failed_pages == 0) return 0;
+    fmt::print(stderr,
+               "underseer: {} pages could not be read; they are zeros in the dump. The first, at "
+               "{:#x}: {}\n",
+               dump.failed_pages, dump.first_failed.value,
+               printable(dump.why.empty() ? "the source ends there" : dump.why));
+    return 10;
+}
+
+}  // namespace underseer::cli

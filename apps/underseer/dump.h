@@ -1,0 +1,16 @@
+// `underseer dump`: a guest's memory into a file.
+#pragma once
+
+#include "agent/introspector.h"
+#include "options.h"
+
+namespace underseer::cli {
+
+// Fails before anything is read when the output may not be written there.
+Result<void> check_output(const Options& options);
+
+// Writes an ELF core to options.argument. The value is the exit status: 0, or 10 when pages are
+// missing.
+Result<int> dump(agent::Introspector introspector, const Options& options);
+
+}  // namespace underseer::cli
