@@ -33,7 +33,10 @@ Result<std::unique_ptr<Kernel>> Kernel::attach(guest_memory::GuestMemory* memory
     for (KernelImage& image : images) {
         std::unique_ptr<Kernel> kernel(new Kernel(std::move(image), memory));
         auto loaded = kernel->load_symbols();
-        if (loaded.has_value()) loaded = kernel->load_types();
+        if (loaded.has_value()) {
+            kernel->choose_root();
+            loaded = kernel->load_types();
+        }
         kernel->rodata_ = {};
         if (loaded.has_value()) loaded = kernel->check_alive(remains);
         const std::string who =
@@ -111,6 +114,23 @@ Result<void> Kernel::load_symbols() {
         return {};
     }
     return fail(std::move(last));
+}
+
+// Freed init memory stays mapped in the image, so a process table can lie there (without page-table
+// isolation, arch/x86/mm/init.c, free_kernel_image_pages), and it looks like the kernel's own until
+// its process ends. The kernel's own has a name, which the image map leads to without any root.
+void Kernel::choose_root() {
+    for (const std::string_view name : {"init_top_pgt", "swapper_pg_dir"}) {
+        const auto address = symbols_.address(name);
+        if (!address) continue;
+        const auto root = image_.phys_of(*address);
+        if (!root.has_value() || *root == image_.space.root) return;
+        notes_.push_back(fmt::format("page tables: {}, not the copy at {:#x} that was found first",
+                                     name, image_.space.root.value));
+        image_.space.root = *root;
+        memory_ = VirtualMemory(&memory_.physical(), image_.space);
+        return;
+    }
 }
 
 Result<void> Kernel::load_types() {

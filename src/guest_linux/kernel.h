@@ -93,6 +93,7 @@ class Kernel {
   private:
     Kernel(KernelImage image, guest_memory::GuestMemory* memory);
     Result<void> load_symbols();
+    void choose_root();
     Result<void> load_types();
     Result<void> check_alive(std::span<const VitalSigns> remains);
     Result<std::vector<std::byte>> read_rodata(const ImageExtent& extent);

@@ -230,9 +230,11 @@ std::optional<GuestPhys> top_table_of(GuestMemory& memory, const ImageMap& map,
                 // early_top_pgt has none, and neither has the level-4 table of a 5-level kernel.
                 const auto table = read_table(memory, op.from + page);
                 if (!table) continue;
-                const long entries =
-                    std::count_if(table->begin() + 256, table->begin() + 500,
-                                  [](std::uint64_t e) { return (e & kPtePresent) != 0; });
+                const auto present = [](std::uint64_t e) { return (e & kPtePresent) != 0; };
+                long entries =
+                    std::count_if(table->begin() + 256, table->begin() + 500, present);
+                // A process's table in freed init memory has the same, and a user half.
+                if (std::any_of(table->begin(), table->begin() + 256, present)) entries = 1;
                 if (entries > best_entries) {
                     best_entries = entries;
                     best = op.from + page;

@@ -36,6 +36,20 @@ TEST_P(KernelShapes, is_found_with_its_slide_and_page_tables) {
     EXPECT_EQ((*kernel)->field("task_struct", "exit_state").offset, 16u);
 }
 
+TEST(Kernel, a_process_table_in_freed_init_memory_is_not_taken_for_the_kernels_own) {
+    FakeGuest guest({});
+    guest.finish();
+    const GuestVirt copy = guest.allocate(kPageSize, kPageSize);
+    std::memcpy(guest.host(copy), guest.host_phys(guest.root()), kPageSize);
+    guest.write(copy + 8 * 300, guest.read_back<std::uint64_t>(copy + 8 * 511));
+    const auto kernel = Kernel::attach(&guest).value();
+    EXPECT_EQ(kernel->info().page_table_root, guest.root().value);
+    // The process ends, and its table with it.
+    std::memset(guest.host(copy), 0, kPageSize);
+    kernel->new_epoch();
+    EXPECT_TRUE(read_vital_signs(*kernel).has_value());
+}
+
 TEST(Kernel, what_a_kernel_does_not_have_is_unavailable_by_name) {
     FakeGuest guest({});
     guest.finish();
