@@ -113,8 +113,8 @@ class ProgressBar {
 void print_summary(const Options& options, const agent::RamReader& memory,
                    const guest_memory::ElfDump& dump) {
     if (!options.json) {
-        fmt::print("{}: {:.0f} MiB of RAM, {:.0f} MiB of it not zero\n", printable(options.argument),
-                   static_cast<double>(dump.ram_bytes) / kMib,
+        fmt::print("{}: {:.0f} MiB of RAM, {:.0f} MiB of it not zero\n",
+                   printable(options.argument), static_cast<double>(dump.ram_bytes) / kMib,
                    static_cast<double>(dump.stored_bytes) / kMib);
         return;
     }

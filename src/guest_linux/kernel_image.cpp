@@ -231,8 +231,7 @@ std::optional<GuestPhys> top_table_of(GuestMemory& memory, const ImageMap& map,
                 const auto table = read_table(memory, op.from + page);
                 if (!table) continue;
                 const auto present = [](std::uint64_t e) { return (e & kPtePresent) != 0; };
-                long entries =
-                    std::count_if(table->begin() + 256, table->begin() + 500, present);
+                long entries = std::count_if(table->begin() + 256, table->begin() + 500, present);
                 // A process's table in freed init memory has the same, and a user half.
                 if (std::any_of(table->begin(), table->begin() + 256, present)) entries = 1;
                 if (entries > best_entries) {
