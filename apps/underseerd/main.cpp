@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "agent/agent.h"
+#include "agent/service_manager.h"
 #include "agent/worker.h"
 
 namespace {
@@ -92,9 +93,8 @@ Result<void> run(const Options& options) {
         return {};
     }
     if (::geteuid() != 0) {
-        fmt::print(stderr,
-                   "underseerd: note: without root the memory of other users' VMs cannot "
-                   "be read\n");
+        agent::say(agent::LogLevel::notice,
+                   "without root the memory of other users' VMs cannot be read");
     }
     return TRY(agent::Agent::start(options.agent))->run();
 }
@@ -121,6 +121,6 @@ int main(int argc, char** argv) {
     const auto options = parse(argc, argv);
     const auto ran = options.has_value() ? run(*options) : Result<void>(fail(options.error()));
     if (ran.has_value()) return 0;
-    fmt::print(stderr, "underseerd: {}\n", ran.error().to_text());
+    agent::say(agent::LogLevel::error, ran.error().to_text());
     return exit_status(ran.error());
 }

@@ -3,17 +3,16 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <signal.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <charconv>
 #include <set>
+#include <utility>
 
 #include "agent/introspector.h"
+#include "agent/service_manager.h"
 
 namespace underseer::agent {
 
@@ -24,8 +23,6 @@ using namespace std::chrono_literals;
 constexpr auto kAnalyserDeadline = 30s;
 constexpr auto kSaveDelay = 200ms;
 constexpr std::size_t kMaxStateBytes = 64u << 20;
-// Levels of syslog, which journald reads from "<N>" at the start of a line.
-constexpr int kCritical = 2, kWarning = 4, kNotice = 5, kInfo = 6;
 
 std::string host_name() {
     char name[256] = {};
@@ -164,7 +161,7 @@ void Agent::record_start() {
     recorder_->critical(event::agent_event(recorder_->source(), started_ns_,
                                            event::AgentActivity::start, message, details,
                                            integrity_.running));
-    say(kNotice, message);
+    say(LogLevel::notice, message);
 }
 
 Result<void> Agent::judge_integrity() {
@@ -201,15 +198,12 @@ Result<void> Agent::judge_integrity() {
 
 void Agent::on_signal(int signal) {
     if (signal == SIGHUP) return reload_policy();
-    say(kNotice, fmt::format("ending on SIG{}", ::sigabbrev_np(signal)));
+    say(LogLevel::notice, fmt::format("ending on SIG{}", ::sigabbrev_np(signal)));
     loop_.stop();
 }
 
 void Agent::reload_policy() {
-    timespec now{};
-    ::clock_gettime(CLOCK_MONOTONIC, &now);
-    notify(
-        fmt::format("RELOADING=1\nMONOTONIC_USEC={}", now.tv_sec * 1'000'000 + now.tv_nsec / 1000));
+    notify_reloading();
     auto policy = options_.policy.empty() ? policy::Policy{} : policy::load(options_.policy);
     std::string message = "policy reloaded";
     if (policy.has_value()) {
@@ -225,25 +219,21 @@ void Agent::reload_policy() {
                                             {{"path", options_.policy},
                                              {"integrity", integrity_.to_text()},
                                              {"sha256", integrity_.running.back().sha256}}));
-    say(policy.has_value() ? kNotice : kWarning, message);
-    notify("READY=1");
+    say(policy.has_value() ? LogLevel::notice : LogLevel::warning, message);
+    notify_manager("READY=1");
 }
 
 void Agent::feed_watchdog(std::chrono::milliseconds every) {
-    notify("WATCHDOG=1");
+    notify_manager("WATCHDOG=1");
     loop_.after(every, [this, every] { feed_watchdog(every); });
 }
 
 Result<void> Agent::run() {
-    notify("READY=1\nSTATUS=watching");
-    // The service manager wants to hear from us twice in the time that it grants.
-    if (const char* limit = ::getenv("WATCHDOG_USEC")) {
-        std::uint64_t limit_us = 0;
-        std::from_chars(limit, limit + std::string_view(limit).size(), limit_us);
-        if (limit_us > 0) feed_watchdog(std::chrono::milliseconds(limit_us / 2000));
-    }
+    notify_manager("READY=1");
+    tell_status();
+    if (const auto pace = watchdog_pace()) feed_watchdog(*pace);
     const auto ran = loop_.run();
-    notify("STOPPING=1");
+    notify_manager("STOPPING=1");
     save_findings();
     recorder_->critical(event::agent_event(
         recorder_->source(), Recorder::now_ns(), event::AgentActivity::stop,
@@ -252,32 +242,15 @@ Result<void> Agent::run() {
     return ran;
 }
 
-// sd_notify(3): one datagram to the socket that the service manager names; "@" is an abstract one.
-void Agent::notify(const std::string& state) {
-    const char* path = ::getenv("NOTIFY_SOCKET");
-    if (path == nullptr) return;
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    const std::string_view name(path);
-    if (name.size() >= sizeof address.sun_path) return;
-    name.copy(address.sun_path, name.size());
-    if (address.sun_path[0] == '@') address.sun_path[0] = '\0';
-    const Fd fd(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-    const auto length = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + name.size());
-    (void)::sendto(fd.get(), state.data(), state.size(), MSG_NOSIGNAL | MSG_DONTWAIT,
-                   reinterpret_cast<const sockaddr*>(&address), length);
-}
-
-void Agent::say(int level, const std::string& text) const {
-    // journald reads the level; a person at a terminal does not want to.
-    static const bool journal = ::getenv("JOURNAL_STREAM") != nullptr;
-    std::string line;
-    for (const char c : text) line += (c >= ' ' && c != 0x7f) ? c : '?';
-    if (journal) {
-        fmt::print(stderr, "<{}>{}\n", level, line);
-    } else {
-        fmt::print(stderr, "underseerd: {}\n", line);
+void Agent::tell_status() {
+    std::size_t watched = 0;
+    for (const auto& [key, entry] : watched_) {
+        if (entry.watch->status().state == WatchState::watched) ++watched;
     }
+    std::string text = fmt::format("watching {} of {} VMs", watched, watched_.size());
+    if (!open_.empty()) text += fmt::format("; {} findings open", open_.size());
+    if (!recorder_->trouble().empty()) text = "NOT LOGGING: " + recorder_->trouble();
+    if (std::exchange(told_, text) != text) notify_manager("STATUS=" + text);
 }
 
 // ---- instances --------------------------------------------------------------------------------
@@ -285,7 +258,7 @@ void Agent::say(int level, const std::string& text) const {
 void Agent::discover() {
     const auto host = hypervisor::discover();
     if (!host.has_value()) {
-        say(kWarning, host.error().to_text());
+        say(LogLevel::warning, host.error().to_text());
     } else {
         std::set<std::string> present;
         for (const hypervisor::Vm& vm : host->vms) {
@@ -306,10 +279,12 @@ void Agent::discover() {
         for (const hypervisor::Impostor& impostor : host->impostors) {
             impostors[impostor.pid] = impostor.why;
             if (impostors_.contains(impostor.pid)) continue;
-            say(kWarning, fmt::format("not believed: pid {}: {}", impostor.pid, impostor.why));
+            say(LogLevel::warning,
+                fmt::format("not believed: pid {}: {}", impostor.pid, impostor.why));
         }
         impostors_ = std::move(impostors);
     }
+    tell_status();
     loop_.after(policy_.discover_every, [this] { discover(); });
 }
 
@@ -343,7 +318,7 @@ void Agent::take_in(const hypervisor::Vm& vm) {
                                                {"accelerator", vm.accelerator},
                                                {"memory_bytes", std::to_string(vm.memory_bytes)},
                                                {"ram", std::string(to_string(vm.backing))}}));
-    say(kInfo, fmt::format("VM {} (pid {}) is here", instance.name, vm.pid));
+    say(LogLevel::info, fmt::format("VM {} (pid {}) is here", instance.name, vm.pid));
     watched.watch->start();
     count_open(instance.id);
 }
@@ -360,7 +335,7 @@ void Agent::end_instance(const std::string& key, const std::string& why) {
                               {{"watched", seconds(std::chrono::nanoseconds(status.watched_ns))},
                                {"blind", seconds(std::chrono::nanoseconds(status.blind_ns))},
                                {"checks", std::to_string(status.checks)}}));
-    say(kInfo, fmt::format("VM {}: {}", status.instance.name, why));
+    say(LogLevel::info, fmt::format("VM {}: {}", status.instance.name, why));
     submit({.kind = AnalyserInput::Kind::end,
             .time_ns = Recorder::now_ns(),
             .instance_id = status.instance.id,
@@ -396,7 +371,8 @@ InstanceWatch::Callbacks Agent::watch_callbacks() {
                     recorder_->source(), Recorder::now_ns(), watch.instance(),
                     event::ScanActivity::error, "hidden_process",
                     fmt::format("{} is not looked at: {}", watch.instance().name, why), {}, {}));
-                say(kWarning, fmt::format("{}: not looked at: {}", watch.instance().name, why));
+                say(LogLevel::warning,
+                    fmt::format("{}: not looked at: {}", watch.instance().name, why));
             },
         .sighted =
             [this](InstanceWatch& watch, std::chrono::nanoseconds blind_for, bool first) {
@@ -408,11 +384,11 @@ InstanceWatch::Callbacks Agent::watch_callbacks() {
                     recorder_->source(), Recorder::now_ns(), watch.instance(),
                     first ? event::ScanActivity::started : event::ScanActivity::resumed,
                     "hidden_process", text, {}, {{"blind", seconds(blind_for)}}));
-                say(kInfo, text);
+                say(LogLevel::info, text);
             },
         .note =
             [this](InstanceWatch& watch, const std::string& note) {
-                say(kWarning, fmt::format("{}: {}", watch.instance().name, note));
+                say(LogLevel::warning, fmt::format("{}: {}", watch.instance().name, note));
             },
     };
 }
@@ -421,31 +397,32 @@ InstanceWatch::Callbacks Agent::watch_callbacks() {
 
 void Agent::start_analyser() {
     analyser_ = std::make_unique<JobRunner>(
-        &loop_,
-        JobRunner::Callbacks{
-            .start = []() -> Result<StartedWorker> {
-                auto [ours, theirs] = TRY(jail::Channel::pair());
-                const int fds[] = {theirs.fd()};
-                return StartedWorker{TRY(jail::Child::exec_worker("analyser", fds)),
-                                     std::move(ours)};
-            },
-            .ready =
-                [this](const std::vector<std::string>& missing) {
-                    for (const std::string& layer : missing) {
-                        say(kWarning, "this host does not allow a layer of the jail: " + layer);
-                    }
-                    // A new analyser knows of nothing that is open.
-                    restore_findings();
-                },
-            .lost =
-                [this](const Error& why, std::chrono::milliseconds wait) {
-                    const std::string text = fmt::format(
-                        "the analyser was lost: {}; again in {} ms", why.to_text(), wait.count());
-                    recorder_->critical(event::agent_event(recorder_->source(), Recorder::now_ns(),
-                                                           event::AgentActivity::restart, text,
-                                                           {{"worker", "analyser"}}, {}));
-                    say(kWarning, text);
-                }});
+        &loop_, JobRunner::Callbacks{
+                    .start = []() -> Result<StartedWorker> {
+                        auto [ours, theirs] = TRY(jail::Channel::pair());
+                        const int fds[] = {theirs.fd()};
+                        return StartedWorker{TRY(jail::Child::exec_worker("analyser", fds)),
+                                             std::move(ours)};
+                    },
+                    .ready =
+                        [this](const std::vector<std::string>& missing) {
+                            for (const std::string& layer : missing) {
+                                say(LogLevel::warning,
+                                    "this host does not allow a layer of the jail: " + layer);
+                            }
+                            // A new analyser knows of nothing that is open.
+                            restore_findings();
+                        },
+                    .lost =
+                        [this](const Error& why, std::chrono::milliseconds wait) {
+                            const std::string text =
+                                fmt::format("the analyser was lost: {}; again in {} ms",
+                                            why.to_text(), wait.count());
+                            recorder_->critical(event::agent_event(
+                                recorder_->source(), Recorder::now_ns(),
+                                event::AgentActivity::restart, text, {{"worker", "analyser"}}, {}));
+                            say(LogLevel::warning, text);
+                        }});
     analyser_->start();
 }
 
@@ -479,7 +456,7 @@ void Agent::submit(AnalyserInput input) {
     const std::string id = input.instance_id;
     const std::string frame = event::encode(input);
     if (frame.size() > limits::kMaxFrameBytes) {
-        say(kWarning, fmt::format("a report of {} is too long and was dropped", id));
+        say(LogLevel::warning, fmt::format("a report of {} is too long and was dropped", id));
         return;
     }
     const bool taken = analyser_->submit(
@@ -553,6 +530,7 @@ void Agent::on_change(const event::FindingChange& change) {
                    : known->second,
                change);
     count_open(change.open.instance_id);
+    tell_status();
     if (saving_ == 0) {
         saving_ = loop_.after(kSaveDelay, [this] {
             saving_ = 0;
@@ -568,7 +546,7 @@ void Agent::log_change(const event::Instance& instance, const event::FindingChan
                                              change, decision.alert, decision.suppressed));
     const event::Finding& finding = change.open.finding;
     const bool loud = decision.alert && change.change == event::Change::opened;
-    say(loud ? kCritical : kNotice,
+    say(loud ? LogLevel::critical : LogLevel::notice,
         fmt::format("{}{} {}: {} in {}: {}{}", loud ? "ALERT: " : "", finding.rule,
                     to_string(change.change), finding.title, instance.name, finding.subject,
                     change.reason.empty() ? "" : " (" + change.reason + ")"));
@@ -591,7 +569,7 @@ void Agent::load_findings() {
     auto open = decoder.get<std::vector<event::OpenFinding>>();
     auto instances = decoder.get<std::vector<event::Instance>>();
     if (!open.has_value() || !instances.has_value()) {
-        say(kWarning,
+        say(LogLevel::warning,
             fmt::format("{} cannot be read; open findings are opened anew", path.native()));
         return;
     }
@@ -624,7 +602,7 @@ void Agent::save_findings() {
         }
         return {};
     }();
-    if (!written.has_value()) say(kWarning, written.error().to_text());
+    if (!written.has_value()) say(LogLevel::warning, written.error().to_text());
 }
 
 AgentStatus Agent::status() const {

@@ -50,7 +50,7 @@ class Agent {
     Result<void> judge_integrity();
     void on_signal(int signal);
     void reload_policy();
-    void notify(const std::string& state);
+    void tell_status();  // the service manager, when it has changed
     void feed_watchdog(std::chrono::milliseconds every);
 
     void discover();
@@ -74,7 +74,6 @@ class Agent {
     void save_findings();
 
     AgentStatus status() const;
-    void say(int level, const std::string& text) const;
 
     AgentOptions options_;
     EventLoop loop_;
@@ -95,6 +94,7 @@ class Agent {
     std::map<std::string, Watched> watched_;  // by pid and start time
     std::map<pid_t, std::string> impostors_;
     EventLoop::Timer saving_ = 0;
+    std::string told_;  // the service manager
     std::unique_ptr<ControlServer> control_;
 };
 

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/auxv.h>
 
 #include "base/limits.h"
 #include "base/os.h"
@@ -31,8 +32,15 @@ std::string Integrity::to_text() const {
 std::vector<std::filesystem::path> own_files(const std::string& policy) {
     std::vector<std::filesystem::path> files;
     std::error_code error;
-    const auto self = std::filesystem::read_symlink("/proc/self/exe", error);
-    if (!error) files.push_back(self);
+    auto self = std::filesystem::read_symlink("/proc/self/exe", error);
+    if (error) {
+        // A package is installed where no procfs is mounted. The kernel also tells every program
+        // the path that it was started by.
+        const char* started_by = reinterpret_cast<const char*>(::getauxval(AT_EXECFN));
+        self = std::filesystem::canonical(started_by == nullptr ? "" : started_by, error);
+    }
+    if (error) return files;
+    files.push_back(self);
     for (const auto& beside :
          {self.parent_path() / "underseer", self.parent_path() / "../bin/underseer"}) {
         const auto cli = std::filesystem::weakly_canonical(beside, error);
@@ -76,8 +84,13 @@ Integrity check_integrity(const std::string& policy, const std::filesystem::path
 
 Result<void> seal(const std::string& policy, const std::filesystem::path& manifest,
                   const crypto::SigningKey& key) {
-    const auto files = TRY(event_log::Manifest::of(own_files(policy)));
-    return files.store(manifest, key);
+    const auto own = own_files(policy);
+    if (own.empty()) {
+        return fail(Code::unavailable,
+                    "cannot tell which program this is, so that it cannot be signed; is /proc "
+                    "mounted?");
+    }
+    return TRY(event_log::Manifest::of(own)).store(manifest, key);
 }
 
 }  // namespace underseer::agent

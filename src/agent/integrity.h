@@ -19,7 +19,7 @@ struct Integrity {
 };
 
 // The files whose hashes are recorded and sealed: this executable, the `underseer` beside it (or in
-// ../bin), and `policy` when it is not empty.
+// ../bin), and `policy` when it is not empty. None when this executable cannot be named.
 std::vector<std::filesystem::path> own_files(const std::string& policy);
 
 // Hashes the executable that runs (not whatever lies at its path by now) and the policy, and

@@ -4,7 +4,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <fstream>
+#include <iterator>
+#include <sstream>
 
 namespace underseer::policy {
 namespace {
@@ -92,6 +95,77 @@ TEST(Policy, errors_name_file_line_and_key) {
               std::string::npos);
     EXPECT_NE(error_of("[instances]\nexclude = [\"web\"]\n").find("name:PATTERN"),
               std::string::npos);
+}
+
+// The keys of a section, which an error about a key that does not exist names. "": the sections.
+std::vector<std::string> keys_of(const std::string& section) {
+    const bool list = section == "suppress";
+    const std::string heading = section.empty() ? "" : list ? "[[suppress]]" : "[" + section + "]";
+    const std::string error = error_of(heading + "\nno_such_key = 1\n");
+    const std::size_t at = error.find("known: ");
+    std::vector<std::string> keys;
+    if (at == std::string::npos) return keys;
+    std::istringstream words(error.substr(at + 7));
+    for (std::string key; words >> key;) {
+        std::erase(key, ',');
+        keys.push_back(key);
+    }
+    return keys;
+}
+
+std::string text_of_file(const std::string& path) {
+    std::ifstream file(std::string(UNDERSEER_SOURCE_DIR) + "/" + path);
+    return {std::istreambuf_iterator<char>(file), {}};
+}
+
+TEST(Policy, every_key_stands_in_the_documentation_and_in_the_installed_file) {
+    const std::string manual = text_of_file("docs/policy.md");
+    const std::string installed = text_of_file("packaging/policy.toml");
+    const auto sections = keys_of("");
+    ASSERT_GE(sections.size(), 6u);
+    for (const std::string& section : sections) {
+        const std::size_t chapter = manual.find("\n## `[" + section + "]`");
+        const std::size_t many = manual.find("\n## `[[" + section + "]]`");
+        const std::size_t from = std::min(chapter, many);
+        EXPECT_NE(from, std::string::npos) << "docs/policy.md has no chapter on " << section;
+        if (from == std::string::npos) continue;
+        const std::string text = manual.substr(from, manual.find("\n## ", from + 1) - from);
+        const auto keys = keys_of(section);
+        EXPECT_FALSE(keys.empty()) << section;
+        for (const std::string& key : keys) {
+            EXPECT_NE(text.find("| `" + key + "` |"), std::string::npos)
+                << "docs/policy.md says nothing of " << section << "." << key;
+            EXPECT_NE(installed.find("#" + key + " = "), std::string::npos)
+                << "packaging/policy.toml lacks " << section << "." << key;
+        }
+    }
+}
+
+TEST(Policy, the_installed_file_says_what_holds_without_it) {
+    const std::string installed = text_of_file("packaging/policy.toml");
+    ASSERT_TRUE(parse(installed, "policy.toml").has_value()) << error_of(installed);
+    // With every `#key = value` of its sections set, nothing changes.
+    std::string set;
+    std::istringstream lines(installed);
+    for (std::string line; std::getline(lines, line) && !line.starts_with("#[[suppress]]");) {
+        set += (line.starts_with("#") && !line.starts_with("# ") ? line.substr(1) : line) + "\n";
+    }
+    const auto policy = parse(set, "policy.toml");
+    ASSERT_TRUE(policy.has_value()) << error_of(set);
+    const Policy standard;
+    EXPECT_EQ(policy->discover_every, standard.discover_every);
+    EXPECT_EQ(policy->hidden_process_every, standard.hidden_process_every);
+    EXPECT_EQ(policy->cpu_percent, standard.cpu_percent);
+    EXPECT_TRUE(policy->only.empty() && policy->exclude.empty());
+    EXPECT_TRUE(policy->viewers.empty() && policy->examiners.empty());
+    EXPECT_EQ(policy->redact_environment, standard.redact_environment);
+    EXPECT_EQ(policy->on_mismatch, standard.on_mismatch);
+    EXPECT_EQ(policy->log_segment_bytes, standard.log_segment_bytes);
+    EXPECT_EQ(policy->log_keep_bytes, standard.log_keep_bytes);
+    // The example of a suppression is one.
+    std::string example;
+    for (std::string line; std::getline(lines, line);) example += line.substr(1) + "\n";
+    EXPECT_EQ(error_of("[[suppress]]\n" + example), "");
 }
 
 TEST(Policy, only_and_exclude_choose_what_is_watched) {

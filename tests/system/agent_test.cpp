@@ -267,13 +267,38 @@ TEST_F(AgentTest, says_what_it_runs_and_whether_that_was_installed) {
     agent.start();
 }
 
-TEST_F(AgentTest, tells_its_service_manager_when_it_is_ready_and_a_second_agent_is_refused) {
+TEST_F(AgentTest, tells_its_service_manager_how_it_is) {
     TestAgent agent(often());
     agent.start();
-    agent.wait_until("it is ready", [&] {
-        return std::ranges::any_of(
-            agent.notified, [](const std::string& note) { return note.starts_with("READY=1"); });
-    });
+    const auto told = [&](const std::string& start) {
+        return [&agent, start] { return agent.was_notified(start); };
+    };
+    agent.wait_until("it is ready", told("READY=1"));
+    agent.wait_until("it says what it watches", told("STATUS=watching 1 of "));
+    agent.wait_until("it feeds the watchdog",
+                     [&] { return std::ranges::count(agent.notified, "WATCHDOG=1") >= 2; });
+
+    // A reload, of a good and of a bad policy: announced, and ended.
+    for (const std::string& policy : {often(), std::string("[schedule]\nhidden_proces = 1\n")}) {
+        agent.notified.clear();
+        agent.write_policy(policy);
+        agent.signal(SIGHUP);
+        agent.wait_until("it is ready again", told("READY=1"));
+        EXPECT_TRUE(agent.was_notified("RELOADING=1\nMONOTONIC_USEC="));
+    }
+    EXPECT_NE(agent.errors().find("the old one stays"), std::string::npos);
+    EXPECT_NE(agent.errors().find("policy.toml:2:1: schedule.hidden_proces"), std::string::npos);
+    EXPECT_EQ(text(*agent.instance(vm_->name()), "state"), "watched");
+
+    EXPECT_EQ(agent.kill(SIGTERM), 0);
+    EXPECT_TRUE(agent.was_notified("STOPPING=1"));
+    EXPECT_EQ(agent.logged("agent stopped").size(), 1u);
+    EXPECT_EQ(agent.cli({"log", "verify"}).status, 0);
+}
+
+TEST_F(AgentTest, a_second_agent_is_refused) {
+    TestAgent agent(often());
+    agent.start();
     const RunResult second =
         run_program({program_path("underseerd"), "--policy", agent.directory() + "/policy.toml",
                      "--state", agent.directory() + "/state", "--run", agent.directory() + "/run"});

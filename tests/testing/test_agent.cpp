@@ -66,7 +66,7 @@ TestAgent::TestAgent(const std::string& policy) {
 }
 
 TestAgent::~TestAgent() {
-    if (agent_) kill(SIGTERM);
+    if (agent_) (void)kill(SIGTERM);
     std::error_code error;
     fs::remove_all(directory_, error);
 }
@@ -80,6 +80,7 @@ void TestAgent::launch() {
     agent_.emplace(jail::Child::fork([&] {
                        ::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
                        ::setenv("NOTIFY_SOCKET", (directory_ + "/notify").c_str(), 1);
+                       ::setenv("WATCHDOG_USEC", "1000000", 1);
                        const Fd log(::open((directory_ + "/errors").c_str(),
                                            O_CREAT | O_APPEND | O_WRONLY, 0600));
                        ::dup2(log.get(), STDERR_FILENO);
@@ -106,10 +107,13 @@ void TestAgent::signal(int number) {
     CHECK(::kill(agent_->pid(), number) == 0);
 }
 
-void TestAgent::kill(int number) {
+int TestAgent::kill(int number) {
     signal(number);
-    CHECK(agent_->wait(60s).has_value());
+    const auto ending = agent_->wait(60s);
+    CHECK(ending.has_value());
     agent_.reset();
+    take_notifications();
+    return ending->exited ? ending->status : -ending->status;
 }
 
 RunResult TestAgent::cli(std::vector<std::string> words, unsigned user) {
@@ -157,6 +161,11 @@ std::optional<json::Value> TestAgent::instance(const std::string& name) {
         if (instance.at("name").value().as_string().value() == name) return item;
     }
     return std::nullopt;
+}
+
+bool TestAgent::was_notified(std::string_view start) const {
+    return std::ranges::any_of(notified,
+                               [&](const std::string& note) { return note.starts_with(start); });
 }
 
 void TestAgent::take_notifications() {

@@ -24,7 +24,7 @@ class TestAgent {
 
     void start();                  // and waits until it answers
     int start_and_wait_for_end();  // for an agent that must refuse: its exit status
-    void kill(int signal);         // and waits for its end
+    int kill(int signal);          // and waits for its end: its exit status, or -signal
     void signal(int signal);
     void write_policy(const std::string& text);
 
@@ -48,8 +48,11 @@ class TestAgent {
     // Pids of its workers in a role ("introspector", "analyser").
     std::vector<pid_t> workers(const std::string& role);
     std::string directory() const { return directory_; }
-    std::string errors();               // what it said on standard error
-    std::vector<std::string> notified;  // by sd_notify, filled by wait_until
+    std::string errors();  // what it said on standard error
+    // What it told its service manager (sd_notify); filled by wait_until() and kill(). The manager
+    // wants to hear from it every second.
+    std::vector<std::string> notified;
+    bool was_notified(std::string_view start) const;
 
   private:
     void launch();
