@@ -14,6 +14,8 @@ target_compile_options(underseer_flags INTERFACE
   -Wall -Wextra -Werror -Wshadow -Wconversion -Wsign-conversion -Wcast-align -Wnon-virtual-dtor
   -Woverloaded-virtual -Wimplicit-fallthrough -Wformat=2 -fno-strict-aliasing -Wno-missing-field-initializers
   -ffile-prefix-map=${CMAKE_SOURCE_DIR}/=)
+# At link time too: there the optimiser writes the debug information.
+target_link_options(underseer_flags INTERFACE -ffile-prefix-map=${CMAKE_SOURCE_DIR}/=)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   # GCC 12's flow-based warnings misfire on std::expected and fmt under sanitizers and -O2.
   target_compile_options(underseer_flags INTERFACE -Wduplicated-cond -Wlogical-op -Wno-maybe-uninitialized

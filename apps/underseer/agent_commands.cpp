@@ -98,7 +98,11 @@ void print_status(const AgentStatus& agent, const std::vector<InstanceStatus>& i
                    result_text(status)});
     }
     print_table(table);
-    if (table.empty()) print("No VM runs on this host.\n");
+    if (table.empty()) {
+        print(
+            "No VM runs on this host. One that starts is taken in by itself; `underseer demo` "
+            "(./dev run --demo)\nstarts a small one to look at.\n");
+    }
 }
 
 void print_status_json(const AgentStatus& agent, const std::vector<InstanceStatus>& instances) {

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "agent_commands.h"
+#include "demo.h"
 #include "dump.h"
 #include "hypervisor/discover.h"
 #include "listings.h"
@@ -165,7 +166,7 @@ struct Command {
     Result<int> (*run)(const Options&);
 };
 
-constexpr std::array<Command, 17> kCommands{{
+constexpr std::array<Command, 18> kCommands{{
     {"ls", "the VMs of this host, and whether they can be looked into", ls},
     {"info", "kernel, build id, boot time, how it was found", info},
     {"ps", "processes (--threads, --environment with --json)", list<event::Task, Topic::tasks>},
@@ -182,6 +183,7 @@ constexpr std::array<Command, 17> kCommands{{
     {"findings", "what is open; exit status 1 when something is", findings},
     {"log", "log show | follow | verify [DIRECTORY]: the agent's signed log", log},
     {"dump", "its memory as an ELF core: dump INSTANCE|IMAGE OUTPUT (--force)", dump_memory},
+    {"demo", "a small guest hides a process, and you see who notices (--once: and end)", demo},
     {"help", "this text", nullptr},
 }};
 

@@ -38,6 +38,8 @@ Result<Options> parse_options(const std::vector<std::string>& arguments) {
             options.watch = true;
         } else if (argument == "--force") {
             options.force = true;
+        } else if (argument == "--once") {
+            options.once = true;
         } else if (argument == "--help" || argument == "-h") {
             options.help = true;
         } else if (argument == "--pid" && i + 1 < arguments.size()) {

@@ -21,6 +21,7 @@ struct Options {
     bool environment = false;
     bool watch = false;
     bool force = false;
+    bool once = false;  // of the demo: do not stay
     bool help = false;
     bool direct = false;                       // look ourselves even when an agent runs
     bool bulk = false;                         // the bulk log
