@@ -7,7 +7,6 @@
 #include <string_view>
 
 #include "agent/agent.h"
-#include "agent/service_manager.h"
 #include "agent/worker.h"
 
 namespace {

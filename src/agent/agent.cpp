@@ -12,7 +12,6 @@
 #include <utility>
 
 #include "agent/introspector.h"
-#include "agent/service_manager.h"
 
 namespace underseer::agent {
 

@@ -19,6 +19,7 @@
 #include "agent/integrity.h"
 #include "agent/paths.h"
 #include "agent/recorder.h"
+#include "agent/service_manager.h"  // say(): also before there is an Agent
 #include "hypervisor/discover.h"
 
 namespace underseer::agent {
