@@ -509,6 +509,7 @@ void Agent::on_verdict(const AnalyserVerdict& verdict, const std::string& instan
                     verdict.reason.empty() ? "" : ": ", verdict.reason),
         verdict.coverage, {{"outcome", std::string(to_string(verdict.outcome))}}));
     watch->judged(verdict.outcome, verdict.reason, verdict.coverage, time_ns);
+    tell_status();
     // Seen again without anything to say about it: status still shows when.
     for (auto& [uid, finding] : open_) {
         if (finding.instance_id != instance_id || finding.finding.rule != verdict.check) continue;
