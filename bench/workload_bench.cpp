@@ -3,7 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
+#include <csignal>
 #include <sstream>
 #include <thread>
 
