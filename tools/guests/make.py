@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """Fetches guest kernels of several Debian suites and builds a small initial RAM disk for each.
 
 Usage: tools/guests/make.py [--list] [KERNEL...]        (all kernels when none is named)
@@ -21,8 +21,9 @@ import subprocess
 import sys
 import tempfile
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-GUEST = ROOT / "tests/testing/guest"
+HERE = pathlib.Path(__file__).resolve().parent
+# What goes into a guest: beside this script when installed (tools/CMakeLists.txt).
+GUEST = HERE / "inside" if (HERE / "inside").is_dir() else HERE.parents[1] / "tests/testing/guest"
 KERNELS = {
     "5.10-cloud": ("bullseye", "linux-image-cloud-amd64"),
     "6.1-cloud": ("bookworm", "linux-image-cloud-amd64"),
