@@ -36,6 +36,11 @@ inline constexpr std::size_t kMaxBtfTypes = 1u << 20;
 inline constexpr std::size_t kMaxKernelSymbols = 4u << 20;
 // KSYM_NAME_LEN is 512 since 6.1 (include/linux/kallsyms.h).
 inline constexpr std::size_t kMaxSymbolNameBytes = 1024;
+// VMCOREINFO_BYTES is a page (include/linux/vmcore_info.h).
+inline constexpr std::size_t kMaxVmcoreInfoBytes = 4096;
+// Pages that the image's data points to and that are looked at for it; distribution kernels have
+// some hundreds.
+inline constexpr std::size_t kMaxVmcoreInfoCandidates = 1u << 14;
 
 // ---- images of memory ------------------------------------------------------------------------
 // A machine has some ten ranges of RAM; AVML makes one of every 16 MiB, so this is 1 TiB.
