@@ -1,6 +1,9 @@
-// Border: frames from an introspector that an attacker has taken over. Must hold: decoding ends, no
+// Border: frames from a worker that an attacker has taken over, or from whoever opens the control
+// socket. Must hold: decoding ends, no
 // allocation is larger than the frame allows, and what is accepted encodes to the same bytes.
+#include "agent/analyser.h"
 #include "agent/introspection.h"
+#include "agent/status.h"
 
 namespace {
 template <typename T>
@@ -19,5 +22,11 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     round_trip<event::CheckReport>(bytes);
     round_trip<agent::AnswerEnd>(bytes);
     round_trip<agent::Question>(bytes);
+    round_trip<agent::RamPart>(bytes);
+    round_trip<agent::IntrospectorStart>(bytes);
+    round_trip<agent::ControlRequest>(bytes);
+    round_trip<agent::AnalyserInput>(bytes);
+    round_trip<agent::AnalyserVerdict>(bytes);
+    round_trip<event::FindingChange>(bytes);
     return 0;
 }

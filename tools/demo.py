@@ -148,7 +148,7 @@ class Agent:
 
     def __init__(self, program, directory, vm):
         self.program, self.directory = program, directory
-        self.flags = ["--run", directory / "run", "--state", directory / "state"]
+        self.run, self.state = ["--run", directory / "run"], ["--state", directory / "state"]
         policy = directory / "policy.toml"
         policy.write_text(f'[schedule]\nhidden_process = "1s"\ncpu_percent = 100\n[instances]\nonly = ["name:{vm}"]\n')
         daemon = next((path for path in (program.with_name("underseerd"), program.parents[1] / "sbin/underseerd")
@@ -157,11 +157,12 @@ class Agent:
             raise Failed(f"there is no underseerd beside {program}")
         self.said = directory / "agent.log"
         with open(self.said, "wb") as said:
-            self.process = start([daemon, "--policy", policy, *self.flags], stderr=said)
+            self.process = start([daemon, "--policy", policy, *self.run, *self.state], stderr=said)
         self.follower = None
 
     def ask(self, *words):
-        return subprocess.run([self.program, *words, *self.flags], text=True, stdout=subprocess.PIPE,
+        where = self.state if words[0] == "log" else self.run
+        return subprocess.run([self.program, *words, *where], text=True, stdout=subprocess.PIPE,
                               stderr=subprocess.PIPE)
 
     def watches(self, vm):
@@ -175,7 +176,7 @@ class Agent:
     def follow(self):
         """`underseer log follow` from now on: a queue of its lines."""
         known = len(self.ask("log", "show").stdout.splitlines())
-        self.follower = start([self.program, "log", "follow", *self.flags], text=True, stdout=subprocess.PIPE)
+        self.follower = start([self.program, "log", "follow", *self.state], text=True, stdout=subprocess.PIPE)
         lines = queue.Queue()
 
         def read():
@@ -285,7 +286,7 @@ def play(program, directory, once):
 
 def stay(agent, guest, vm, pid, lines):
     """Leaves guest and agent running, and the log on the screen."""
-    run, state = (shlex.join(map(str, pair)) for pair in (agent.flags[:2], agent.flags[2:]))
+    run, state = (shlex.join(map(str, pair)) for pair in (agent.run, agent.state))
     program = os.path.relpath(agent.program) if not str(agent.program).startswith("/usr/") else "underseer"
     print("\nGuest and agent stay until Ctrl-C. From another terminal, as root:\n")
     for words in ("status --watch", f"ps {vm}", f"files {vm} --pid {pid}", f"tree {vm}", "findings", "log show",

@@ -2,7 +2,7 @@
 
 #include <fmt/format.h>
 
-#include <array>
+#include <algorithm>
 #include <chrono>
 #include <thread>
 
@@ -11,6 +11,7 @@
 #include "dump.h"
 #include "hypervisor/discover.h"
 #include "listings.h"
+#include "manual_text.h"
 #include "output.h"
 #include "target.h"
 
@@ -160,65 +161,251 @@ Result<int> ls(const Options& options) {
     return 0;
 }
 
-struct Command {
-    std::string_view name;
-    std::string_view what;
+// ---- the table --------------------------------------------------------------------------------
+
+using program::Exit;
+using program::Kind;
+using program::Word;
+
+constexpr std::string_view kLook = "Look into a VM or an image";
+constexpr std::string_view kJudge = "Judge";
+constexpr std::string_view kAgent = "The agent of this host";
+constexpr std::string_view kFiles = "Files";
+constexpr std::string_view kHidden;  // made for programs
+
+struct Row {
+    program::Command text;
     Result<int> (*run)(const Options&);
 };
 
-constexpr std::array<Command, 18> kCommands{{
-    {"ls", "the VMs of this host, and whether they can be looked into", ls},
-    {"info", "kernel, build id, boot time, how it was found", info},
-    {"ps", "processes (--threads, --environment with --json)", list<event::Task, Topic::tasks>},
-    {"tree", "processes as a tree", tree},
-    {"files", "open files", list<event::OpenFile, Topic::open_files>},
-    {"maps", "memory mappings", list<event::Vma, Topic::memory_maps>},
-    {"sockets", "sockets and who holds them", list<event::Socket, Topic::sockets>},
-    {"modules", "loaded kernel modules", list<event::Module, Topic::modules>},
-    {"mounts", "mounts of every namespace", list<event::Mount, Topic::mounts>},
-    {"interfaces", "network interfaces", list<event::NetworkInterface, Topic::interfaces>},
-    {"dmesg", "the kernel's log", list<event::KernelLogLine, Topic::kernel_log>},
-    {"check", "looks for hidden processes; exit status 1 when there is one", check},
-    {"status", "the agent of this host, and how well it sees each instance", status},
-    {"findings", "what is open; exit status 1 when something is", findings},
-    {"log", "log show | follow | verify [DIRECTORY]: the agent's signed log", log},
-    {"dump", "its memory as an ELF core: dump INSTANCE|IMAGE OUTPUT (--force)", dump_memory},
-    {"demo", "a small guest hides a process, and you see who notices (--once: and end)", demo},
-    {"help", "this text", nullptr},
-}};
+// What comes of looking into a guest: exit_status() has the same numbers.
+std::vector<Exit> of_a_guest(std::vector<Exit> exits = {}) {
+    const std::vector<Exit> common{{3, "there is no such VM or file"},
+                                   {4, "several VMs have that name"},
+                                   {5, "not allowed: not root, or not in the agent's policy"},
+                                   {6, "it cannot be looked into, or not at present"},
+                                   {7, "the image is truncated or malformed"},
+                                   {8, "not an image, or a form or size that is not supported"},
+                                   {11, "the VM has ended"},
+                                   {12, "there is no Linux kernel in its memory"}};
+    exits.insert(exits.end(), common.begin(), common.end());
+    return exits;
+}
+
+program::Command looking(std::string_view name, std::string_view what, std::string_view more,
+                         std::vector<const program::Option*> options) {
+    options.insert(options.end(), {&option::kJson, &option::kDirect, &option::kRun});
+    return {.name = name,
+            .group = kLook,
+            .what = what,
+            .more = more,
+            .words = {{"INSTANCE|IMAGE", Kind::target}},
+            .options = std::move(options),
+            .exits = of_a_guest()};
+}
+
+Result<int> help(const Options& options);
+Result<int> print_manual(const Options& options);
+Result<int> print_completion(const Options& options);
+Result<int> print_names(const Options& options);
+
+const std::vector<Row>& rows() {
+    using namespace option;
+    static const std::vector<Row> all{
+        {{.name = "ls",
+          .group = kLook,
+          .what = "the VMs of this host, and whether they can be looked into",
+          .more = "With --json nothing of a guest is read.",
+          .words = {},
+          .options = {&kJson, &kDirect, &kRun},
+          .exits = {}},
+         ls},
+        {looking("info", "kernel, build id, boot time, and how they were found", "", {}), info},
+        {looking("ps", "processes",
+                 "START is in the guest's own clock. What could not be read is shown as '?'; "
+                 "--json has the reason. Values of environment variables come with --environment, "
+                 "where the agent's policy allows it.",
+                 {&kPid, &kThreads, &kEnvironment, &kWatch}),
+         list<event::Task, Topic::tasks>},
+        {looking("tree", "processes as a tree of parents and children", "", {&kThreads}), tree},
+        {looking("files", "open files", "", {&kPid, &kWatch}),
+         list<event::OpenFile, Topic::open_files>},
+        {looking("maps", "memory mappings", "", {&kPid, &kWatch}),
+         list<event::Vma, Topic::memory_maps>},
+        {looking("sockets", "sockets and who holds them", "", {&kPid, &kWatch}),
+         list<event::Socket, Topic::sockets>},
+        {looking("modules", "loaded kernel modules", "", {&kWatch}),
+         list<event::Module, Topic::modules>},
+        {looking("mounts", "mounts of every namespace", "", {&kWatch}),
+         list<event::Mount, Topic::mounts>},
+        {looking("interfaces", "network interfaces and their addresses", "", {&kWatch}),
+         list<event::NetworkInterface, Topic::interfaces>},
+        {looking("dmesg", "the kernel's log", "", {&kWatch}),
+         list<event::KernelLogLine, Topic::kernel_log>},
+        {{.name = "check",
+          .group = kJudge,
+          .what = "looks for hidden processes",
+          .more = "Compares what the kernel's own lists say about processes. A process that some "
+                  "lists show and others do not, in five looks over two seconds, is a finding.",
+          .words = {{"INSTANCE|IMAGE", Kind::target}},
+          .options = {&kJson, &kDirect, &kRun},
+          .exits = of_a_guest({{1, "something was found"}, {10, "the check could not look"}})},
+         check},
+        {{.name = "findings",
+          .group = kJudge,
+          .what = "what the agent has found and is still so",
+          .more = "",
+          .words = {},
+          .options = {&kJson, &kRun},
+          .exits = {{1, "a finding is open"}, {3, "no agent runs"}, {5, "not allowed"}}},
+         findings},
+        {{.name = "status",
+          .group = kAgent,
+          .what = "the agent, and how well it sees each instance",
+          .more = "",
+          .words = {},
+          .options = {&kJson, &kWatch, &kRun},
+          .exits = {{3, "no agent runs"}, {5, "not allowed"}}},
+         status},
+        {{.name = "log",
+          .group = kAgent,
+          .what = "the agent's signed log: shown, followed or verified",
+          .more = "Without DIRECTORY the logs in the agent's state directory are meant; verify "
+                  "then takes both.",
+          .words = {{.name = "show|follow|verify",
+                     .kind = Kind::choice,
+                     .choices = {"show", "follow", "verify"}},
+                    {"DIRECTORY", Kind::directory, false}},
+          .options = {&kJson, &kBulk, &kState, &kKey},
+          .exits = {{1, "verify: the log was tampered with"},
+                    {2, "verify: a torn tail or a gap (or wrong use)"},
+                    {3, "verify: it cannot be verified; else: there is no such log"}}},
+         log},
+        {{.name = "dump",
+          .group = kFiles,
+          .what = "its memory as an ELF core",
+          .more = "Pages that cannot be read are zeros in the dump, and told. The file appears "
+                  "under its name when it is whole.",
+          .words = {{"INSTANCE|IMAGE", Kind::target}, {"OUTPUT", Kind::file}},
+          .options = {&kForce, &kJson},
+          .exits = of_a_guest({{10, "pages are missing in the dump"}})},
+         dump_memory},
+        {{.name = "demo",
+          .group = kAgent,
+          .what = "a small guest hides a process, and you see who notices",
+          .more = "Boots a guest with a stock kernel under an agent of its own, and leaves both "
+                  "running until Ctrl-C. What it fetches is kept in /var/cache/underseer.",
+          .words = {},
+          .options = {&kOnce},
+          .exits = {{1,
+                     "the demo has failed, or packages that it needs are missing; it says which"},
+                    {3, "the demo is not installed"}}},
+         demo},
+        {{.name = "help",
+          .group = kHidden,
+          .what = "the same as COMMAND --help",
+          .more = "",
+          .words = {{"COMMAND", Kind::text, false}},
+          .options = {},
+          .exits = {}},
+         help},
+        {{.name = "manual",
+          .group = kHidden,
+          .what = "the source of a manual page",
+          .more = "",
+          .words = {{.name = "underseer|underseer-policy",
+                     .kind = Kind::choice,
+                     .choices = {"underseer", "underseer-policy"}}},
+          .options = {},
+          .exits = {}},
+         print_manual},
+        {{.name = "completion",
+          .group = kHidden,
+          .what = "a completion script",
+          .more = "",
+          .words =
+              {{.name = "bash|zsh|fish", .kind = Kind::choice, .choices = {"bash", "zsh", "fish"}}},
+          .options = {},
+          .exits = {}},
+         print_completion},
+        {{.name = "names",
+          .group = kHidden,
+          .what = "what an INSTANCE may be called here, one a line; for completion",
+          .more = "",
+          .words = {},
+          .options = {},
+          .exits = {}},
+         print_names},
+    };
+    return all;
+}
+
+Result<int> help(const Options& options) {
+    if (options.target.empty()) {
+        print(program::help_of(description(), text_width()));
+        return 0;
+    }
+    const program::Command* command = program::find_command(description(), options.target);
+    if (command == nullptr) {
+        return fail(Code::invalid_argument, fmt::format("there is no command '{}'; see underseer "
+                                                        "--help",
+                                                        options.target));
+    }
+    print(program::help_of(description(), *command, text_width()));
+    return 0;
+}
+
+Result<int> print_manual(const Options& options) {
+    print(program::manual_of(options.target == "underseer" ? description() : policy_manual()));
+    return 0;
+}
+
+constexpr std::string_view kNamesCommand = "underseer names";
+
+Result<int> print_completion(const Options& options) {
+    print(options.target == "bash"  ? program::bash_completion(description(), kNamesCommand)
+          : options.target == "zsh" ? program::zsh_completion(description(), kNamesCommand)
+                                    : program::fish_completion(description(), kNamesCommand));
+    return 0;
+}
+
+// A name that a shell could take for something else is offered as its pid.
+Result<int> print_names(const Options&) {
+    for (const hypervisor::Vm& vm : TRY(hypervisor::discover()).vms) {
+        const bool plain = vm.label().find_first_not_of(
+                               "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+                               "._:@+-") == std::string::npos;
+        fmt::print("{}\n", plain ? vm.label() : std::to_string(vm.pid));
+    }
+    return 0;
+}
 
 }  // namespace
 
-std::string help_text() {
-    std::string text =
-        "usage: underseer COMMAND [INSTANCE|IMAGE] [options]\n\n"
-        "Looks into a running Linux VM, or into an image of its memory, from outside: nothing is\n"
-        "installed or changed in it. INSTANCE is a VM's name, UUID or pid; IMAGE a file (LiME, "
-        "AVML,\n"
-        "ELF core, kdump-compressed, raw).\n\nCommands:\n";
-    for (const Command& command : kCommands) {
-        text += fmt::format("  {:<12}{}\n", command.name, command.what);
-    }
-    text +=
-        "\nOptions:\n"
-        "  --pid N       of one process only\n"
-        "  --json        for programs: stable keys, numbers above 2^53 as strings\n"
-        "  --threads     every thread, not only processes\n"
-        "  --watch       again every second\n"
-        "  --direct      look into the VM ourselves even when an agent runs\n"
-        "  --bulk        of log: the bulk log instead of the critical one\n"
-        "  --state DIR   the agent's state directory (/var/lib/underseer)\n"
-        "  --run DIR     where its control socket is (/run/underseer)\n"
-        "  --key FILE    of log verify: the public enrolment key\n"
-        "  --force       dump: replace the output file\n"
-        "\nExit status: 0 well; 1 a check has found something; 2 wrong use; 3 no such VM or file;\n"
-        "4 several VMs of that name; 5 not allowed (not root?); 6 cannot be looked into; 7 "
-        "malformed\n"
-        "or truncated image; 8 a form or size that is not supported; 9 the system failed; 10 a "
-        "check\n"
-        "could not look, or a dump lacks pages; 11 the VM has ended; 12 no Linux kernel in its "
-        "memory.\nlog verify: 0 intact; 1 tampered; 2 torn tail or gap; 3 cannot be verified.\n";
-    return text;
+const program::Program& description() {
+    static const program::Program underseer = [] {
+        program::Program made{
+            .name = "underseer",
+            .section = 1,
+            .what = "looks into Linux VMs and memory images from outside",
+            .more =
+                "Looks into a running Linux VM, or into an image of its memory, from outside: "
+                "nothing is installed or changed in it, and it is never paused.\n\n"
+                "INSTANCE is a VM's name, UUID or pid; IMAGE a file (LiME, AVML, ELF core, "
+                "kdump-compressed, raw). A word with a slash, or one that names a file, is an "
+                "image.",
+            .groups = {kLook, kJudge, kAgent, kFiles},
+            .commands = {},
+            .options = {&option::kHelp, &option::kVersion},
+            .exits = {{0, "all is well"},
+                      {2, "wrong use: a word or an option that the command does not take"},
+                      {9, "the system failed: the message says at what"}},
+            .sections = manual_sections(),
+            .see_also = {"underseerd(8)", "underseer-policy(5)"}};
+        for (const Row& row : rows()) made.commands.push_back(row.text);
+        return made;
+    }();
+    return underseer;
 }
 
 int exit_status(const Error& error) {
@@ -249,15 +436,20 @@ int exit_status(const Error& error) {
 }
 
 Result<int> run(const Options& options) {
-    if (options.help || options.command.empty() || options.command == "help") {
-        print(help_text());
+    if (options.version) {
+        fmt::print("underseer {}\n", UNDERSEER_VERSION);
+        return 0;
+    }
+    if (options.command.empty() || options.help) {
+        Options about;
+        about.target = options.command;
+        TRY(help(about));
         return options.command.empty() && !options.help ? 2 : 0;
     }
-    for (const Command& command : kCommands) {
-        if (command.name == options.command) return command.run(options);
-    }
-    return fail(Code::invalid_argument,
-                fmt::format("there is no command '{}'; see underseer --help", options.command));
+    const auto row = std::ranges::find_if(
+        rows(), [&](const Row& one) { return one.text.name == options.command; });
+    CHECK(row != rows().end());
+    return row->run(options);
 }
 
 }  // namespace underseer::cli

@@ -7,7 +7,7 @@
 int main(int argc, char** argv) {
     using namespace underseer;
     if (const auto status = agent::run_if_worker(argc, argv)) return *status;
-    auto options = cli::parse_options({argv + 1, argv + argc});
+    auto options = cli::parse_options(cli::description(), {argv + 1, argv + argc});
     auto status = options.has_value() ? cli::run(*options)
                                       : Result<int>(Unexpected(std::move(options).error()));
     if (status.has_value()) return *status;

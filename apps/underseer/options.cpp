@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <array>
 #include <charconv>
 
 #include "agent/paths.h"
@@ -10,67 +12,64 @@ namespace underseer::cli {
 
 namespace {
 
-Result<std::uint32_t> parse_pid(std::string_view text) {
+Result<void> take_pid(Options& options, const std::string& text) {
     std::uint32_t pid = 0;
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), pid);
     if (error != std::errc{} || end != text.data() + text.size()) {
         return fail(Code::invalid_argument, fmt::format("--pid wants a number, not '{}'", text));
     }
-    return pid;
+    options.pid = pid;
+    return {};
 }
+
+template <bool Options::* member>
+Result<void> set(Options& options, const std::string&) {
+    options.*member = true;
+    return {};
+}
+
+template <std::filesystem::path Options::* member>
+Result<void> take_path(Options& options, const std::string& value) {
+    options.*member = value;
+    return {};
+}
+
+struct Taker {
+    const program::Option* option;
+    Result<void> (*take)(Options&, const std::string& value);
+};
+constexpr std::array<Taker, 13> kTakers{{
+    {&option::kPid, take_pid},
+    {&option::kJson, set<&Options::json>},
+    {&option::kThreads, set<&Options::threads>},
+    {&option::kEnvironment, set<&Options::environment>},
+    {&option::kWatch, set<&Options::watch>},
+    {&option::kDirect, set<&Options::direct>},
+    {&option::kBulk, set<&Options::bulk>},
+    {&option::kForce, set<&Options::force>},
+    {&option::kOnce, set<&Options::once>},
+    {&option::kHelp, set<&Options::help>},
+    {&option::kVersion, set<&Options::version>},
+    {&option::kState, take_path<&Options::state_dir>},
+    {&option::kRun, take_path<&Options::run_dir>},
+    {&option::kKey, take_path<&Options::key>},
+}};
 
 }  // namespace
 
-Result<Options> parse_options(const std::vector<std::string>& arguments) {
+Result<Options> parse_options(const program::Program& program,
+                              const std::vector<std::string>& arguments) {
+    program::Given given = TRY(program::parse(program, arguments, option::kHelp));
     Options options;
     options.state_dir = agent::kDefaultStateDir;
     options.run_dir = agent::kDefaultRunDir;
-    std::vector<std::string> words;
-    for (std::size_t i = 0; i < arguments.size(); ++i) {
-        const std::string& argument = arguments[i];
-        if (argument == "--json") {
-            options.json = true;
-        } else if (argument == "--threads") {
-            options.threads = true;
-        } else if (argument == "--environment") {
-            options.environment = true;
-        } else if (argument == "--watch") {
-            options.watch = true;
-        } else if (argument == "--force") {
-            options.force = true;
-        } else if (argument == "--once") {
-            options.once = true;
-        } else if (argument == "--help" || argument == "-h") {
-            options.help = true;
-        } else if (argument == "--pid" && i + 1 < arguments.size()) {
-            options.pid = TRY(parse_pid(arguments[++i]));
-        } else if (argument.starts_with("--pid=")) {
-            options.pid = TRY(parse_pid(std::string_view(argument).substr(6)));
-        } else if (argument == "--direct") {
-            options.direct = true;
-        } else if (argument == "--bulk") {
-            options.bulk = true;
-        } else if (argument == "--state" && i + 1 < arguments.size()) {
-            options.state_dir = arguments[++i];
-        } else if (argument == "--run" && i + 1 < arguments.size()) {
-            options.run_dir = arguments[++i];
-        } else if (argument == "--key" && i + 1 < arguments.size()) {
-            options.key = arguments[++i];
-        } else if (argument.size() > 1 && argument[0] == '-') {
-            return fail(Code::invalid_argument,
-                        fmt::format("there is no option '{}'; see underseer --help", argument));
-        } else {
-            words.push_back(argument);
-        }
-    }
-    if (!words.empty()) options.command = words[0];
-    if (words.size() > 1) options.target = words[1];
-    const bool takes_three = options.command == "log" || options.command == "dump";
-    if (words.size() > 2 && takes_three) options.argument = words[2];
-    const std::size_t most = takes_three ? 3 : 2;
-    if (words.size() > most) {
-        return fail(Code::invalid_argument,
-                    fmt::format("'{}' is one word too many; see underseer --help", words[most]));
+    if (given.command != nullptr) options.command = given.command->name;
+    if (!given.words.empty()) options.target = std::move(given.words[0]);
+    if (given.words.size() > 1) options.argument = std::move(given.words[1]);
+    for (const auto& [option, value] : given.options) {
+        const auto taker = std::ranges::find(kTakers, option, &Taker::option);
+        CHECK(taker != kTakers.end());  // every option of the table is taken here
+        TRY(taker->take(options, value));
     }
     return options;
 }

@@ -1,4 +1,4 @@
-// What the person asked for.
+// What the person asked for, and the options that commands take.
 #pragma once
 
 #include <cstdint>
@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "program/described.h"
 
 namespace underseer::cli {
 
@@ -23,13 +24,40 @@ struct Options {
     bool force = false;
     bool once = false;  // of the demo: do not stay
     bool help = false;
+    bool version = false;
     bool direct = false;                       // look ourselves even when an agent runs
     bool bulk = false;                         // the bulk log
     std::filesystem::path state_dir, run_dir;  // of the agent
     std::filesystem::path key;                 // public enrolment key; empty: the agent's
 };
 
+// The options of all commands. A command takes those that its row of the table names.
+namespace option {
+using program::Kind;
+using program::Option;
+inline constexpr Option kPid{"--pid", "N", "only of the process with this pid"};
+inline constexpr Option kJson{"--json", "",
+                              "for programs: stable keys, numbers above 2^53 as strings"};
+inline constexpr Option kThreads{"--threads", "", "every thread, not only processes"};
+inline constexpr Option kEnvironment{"--environment", "", "with --json: environment variables too"};
+inline constexpr Option kWatch{"--watch", "", "again every second, until Ctrl-C"};
+inline constexpr Option kDirect{"--direct", "",
+                                "look into the VM ourselves even when an agent runs"};
+inline constexpr Option kBulk{"--bulk", "", "the bulk log instead of the critical one"};
+inline constexpr Option kState{"--state", "DIR", "the agent's state directory (/var/lib/underseer)",
+                               Kind::directory};
+inline constexpr Option kRun{"--run", "DIR", "where the agent's control socket is (/run/underseer)",
+                             Kind::directory};
+inline constexpr Option kKey{
+    "--key", "FILE", "the public enrolment key to verify against (the agent's)", Kind::file};
+inline constexpr Option kForce{"--force", "", "replace the output file when it is there"};
+inline constexpr Option kOnce{"--once", "", "end after the show, with its result as exit status"};
+inline constexpr Option kHelp{"--help", "", "this text"};
+inline constexpr Option kVersion{"--version", "", "the program's version"};
+}  // namespace option
+
 // Code::invalid_argument says what is wrong and what would be right.
-Result<Options> parse_options(const std::vector<std::string>& arguments);
+Result<Options> parse_options(const program::Program& program,
+                              const std::vector<std::string>& arguments);
 
 }  // namespace underseer::cli

@@ -4,6 +4,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <ctime>
 
 namespace underseer::cli {
@@ -16,6 +17,11 @@ std::size_t terminal_width() {
     winsize size{};
     if (!on_terminal() || ::ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) != 0) return 0;
     return size.ws_col;
+}
+
+std::size_t text_width() {
+    const std::size_t width = terminal_width();
+    return width == 0 ? 80 : std::clamp<std::size_t>(width, 40, 100);
 }
 
 void print(std::string_view text) {

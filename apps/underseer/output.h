@@ -14,6 +14,8 @@ namespace underseer::cli {
 bool on_terminal();
 std::size_t terminal_width();  // 0: not a terminal, nothing is cut
 void print(std::string_view text);
+// Columns for prose: those of the terminal, at most 100.
+std::size_t text_width();
 void print_table(const Table& table);
 
 // Bold, red, .. on a terminal; the text as it is elsewhere.

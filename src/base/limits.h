@@ -36,6 +36,11 @@ inline constexpr std::size_t kMaxBtfTypes = 1u << 20;
 inline constexpr std::size_t kMaxKernelSymbols = 4u << 20;
 // KSYM_NAME_LEN is 512 since 6.1 (include/linux/kallsyms.h).
 inline constexpr std::size_t kMaxSymbolNameBytes = 1024;
+// VMCOREINFO_BYTES is a page (include/linux/vmcore_info.h).
+inline constexpr std::size_t kMaxVmcoreInfoBytes = 4096;
+// Pages that the image's data points to and that are looked at for it; distribution kernels have
+// some hundreds.
+inline constexpr std::size_t kMaxVmcoreInfoCandidates = 1u << 14;
 
 // ---- images of memory ------------------------------------------------------------------------
 // A machine has some ten ranges of RAM; AVML makes one of every 16 MiB, so this is 1 TiB.
@@ -55,6 +60,20 @@ inline constexpr std::size_t kMaxFrameBytes = 1u << 20;
 // The largest known reply, a QMP query-qmp-schema, has 0.3 MB.
 inline constexpr std::size_t kMaxJsonBytes = 16u << 20;
 inline constexpr std::size_t kMaxJsonDepth = 64;
+
+// ---- what manages a VM (QMP, libvirt) --------------------------------------------------------
+// The largest reply that is asked for, query-memdev of 1024 backends, has 0.3 MB. Events may come in
+// between; a monitor that sends nothing else is given up.
+inline constexpr std::size_t kMaxQmpLineBytes = 1u << 20;
+inline constexpr std::size_t kMaxQmpBytes = 8u << 20;
+inline constexpr std::size_t kMaxQmpEvents = 256;
+// -object and -numa together name fewer; QEMU itself takes at most 128 NUMA nodes (MAX_NODES).
+inline constexpr std::size_t kMaxRamBackends = 1024;
+// A domain's XML has some 10 KB; one with a hundred devices 100 KB. A host runs some hundred VMs.
+inline constexpr std::size_t kMaxDomainXmlBytes = 4u << 20;
+inline constexpr std::size_t kMaxDomains = 4096;
+// A name, an id, a state: what is longer is cut where it comes in.
+inline constexpr std::size_t kMaxManagerTextBytes = 1024;
 
 // ---- event log -------------------------------------------------------------------------------
 // A batch is signed as a whole and verified in memory: bounded in events and in bytes, newlines

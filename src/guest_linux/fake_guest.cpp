@@ -1,5 +1,7 @@
 #include "guest_linux/fake_guest.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cstring>
 
@@ -362,6 +364,23 @@ void FakeGuest::build_types() {
            256);
 }
 
+std::string FakeGuest::true_vmcoreinfo() const {
+    return fmt::format(
+        "OSRELEASE=6.4.0-fake\nPAGESIZE=4096\nSYMBOL(_stext)={:x}\nSYMBOL(init_top_pgt)={:x}\n"
+        "NUMBER(phys_base)={}\nNUMBER(pgtable_l5_enabled)={}\nKERNELOFFSET={:x}\n",
+        text_virt_, data_virt_,
+        static_cast<std::int64_t>(options_.image_phys - (text_virt_ - kImageMap)),
+        options_.levels == 5 ? 1 : 0, options_.slide);
+}
+
+void FakeGuest::set_vmcoreinfo(std::string_view text) {
+    const GuestVirt page{(options_.levels == 5 ? kDirectMap5 : kDirectMap4) + (8u << 20)};
+    CHECK(text.size() < kPageSize);
+    std::memset(host(page), 0, kPageSize);
+    std::memcpy(host(page), text.data(), text.size());
+    write(allocate(8, 8), page.value);
+}
+
 void FakeGuest::list_init(GuestVirt head) {
     write(head, head.value);
     write(head + 8, head.value);
@@ -456,6 +475,11 @@ void FakeGuest::finish() {
     }
     if (options_.form != KallsymsForm::v6_15 && options_.form != KallsymsForm::v7_0) {
         add_symbol("runqueues_offset", 'A', 0x1000);
+    }
+    if (!options_.kallsyms_all) {
+        std::erase_if(symbols_, [&](const FakeSymbol& symbol) {
+            return symbol.address < text_virt_ || symbol.address >= rodata_virt_;
+        });
     }
     std::ranges::stable_sort(symbols_, {}, &FakeSymbol::address);
     std::memcpy(host(GuestVirt{rodata_virt_ + 64}), kBanner.data(), kBanner.size());

@@ -79,6 +79,7 @@ class FakeGuest final : public guest_memory::GuestMemory {
         std::uint64_t slide = 0x1200000;  // KASLR, a multiple of 2 MiB
         bool trampoline = true;           // the copy of the top table below 1 MiB
         bool btf = true;
+        bool kallsyms_all = true;  // off: kallsyms has the functions only
     };
     explicit FakeGuest(Options options);
 
@@ -98,6 +99,10 @@ class FakeGuest final : public guest_memory::GuestMemory {
     // Bytes in the image's data or in the direct map; the address is virtual.
     GuestVirt allocate(std::size_t size_bytes, std::size_t alignment = 64);
     void finish();
+    // A page with this text, and the pointer to it in the image's data.
+    void set_vmcoreinfo(std::string_view text);
+    // What a kernel as this one says of itself.
+    std::string true_vmcoreinfo() const;
 
     // A process with its own structures, linked into all views.
     GuestVirt add_task(std::uint32_t pid, std::uint32_t tgid, std::string_view comm,

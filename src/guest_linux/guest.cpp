@@ -20,8 +20,8 @@ Guest::Guest(std::unique_ptr<Kernel> kernel)
       maps_(kernel_.get(), &paths_, &tasks_) {}
 
 Result<std::unique_ptr<Guest>> Guest::attach(guest_memory::GuestMemory* memory,
-                                             std::span<const VitalSigns> remains) {
-    auto kernel = TRY(Kernel::attach(memory, remains));
+                                             std::span<const VitalSigns> remains, Lacking lacking) {
+    auto kernel = TRY(Kernel::attach(memory, remains, lacking));
     return std::unique_ptr<Guest>(new Guest(std::move(kernel)));
 }
 

@@ -218,6 +218,7 @@ Result<Symbols> Symbols::find(Bytes rodata, GuestVirt at) {
         Symbols symbols;
         TRY(symbols.decode_names(*tables));
         TRY(symbols.decode_addresses(*tables, at));
+        symbols.names_at_ = at + tables->names.begin;
         symbols.index();
         return symbols;
     }
@@ -334,7 +335,13 @@ Result<void> Symbols::decode_addresses(const Tables& tables, GuestVirt at) {
         fmt::format("kallsyms has {} names but no table of offsets in a known form", count));
 }
 
+void Symbols::keep_only(const std::function<bool(GuestVirt)>& kept) {
+    std::erase_if(entries_, [&](const Entry& entry) { return !kept({entry.address}); });
+    index();
+}
+
 void Symbols::index() {
+    by_name_.clear();
     by_address_.resize(entries_.size());
     std::iota(by_address_.begin(), by_address_.end(), 0u);
     std::ranges::stable_sort(by_address_, {}, [&](std::uint32_t i) { return entries_[i].address; });

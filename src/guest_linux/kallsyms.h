@@ -10,6 +10,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -46,7 +47,10 @@ class Symbols {
     std::optional<Symbol> nearest(GuestVirt address) const;
 
     std::size_t size() const { return entries_.size(); }
-    Symbol at(std::size_t index) const;  // REQUIRES: index < size(); in address order
+    Symbol at(std::size_t index) const;               // REQUIRES: index < size(); in address order
+    GuestVirt names_at() const { return names_at_; }  // of kallsyms_names
+    // Forgets all symbols whose address is not `kept`.
+    void keep_only(const std::function<bool(GuestVirt)>& kept);
     Encoding encoding() const { return encoding_; }
     std::string layout_text() const;  // for people: "names before tokens, self-relative"
 
@@ -69,6 +73,7 @@ class Symbols {
     std::unordered_map<std::string_view, std::uint32_t> by_name_;
     Encoding encoding_ = Encoding::base_relative;
     bool offsets_first_ = false;
+    GuestVirt names_at_;
 };
 
 }  // namespace underseer::guest_linux

@@ -11,6 +11,9 @@ namespace {
 
 constexpr unsigned kMaxCpus = 8192;  // NR_CPUS of the largest distribution kernels
 constexpr std::uint64_t kNanosPerSecond = 1'000'000'000;
+// arch/x86/include/asm/page_64_types.h: __START_KERNEL_map, and where an image without KASLR begins
+// (CONFIG_PHYSICAL_START is 16 MiB).
+constexpr std::uint64_t kStartKernelMap = 0xffffffff80000000, kLinkedBegin = 0xffffffff81000000;
 constexpr std::string_view kBtfHeaderStart("\x9f\xeb\x01\x00\x18\x00\x00\x00", 8);
 
 // The last bit before the dot-separated member that is asked for.
@@ -24,7 +27,8 @@ Kernel::Kernel(KernelImage image, guest_memory::GuestMemory* memory)
     : image_(std::move(image)), memory_(memory, image_.space) {}
 
 Result<std::unique_ptr<Kernel>> Kernel::attach(guest_memory::GuestMemory* memory,
-                                               std::span<const VitalSigns> remains) {
+                                               std::span<const VitalSigns> remains,
+                                               Lacking lacking) {
     auto images = TRY(find_kernel_images(*memory));
     std::unique_ptr<Kernel> best;
     std::uint64_t best_clock = 0;
@@ -32,9 +36,11 @@ Result<std::unique_ptr<Kernel>> Kernel::attach(guest_memory::GuestMemory* memory
     Error last_error;
     for (KernelImage& image : images) {
         std::unique_ptr<Kernel> kernel(new Kernel(std::move(image), memory));
-        auto loaded = kernel->load_symbols();
+        auto loaded = kernel->load_symbols(lacking);
         if (loaded.has_value()) {
+            kernel->load_vmcoreinfo();
             kernel->choose_root();
+            kernel->check_vmcoreinfo();
             loaded = kernel->load_types();
         }
         kernel->rodata_ = {};
@@ -84,7 +90,7 @@ Result<std::vector<std::byte>> Kernel::read_rodata(const ImageExtent& extent) {
     return bytes;
 }
 
-Result<void> Kernel::load_symbols() {
+Result<void> Kernel::load_symbols(Lacking lacking) {
     Error last{Code::not_found, 0, "the image has no read-only data"};
     for (const ImageExtent& extent : image_.extents) {
         if (extent.writable || extent.executable || extent.size_bytes < (1u << 20)) continue;
@@ -99,6 +105,10 @@ Result<void> Kernel::load_symbols() {
             continue;
         }
         symbols_ = std::move(*symbols);
+        // scripts/kallsyms.c, symbol_valid(): without KALLSYMS_ALL only what lies in text.
+        if (lacking.data_symbols) {
+            symbols_.keep_only([&](GuestVirt address) { return image_.executable(address); });
+        }
         rodata_ = std::move(*bytes);
         rodata_extent_ = extent;
         notes_.push_back(fmt::format("kernel found by: {}", image_.found_by));
@@ -116,21 +126,94 @@ Result<void> Kernel::load_symbols() {
     return fail(std::move(last));
 }
 
+void Kernel::load_vmcoreinfo() {
+    auto info = find_vmcoreinfo(memory_, image_, symbols_);
+    if (info.has_value()) {
+        vmcoreinfo_ = std::move(*info);
+    } else {
+        notes_.push_back(fmt::format("VMCOREINFO: {}", info.error().to_text()));
+    }
+}
+
+// Whether the page is a top table of this kernel: all of them have the same last entry.
+bool Kernel::leads_to_image(GuestPhys root) {
+    std::uint64_t own = 0, other = 1;
+    const auto read = [&](GuestPhys table, std::uint64_t& entry) {
+        return memory_.physical()
+            .read(table + 511 * 8, std::as_writable_bytes(std::span(&entry, 1)))
+            .has_value();
+    };
+    return read(image_.space.root, own) && read(root, other) && own == other;
+}
+
 // Freed init memory stays mapped in the image, so a process table can lie there (without page-table
 // isolation, arch/x86/mm/init.c, free_kernel_image_pages), and it looks like the kernel's own until
 // its process ends. The kernel's own has a name, which the image map leads to without any root.
 void Kernel::choose_root() {
     for (const std::string_view name : {"init_top_pgt", "swapper_pg_dir"}) {
-        const auto address = symbols_.address(name);
+        auto address = symbols_.address(name);
+        std::string_view source = "kallsyms";
+        if (!address && vmcoreinfo_) {
+            address = vmcoreinfo_->symbol(name);
+            source = "VMCOREINFO";
+        }
         if (!address) continue;
         const auto root = image_.phys_of(*address);
-        if (!root.has_value() || *root == image_.space.root) return;
-        notes_.push_back(fmt::format("page tables: {}, not the copy at {:#x} that was found first",
-                                     name, image_.space.root.value));
+        if (root.has_value() && *root == image_.space.root) return;
+        if (!root.has_value() || root->value % kPageSize != 0 || !leads_to_image(*root)) {
+            notes_.push_back(
+                fmt::format("page tables: {} of {} is none, and not followed", name, source));
+            continue;
+        }
+        notes_.push_back(
+            fmt::format("page tables: {} of {}, not the copy at {:#x} that was found first", name,
+                        source, image_.space.root.value));
         image_.space.root = *root;
         memory_ = VirtualMemory(&memory_.physical(), image_.space);
         return;
     }
+}
+
+// What VMCOREINFO says and the page tables, the image or kallsyms do not: told, never followed.
+void Kernel::check_vmcoreinfo() {
+    if (!vmcoreinfo_) return;
+    unsigned agreed = 0;
+    const auto compare = [&](std::string_view what, const auto& said, const auto& true_value) {
+        if (said == true_value) {
+            ++agreed;
+            return;
+        }
+        notes_.push_back(
+            fmt::format("VMCOREINFO is wrong or forged, and not followed: it says {} "
+                        "is {}, but it is {}",
+                        what, said, true_value));
+    };
+    const auto hex = [](std::uint64_t value) { return fmt::format("{:#x}", value); };
+    if (const auto said = vmcoreinfo_->text("OSRELEASE")) {
+        compare("the release", std::string(*said), image_.release());
+    }
+    if (const auto said = vmcoreinfo_->kernel_offset()) {
+        compare("the KASLR offset", hex(*said), hex(image_.begin().value - kLinkedBegin));
+    }
+    // phys = virt - __START_KERNEL_map + phys_base (arch/x86/include/asm/page_64.h)
+    if (const auto said = vmcoreinfo_->number("phys_base")) {
+        const ImageExtent& first = image_.extents.front();
+        compare("phys_base", hex(static_cast<std::uint64_t>(*said)),
+                hex(first.phys.value - (first.virt.value - kStartKernelMap)));
+    }
+    if (const auto said = vmcoreinfo_->number("pgtable_l5_enabled")) {
+        compare("pgtable_l5_enabled", *said, std::int64_t{image_.space.levels == 5});
+    }
+    for (const std::string_view name :
+         {"_stext", "init_uts_ns", "swapper_pg_dir", "init_top_pgt"}) {
+        const auto said = vmcoreinfo_->symbol(name);
+        const auto known = symbols_.address(name);
+        if (said && known) compare(name, hex(said->value), hex(known->value));
+    }
+    if (const auto said = vmcoreinfo_->symbol("kallsyms_names")) {
+        compare("kallsyms_names", hex(said->value), hex(symbols_.names_at().value));
+    }
+    notes_.push_back(fmt::format("VMCOREINFO: {} statements confirmed", agreed));
 }
 
 Result<void> Kernel::load_types() {
@@ -352,8 +435,7 @@ event::SystemInfo Kernel::info() {
     if (uts.has_value()) {
         info.host_name = observed(read_text(*uts, field("uts_namespace", "name.nodename")));
     }
-    // Without KASLR the image is linked to run at 16 MiB (CONFIG_PHYSICAL_START).
-    info.kaslr_slide_bytes = image_.begin().value - 0xffffffff81000000;
+    info.kaslr_slide_bytes = image_.begin().value - kLinkedBegin;
     info.physical_base = image_.extents.front().phys.value;
     info.page_table_root = image_.space.root.value;
     info.page_table_levels = image_.space.levels;

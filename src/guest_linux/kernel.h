@@ -17,6 +17,7 @@
 #include "guest_linux/kernel_image.h"
 #include "guest_linux/virtual_memory.h"
 #include "guest_linux/vital_signs.h"
+#include "guest_linux/vmcoreinfo.h"
 
 namespace underseer::guest_linux {
 
@@ -32,6 +33,13 @@ struct Field {
     bool known() const { return size_bytes != 0 || bit_count != 0; }
 };
 
+// Rungs of the ladder that a kernel may lack. A test takes them away from one that has them, and
+// compares what the next rung finds.
+struct Lacking {
+    bool data_symbols = false;  // CONFIG_KALLSYMS_ALL=n: kallsyms lists functions only
+    bool types = false;         // CONFIG_DEBUG_INFO_BTF=n
+};
+
 class Kernel {
   public:
     // Finds the kernel and builds the model. Of several kernels in RAM the one whose clock is the
@@ -39,7 +47,8 @@ class Kernel {
     // yet, not any more, or one of the `remains` of which it is known that they do not run, is
     // passed over. `memory` must outlive the result.
     static Result<std::unique_ptr<Kernel>> attach(guest_memory::GuestMemory* memory,
-                                                  std::span<const VitalSigns> remains = {});
+                                                  std::span<const VitalSigns> remains = {},
+                                                  Lacking lacking = {});
 
     const KernelImage& image() const { return image_; }
     const Symbols& symbols() const { return symbols_; }
@@ -92,8 +101,11 @@ class Kernel {
 
   private:
     Kernel(KernelImage image, guest_memory::GuestMemory* memory);
-    Result<void> load_symbols();
+    Result<void> load_symbols(Lacking lacking);
+    void load_vmcoreinfo();
     void choose_root();
+    void check_vmcoreinfo();
+    bool leads_to_image(GuestPhys root);
     Result<void> load_types();
     Result<void> check_alive(std::span<const VitalSigns> remains);
     Result<std::vector<std::byte>> read_rodata(const ImageExtent& extent);
@@ -106,6 +118,7 @@ class Kernel {
     ImageExtent rodata_extent_;
     std::vector<std::byte> rodata_;  // only while attaching
     Symbols symbols_;
+    std::optional<VmcoreInfo> vmcoreinfo_;
     Btf types_;
     std::vector<std::string> notes_;
 };

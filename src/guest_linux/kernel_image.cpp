@@ -326,6 +326,13 @@ Result<GuestPhys> KernelImage::phys_of(GuestVirt address) const {
     return fail(Code::unavailable, fmt::format("{:#x} is not in the kernel image", address.value));
 }
 
+bool KernelImage::executable(GuestVirt address) const {
+    return std::ranges::any_of(extents, [&](const ImageExtent& extent) {
+        return extent.executable && address >= extent.virt &&
+               address < extent.virt + extent.size_bytes;
+    });
+}
+
 std::string KernelImage::release() const {
     const std::size_t begin = kBannerStart.size();
     if (banner.size() <= begin) return {};

@@ -38,6 +38,8 @@ struct KernelImage {
     GuestVirt end() const { return extents.back().virt + extents.back().size_bytes; }
     // Code::unavailable when the address is not part of the image.
     Result<GuestPhys> phys_of(GuestVirt address) const;
+    // Whether it lies in the image's code.
+    bool executable(GuestVirt address) const;
     // "6.1.0-44-cloud-amd64"
     std::string release() const;
 };

@@ -51,14 +51,6 @@ bool is_on(std::string_view value) {
     return value == "on" || value == "yes" || value == "true";
 }
 
-// Machine types carry a version ("pc-q35-7.2"); what matters is the chipset.
-std::string chipset(std::string_view type) {
-    if (type.find("q35") != std::string_view::npos) return "q35";
-    if (type.starts_with("microvm")) return "microvm";
-    if (type == "pc" || type.starts_with("pc-i440fx") || type == "ubuntu") return "pc";
-    return std::string(type);
-}
-
 class CommandLine {
   public:
     CommandLine(const std::vector<std::string>& arguments, Vm& vm) : vm_(vm) {
@@ -110,7 +102,10 @@ class CommandLine {
             if (value_of(items, "") == "socket")
                 sockets_[value_of(items, "id")] = value_of(items, "path");
         } else if (option == "mon") {
-            if (value_of(items, "mode") == "control") monitor_ = value_of(items, "chardev");
+            if (value_of(items, "mode") != "control") return true;
+            monitor_ = value_of(items, "chardev");
+            // The name that libvirt gives to its own (src/qemu/qemu_command.c).
+            if (monitor_ == "charmonitor") vm_.managed_by = "libvirt";
         } else if (option == "mem-path") {
             mem_path_ = value;
         } else {
@@ -181,6 +176,13 @@ class CommandLine {
 };
 
 }  // namespace
+
+std::string chipset(std::string_view type) {
+    if (type.find("q35") != std::string_view::npos) return "q35";
+    if (type.starts_with("microvm")) return "microvm";
+    if (type == "pc" || type.starts_with("pc-i440fx") || type == "ubuntu") return "pc";
+    return std::string(type);
+}
 
 Result<std::uint64_t> parse_memory_size(std::string_view text, std::uint64_t default_unit) {
     std::uint64_t number = 0;

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <poll.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -11,6 +12,7 @@
 #include <filesystem>
 #include <optional>
 
+#include "hypervisor/access.h"
 #include "hypervisor/discover.h"
 
 namespace underseer::hypervisor {
@@ -219,24 +221,23 @@ Result<OpenRam> open_ram(const Vm& vm) {
     const auto gone = [&] {
         return fail(Code::gone, fmt::format("the VM {} has ended", vm.label()));
     };
-    // Opened first: they belong to the process that has the pid now, which is checked below.
+    // Opened first: as long as it has not ended, everything under its pid is its own.
     Fd vmm(static_cast<int>(::syscall(SYS_pidfd_open, vm.pid, 0)));
     if (!vmm) {
         if (errno == ESRCH) return gone();
         return fail(os_error(fmt::format("watching the VM {}", vm.label())));
-    }
-    auto memory = open_file(proc + "/mem", O_RDONLY);
-    if (!memory.has_value()) {
-        if (memory.error().code == Code::not_found) return gone();
-        return fail(std::move(std::move(memory).error().with_context(fmt::format(
-            "reading the memory of the VM {} needs root (or CAP_SYS_PTRACE)", vm.label()))));
     }
     const auto maps = read_file(proc + "/maps", 64u << 20);
     const auto now = discover();
     const bool same = now.has_value() && std::ranges::any_of(now->vms, [&](const Vm& other) {
                           return other.pid == vm.pid && other.start_ticks == vm.start_ticks;
                       });
-    if (!maps.has_value() || !same) return gone();
+    if (!same) return gone();
+    if (!maps.has_value()) {
+        return fail(Code::permission,
+                    fmt::format("the VM {}: {}", vm.label(),
+                                explain_denial(maps.error().os_errno, access_to(vm.user))));
+    }
     const auto mappings = parse_maps(*maps);
     OpenRam ram;
     ram.vmm = std::move(vmm);
@@ -247,7 +248,16 @@ Result<OpenRam> open_ram(const Vm& vm) {
                         fmt::format("no mapping of the VM {} is as large as its RAM", vm.label()));
         }
         const bool by_address = kind_of(blocks->front()) == RamBacking::anonymous;
-        if (ram.fds.empty() && by_address) ram.fds.push_back(std::move(*memory));
+        if (ram.fds.empty() && by_address) {
+            auto memory = open_file(proc + "/mem", O_RDONLY);
+            if (!memory.has_value()) {
+                if (memory.error().code == Code::not_found) return gone();
+                return fail(Code::permission, fmt::format("the VM {}: {}", vm.label(),
+                                                          explain_denial(memory.error().os_errno,
+                                                                         access_to(vm.user))));
+            }
+            ram.fds.push_back(std::move(*memory));
+        }
         if (ram.fds.empty()) {
             for (const Mapping& block : *blocks) {
                 ram.fds.push_back(TRY(open_mapped_file(vm.pid, block)));
@@ -258,6 +268,8 @@ Result<OpenRam> open_ram(const Vm& vm) {
             ram.layouts.push_back(std::move(layout));
         }
     }
+    pollfd ended{ram.vmm.get(), POLLIN, 0};
+    if (::poll(&ended, 1, 0) != 0) return gone();
     return ram;
 }
 

@@ -1,14 +1,16 @@
 #include "jail/jail.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <gtest/gtest.h>
-#include <linux/io_uring.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
+
+#include <algorithm>
 
 namespace underseer::jail {
 namespace {
@@ -17,17 +19,20 @@ constexpr int kChannel = 10, kMemory = 11;
 constexpr std::uint64_t kBegin = 0x5000000000, kEnd = 0x5000004000;
 constexpr int kJailFailed = 99, kSurvived = 42;
 
-// Runs `act` in a closed introspector jail and tells how the process ended.
-Ending in_jail(const std::function<int()>& act) {
+const ReadableRange kRange{kMemory, kBegin, kEnd};
+const Policy kIntrospector = introspector_policy(kChannel, {&kRange, 1}, 4096);
+const Policy kAnalyser = analyser_policy(kChannel);
+
+// Runs `act` in a closed jail of that role and tells how the process ended.
+Ending in_jail(const Policy& policy, const std::function<int()>& act) {
     auto child = Child::fork([&] {
         Fd memory(::memfd_create("ram", 0));
         if (::ftruncate(memory.get(), static_cast<off_t>(kEnd)) != 0) return kJailFailed;
         ::dup2(memory.get(), kMemory);
         const Fd null(::open("/dev/null", O_RDWR));
         ::dup2(null.get(), kChannel);
-        const ReadableRange range{kMemory, kBegin, kEnd};
         const int keep[] = {2, kChannel, kMemory};
-        const auto closed = close_jail(introspector_policy(kChannel, {&range, 1}, 4096), {}, keep);
+        const auto closed = close_jail(policy, {}, keep);
         if (!closed.has_value()) return kJailFailed;
         (void)act();
         return kSurvived;
@@ -35,12 +40,14 @@ Ending in_jail(const std::function<int()>& act) {
     return child.value().wait(std::chrono::seconds(20)).value();
 }
 
-void expect_allowed(const char* what, const std::function<int()>& act) {
-    const Ending ending = in_jail(act);
+void expect_allowed(const char* what, const std::function<int()>& act,
+                    const Policy& policy = kIntrospector) {
+    const Ending ending = in_jail(policy, act);
     EXPECT_TRUE(ending.exited && ending.status == kSurvived) << what << ": " << ending.to_text();
 }
-void expect_killed(const char* what, const std::function<int()>& act) {
-    const Ending ending = in_jail(act);
+void expect_killed(const std::string& what, const std::function<int()>& act,
+                   const Policy& policy = kIntrospector) {
+    const Ending ending = in_jail(policy, act);
     EXPECT_TRUE(!ending.exited && ending.status == SIGSYS) << what << ": " << ending.to_text();
 }
 int call(long number, auto... arguments) {
@@ -83,50 +90,76 @@ TEST(Jail, guest_memory_is_readable_only_in_range_and_in_bounded_pieces) {
     expect_killed("write", [] { return call(SYS_write, kMemory, buffer, 1); });
 }
 
-TEST(Jail, the_outside_cannot_be_reached) {
-    expect_killed("open", [] { return call(SYS_open, "/etc/passwd", O_RDONLY); });
-    expect_killed("openat", [] { return call(SYS_openat, AT_FDCWD, "/etc/passwd", O_RDONLY); });
-    expect_killed("openat2", [] { return call(SYS_openat2, AT_FDCWD, "/", nullptr, 0); });
-    expect_killed("stat", [] { return call(SYS_stat, "/", buffer); });
-    expect_killed("socket", [] { return call(SYS_socket, AF_INET, SOCK_STREAM, 0); });
-    expect_killed("connect", [] { return call(SYS_connect, kChannel, buffer, 16); });
-    expect_killed("sendmsg", [] { return call(SYS_sendmsg, kChannel, buffer, 0); });
-    expect_killed("recvmsg", [] { return call(SYS_recvmsg, kChannel, buffer, 0); });
-    expect_killed("execve", [] { return call(SYS_execve, "/bin/true", nullptr, nullptr); });
-    expect_killed("execveat",
-                  [] { return call(SYS_execveat, 2, "", nullptr, nullptr, AT_EMPTY_PATH); });
-    expect_killed("fork", [] { return call(SYS_fork); });
-    expect_killed("clone", [] { return call(SYS_clone, SIGCHLD, 0, 0, 0, 0); });
-    expect_killed("clone3", [] { return call(SYS_clone3, buffer, 64); });
-    expect_killed("kill", [] { return call(SYS_kill, 1, 0); });
-    expect_killed("ptrace", [] { return call(SYS_ptrace, 0, 0, 0, 0); });
-    expect_killed("process_vm_readv",
-                  [] { return call(SYS_process_vm_readv, 1, nullptr, 0, nullptr, 0, 0); });
-    expect_killed("pidfd_getfd", [] { return call(SYS_pidfd_getfd, 2, 0, 0); });
-    expect_killed("mount", [] { return call(SYS_mount, "none", "/", "tmpfs", 0, nullptr); });
-    expect_killed("unshare", [] { return call(SYS_unshare, 0); });
-    expect_killed("setns", [] { return call(SYS_setns, 2, 0); });
-    expect_killed("bpf", [] { return call(SYS_bpf, 0, nullptr, 0); });
-    expect_killed("io_uring_setup", [] { return call(SYS_io_uring_setup, 1, buffer); });
-    expect_killed("ioctl", [] { return call(SYS_ioctl, 2, 0, 0); });
-    expect_killed("memfd_create", [] { return call(SYS_memfd_create, "x", 0); });
-    expect_killed("userfaultfd", [] { return call(SYS_userfaultfd, 0); });
-    expect_killed("perf_event_open",
-                  [] { return call(SYS_perf_event_open, buffer, 0, -1, -1, 0); });
-    expect_killed("keyctl", [] { return call(SYS_keyctl, 0, 0); });
-    expect_killed("prctl", [] { return call(SYS_prctl, PR_SET_DUMPABLE, 1); });
-    expect_killed("x32 call", [] { return call(0x40000000L + SYS_getpid); });
+TEST(Jail, the_analyser_has_a_channel_and_nothing_else) {
+    expect_allowed("channel", [] { return call(SYS_write, kChannel, buffer, 1); }, kAnalyser);
+    expect_killed(
+        "memory", [] { return call(SYS_pread64, kMemory, buffer, 1, kBegin); }, kAnalyser);
+    expect_killed("read", [] { return call(SYS_read, kMemory, buffer, 1); }, kAnalyser);
+    expect_killed("write", [] { return call(SYS_write, kMemory, buffer, 1); }, kAnalyser);
 }
 
-TEST(Jail, no_memory_becomes_executable) {
-    expect_killed("mprotect",
-                  [] { return call(SYS_mprotect, 0x10000, 4096, PROT_READ | PROT_EXEC); });
+class EveryRole : public testing::TestWithParam<const Policy*> {
+  protected:
+    // Every number that the filter has no rule for, known to this kernel or not, at both calling
+    // conventions. The filter decides before the kernel looks at the call.
+    bool has_rule(long number) const {
+        const auto names = [&](const SyscallRule& rule) { return rule.number == number; };
+        if (std::ranges::any_of(GetParam()->rules, names)) return true;
+#ifdef UNDERSEER_SANITIZED
+        return std::ranges::any_of(sanitizer_extension(), names);
+#else
+        return false;
+#endif
+    }
+};
+// uretprobe and uprobe: the kernel's own trampolines call them, they do nothing elsewhere, and
+// seccomp lets them through unasked (kernel/seccomp.c of 6.14 and 6.18).
+bool goes_past_every_filter(long number) {
+    return number == 335 || number == 336;
+}
+INSTANTIATE_TEST_SUITE_P(Jail, EveryRole, testing::Values(&kIntrospector, &kAnalyser),
+                         [](const auto& role) { return std::string(role.param->role); });
+
+TEST_P(EveryRole, is_killed_by_every_call_without_a_rule) {
+    constexpr long kBehindTheLast = 512;
+    for (long number = 0; number < kBehindTheLast; ++number) {
+        if (has_rule(number) || goes_past_every_filter(number)) continue;
+        expect_killed(
+            fmt::format("call {}", number), [number] { return call(number, 0, 0, 0, 0); },
+            *GetParam());
+    }
+    expect_killed("x32", [] { return call(0x40000000L + SYS_getpid); }, *GetParam());
+    expect_killed(
+        "x32 read", [] { return call(0x40000000L + SYS_read, kChannel, buffer, 1); }, *GetParam());
+}
+
+TEST_P(EveryRole, can_do_none_of_what_an_attacker_wants_first) {
+    for (const long number :
+         {SYS_open,           SYS_openat,  SYS_openat2,      SYS_socket,      SYS_connect,
+          SYS_sendmsg,        SYS_recvmsg, SYS_execve,       SYS_execveat,    SYS_fork,
+          SYS_clone,          SYS_clone3,  SYS_kill,         SYS_ptrace,      SYS_process_vm_readv,
+          SYS_pidfd_getfd,    SYS_mount,   SYS_unshare,      SYS_setns,       SYS_bpf,
+          SYS_io_uring_setup, SYS_ioctl,   SYS_memfd_create, SYS_userfaultfd, SYS_perf_event_open,
+          SYS_keyctl,         SYS_prctl,   SYS_preadv,       SYS_pwrite64}) {
+        EXPECT_FALSE(has_rule(number)) << number;
+    }
+}
+
+TEST_P(EveryRole, makes_no_memory_executable) {
+    const Policy& role = *GetParam();
+    expect_killed(
+        "mprotect", [] { return call(SYS_mprotect, 0x10000, 4096, PROT_READ | PROT_EXEC); }, role);
 #ifndef UNDERSEER_SANITIZED  // the sanitizer's own allocator needs mmap without conditions
-    expect_killed("mmap exec", [] {
-        return call(SYS_mmap, 0, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    });
-    expect_killed("mmap of guest memory",
-                  [] { return call(SYS_mmap, 0, 4096, PROT_READ, MAP_SHARED, kMemory, 0); });
+    expect_killed(
+        "mmap exec",
+        [] {
+            const int flags = MAP_PRIVATE | MAP_ANONYMOUS;
+            return call(SYS_mmap, 0, 4096, PROT_READ | PROT_EXEC, flags, -1, 0);
+        },
+        role);
+    expect_killed(
+        "mmap of guest memory",
+        [] { return call(SYS_mmap, 0, 4096, PROT_READ, MAP_SHARED, kMemory, 0); }, role);
 #endif
 }
 

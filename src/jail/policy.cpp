@@ -21,6 +21,11 @@ using Op = ArgumentTest::Op;
         }                          \
     }
 
+SyscallRule rare(SyscallRule rule) {
+    rule.rare = true;
+    return rule;
+}
+
 ArgumentTest fd_is(int fd) {
     return {0, Op::equal, static_cast<std::uint32_t>(fd)};
 }
@@ -32,15 +37,10 @@ std::vector<SyscallRule> common_rules(int channel_fd) {
         RULE(mmap, "the heap grows by anonymous memory that is never executable",
              {2, Op::at_most, PROT_READ | PROT_WRITE}, {4, Op::equal, 0xffffffff}),
         RULE(munmap, "the heap shrinks"),
-        RULE(mremap, "large allocations grow in place"),
         RULE(brk, "the heap"),
-        RULE(madvise, "freed memory is given back"),
-        RULE(futex, "locks of the C++ run-time"),
-        RULE(clock_gettime, "deadlines, where the vDSO is not used"),
+        rare(RULE(clock_gettime, "deadlines, on hosts whose clock the vDSO cannot read")),
         RULE(clock_nanosleep, "the pause between two looks that must agree"),
-        RULE(rt_sigreturn, "return from a signal handler"),
         RULE(close, "files are given up, and nothing can be opened in their place"),
-        RULE(exit, "a thread ends"),
         RULE(exit_group, "the worker ends"),
     };
 }
@@ -139,6 +139,10 @@ std::vector<SyscallRule> sanitizer_extension() {
         RULE(sigaltstack, "sanitizer: signal stack of a dying thread"),
         RULE(rt_sigprocmask, "sanitizer: reporting"),
         RULE(rt_sigaction, "sanitizer: reporting"),
+        RULE(rt_sigreturn, "sanitizer: reporting"),
+        RULE(futex, "sanitizer: locks"),
+        RULE(madvise, "sanitizer: its shadow memory is given back"),
+        RULE(mremap, "sanitizer: its own allocator"),
         RULE(getpid, "sanitizer: reporting"),
         RULE(gettid, "sanitizer: reporting"),
         RULE(sched_yield, "sanitizer: spin locks"),

@@ -25,6 +25,9 @@ struct SyscallRule {
     std::string_view name;
     std::string_view why;
     std::vector<ArgumentTest> tests;  // none: whatever the arguments are
+    // Needed on some hosts or in some moments only. A rule that is not, and that no worker is seen
+    // to need in all its work, is reported by the tests.
+    bool rare = false;
 };
 
 // An allow-list: what no rule allows kills the process.

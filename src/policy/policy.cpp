@@ -1,24 +1,15 @@
 #include "policy/policy.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <grp.h>
 #include <pwd.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <charconv>
 #include <functional>
 
-#include "base/limits.h"
-#include "base/os.h"
-
-// toml++ without exceptions: a parse gives a result that is either a table or an error.
-#define TOML_EXCEPTIONS 0
-#define TOML_HEADER_ONLY 1
-#include <toml++/toml.h>
+#include "policy/toml_section.h"
 
 namespace underseer::policy {
 
@@ -33,62 +24,6 @@ constexpr std::array<std::pair<std::string_view, InstancePattern::Property>, 4> 
     {"tenant", InstancePattern::Property::tenant},
     {"app", InstancePattern::Property::app_instance},
 }};
-
-// A table of the file, and the keys that may stand in it. Each key is taken once; what is left at
-// the end is nobody's and an error: a misspelt key must not pass for a setting.
-class Section {
-  public:
-    Section(const toml::table* table, std::string name, std::string_view file)
-        : table_(table), name_(std::move(name)), file_(file) {}
-
-    // Calls `use` with the node when the key is there. `use` returns what is wrong with it.
-    Result<void> take(std::string_view key,
-                      const std::function<Result<void>(const toml::node&)>& use) {
-        known_.emplace_back(key);
-        const toml::node* node = table_ == nullptr ? nullptr : table_->get(key);
-        if (node == nullptr) return {};
-        auto used = use(*node);
-        if (used.has_value()) return {};
-        return fail(Code::malformed, at(node->source(), key) + used.error().message);
-    }
-
-    Result<void> end() const {
-        if (table_ == nullptr) return {};
-        for (const auto& [key, node] : *table_) {
-            if (std::ranges::find(known_, key.str()) != known_.end()) continue;
-            std::string expected;
-            for (const std::string& name : known_) {
-                expected += (expected.empty() ? "" : ", ") + name;
-            }
-            return fail(Code::malformed, at(key.source(), key.str()) +
-                                             fmt::format("there is no such key; {}",
-                                                         expected.empty() ? "none is known here"
-                                                                          : "known: " + expected));
-        }
-        return {};
-    }
-
-    std::string at(const toml::source_region& where, std::string_view key) const {
-        return fmt::format("{}:{}:{}: {}{}{}: ", file_, where.begin.line, where.begin.column, name_,
-                           name_.empty() ? "" : ".", key);
-    }
-
-  private:
-    const toml::table* table_;
-    std::string name_;
-    std::string_view file_;
-    std::vector<std::string> known_;
-};
-
-Unexpected wants(std::string_view what) {
-    return fail(Code::malformed, fmt::format("wants {}", what));
-}
-
-Result<std::string> text_of(const toml::node& node) {
-    const auto text = node.value_exact<std::string>();
-    if (!text) return wants("a text in quotes");
-    return *text;
-}
 
 auto into_duration(milliseconds* target, milliseconds least) {
     return [=](const toml::node& node) -> Result<void> {
@@ -174,15 +109,9 @@ Result<Suppression> read_suppression(const toml::table& table, std::string_view 
     Suppression suppression;
     bool has_until = false;
     Section section(&table, "suppress", file);
-    const auto text_into = [](std::string* target) {
-        return [=](const toml::node& node) -> Result<void> {
-            *target = TRY(text_of(node));
-            return {};
-        };
-    };
-    TRY(section.take("rule", text_into(&suppression.rule)));
-    TRY(section.take("subject", text_into(&suppression.subject)));
-    TRY(section.take("reason", text_into(&suppression.reason)));
+    TRY(section.take("rule", into_text(&suppression.rule)));
+    TRY(section.take("subject", into_text(&suppression.subject)));
+    TRY(section.take("reason", into_text(&suppression.reason)));
     TRY(section.take("instance", [&](const toml::node& node) -> Result<void> {
         suppression.instance = TRY(InstancePattern::parse(TRY(text_of(node))));
         return {};
@@ -313,13 +242,7 @@ std::string_view to_string(Role role) {
 }
 
 Result<Policy> parse(std::string_view text, std::string path) {
-    const toml::parse_result parsed = toml::parse(text, path);
-    if (!parsed) {
-        const auto& error = parsed.error();
-        return fail(Code::malformed, fmt::format("{}:{}:{}: {}", path, error.source().begin.line,
-                                                 error.source().begin.column, error.description()));
-    }
-    const toml::table& file = parsed.table();
+    const toml::table file = TRY(parse_toml(text, path));
     Policy policy;
     policy.path = path;
     Section root(&file, "", policy.path);
@@ -342,25 +265,7 @@ Result<Policy> parse(std::string_view text, std::string path) {
 }
 
 Result<Policy> load(const std::string& path) {
-    const Fd fd = TRY(open_file(path, O_RDONLY | O_NONBLOCK));
-    struct stat status{};
-    if (::fstat(fd.get(), &status) != 0) return fail(os_error("examining " + path));
-    const bool own = status.st_uid == 0 || status.st_uid == ::geteuid();
-    if (!S_ISREG(status.st_mode)) {
-        return fail(Code::invalid_argument, path + " is no regular file");
-    }
-    if (!own || (status.st_mode & 022) != 0) {
-        return fail(Code::permission,
-                    fmt::format("{} can be written by others; make it root's and mode 0644 or "
-                                "less (chown root {} && chmod 644 {})",
-                                path, path, path));
-    }
-    std::string text(limits::kMaxPolicyBytes + 1, '\0');
-    text.resize(TRY(read_at(fd.get(), std::as_writable_bytes(std::span(text)), 0)));
-    if (text.size() > limits::kMaxPolicyBytes) {
-        return fail(Code::limit,
-                    fmt::format("{} is longer than {} bytes", path, limits::kMaxPolicyBytes));
-    }
+    const std::string text = TRY(read_owned_file(path));
     return parse(text, path);
 }
 

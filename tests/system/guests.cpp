@@ -1,9 +1,11 @@
 #include "guests.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cstdlib>
+#include <filesystem>
 
 #include "hypervisor/discover.h"
 #include "hypervisor/ram.h"
@@ -40,6 +42,15 @@ agent::GuestSource source_of(const TestVm& vm) {
     source.vmm = std::move(ram->vmm);
     source.layout = std::move(ram->layouts.front());
     if (ram->layouts.size() > 1) source.alternative = std::move(ram->layouts[1]);
+    return source;
+}
+
+agent::GuestSource image_source(const std::string& path) {
+    agent::GuestSource source;
+    source.name = path;
+    source.image = true;
+    source.fds.push_back(open_file(path, O_RDONLY).value());
+    source.image_bytes = std::filesystem::file_size(path);
     return source;
 }
 

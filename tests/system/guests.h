@@ -20,6 +20,7 @@ bool nightly();
 
 // The source of a VM as the agent would open it: found by name, RAM opened read-only.
 agent::GuestSource source_of(const TestVm& vm);
+agent::GuestSource image_source(const std::string& path);
 agent::Introspector attach(const TestVm& vm);
 
 }  // namespace underseer::testing

@@ -67,15 +67,6 @@ TEST_P(Machines, is_seen_into) {
     EXPECT_EQ(info.page_table_isolation, spec.append == "pti=on");
 }
 
-agent::GuestSource image_source(const std::string& path) {
-    agent::GuestSource source;
-    source.name = path;
-    source.image = true;
-    source.fds.push_back(open_file(path, O_RDONLY).value());
-    source.image_bytes = std::filesystem::file_size(path);
-    return source;
-}
-
 std::vector<guest_memory::FakeRange> ranges_of(const std::string& path) {
     const Fd file = open_file(path, O_RDONLY).value();
     const auto image =

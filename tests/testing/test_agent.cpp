@@ -117,10 +117,9 @@ int TestAgent::kill(int number) {
 }
 
 RunResult TestAgent::cli(std::vector<std::string> words, unsigned user) {
+    const bool log = words.at(0) == "log";  // is read from the files, not asked for
     words.insert(words.begin(), program_path("underseer"));
-    for (const char* word : {"--state", "/state", "--run", "/run"}) {
-        words.push_back(word[0] == '/' ? directory_ + word : word);
-    }
+    words.insert(words.end(), {log ? "--state" : "--run", directory_ + (log ? "/state" : "/run")});
     return run_program(words, user);
 }
 

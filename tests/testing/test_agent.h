@@ -28,7 +28,7 @@ class TestAgent {
     void signal(int signal);
     void write_policy(const std::string& text);
 
-    // `underseer WORDS --state .. --run ..`
+    // `underseer WORDS --run ..`, of this agent; of log --state
     RunResult cli(std::vector<std::string> words, unsigned user = 0);
     json::Value status();
     std::vector<json::Value> findings();

@@ -327,6 +327,96 @@ static void kexec(void) {
     _exit(1);
 }
 
+// ---- measured work: prints one line and ends. The seconds are the second argument. ----
+
+static double seconds_to_run = 5;
+
+static double now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
+}
+
+// What a guest notices of being stopped: the longest time between two looks at the clock.
+static void measure_gap(void) {
+    double begin = now(), last = begin, longest = 0;
+    unsigned long looks = 0, over_1ms = 0;
+    while (last - begin < seconds_to_run) {
+        double next = now();
+        if (next - last > longest) longest = next - last;
+        if (next - last > 0.001) ++over_1ms;
+        last = next;
+        ++looks;
+    }
+    printf("%.1f %lu %lu\n", longest * 1e6, over_1ms, looks);
+    exit(0);
+}
+
+static void measure_spin(void) {
+    double begin = now();
+    volatile unsigned long sum = 1;
+    unsigned long rounds = 0;
+    while (now() - begin < seconds_to_run) {
+        for (int i = 0; i < 100000; ++i) sum = sum * 6364136223846793005ul + 1442695040888963407ul;
+        ++rounds;
+    }
+    printf("%.2f\n", (double)rounds / (now() - begin));
+    exit(0);
+}
+
+static void measure_forks(void) {
+    double begin = now();
+    unsigned long forks = 0;
+    while (now() - begin < seconds_to_run) {
+        pid_t child = fork();
+        if (child == 0) _exit(0);
+        waitpid(child, NULL, 0);
+        ++forks;
+    }
+    printf("%.2f\n", (double)forks / (now() - begin));
+    exit(0);
+}
+
+static int compare_times(const void* a, const void* b) {
+    double one = *(const double*)a, other = *(const double*)b;
+    return (one > other) - (one < other);
+}
+
+// A request of 64 bytes and its answer over TCP, one after the other: rate, median and p99 in us.
+static void measure_requests(void) {
+    enum { kMost = 1 << 20 };
+    double* times = malloc(kMost * sizeof *times);
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    socklen_t length = sizeof address;
+    int listener = socket(AF_INET, SOCK_STREAM, 0);
+    bind(listener, (struct sockaddr*)&address, sizeof address);
+    listen(listener, 1);
+    getsockname(listener, (struct sockaddr*)&address, &length);
+    char message[64] = "request";
+    pid_t server = fork();
+    if (server == 0) {
+        int peer = accept(listener, NULL, NULL);
+        while (recv(peer, message, sizeof message, MSG_WAITALL) == sizeof message) send(peer, message, sizeof message, 0);
+        _exit(0);
+    }
+    int client = socket(AF_INET, SOCK_STREAM, 0);
+    connect(client, (struct sockaddr*)&address, sizeof address);
+    double begin = now(), at = begin;
+    size_t count = 0;
+    while (at - begin < seconds_to_run && count < kMost) {
+        send(client, message, sizeof message, 0);
+        recv(client, message, sizeof message, MSG_WAITALL);
+        double next = now();
+        times[count++] = next - at;
+        at = next;
+    }
+    close(client);
+    waitpid(server, NULL, 0);
+    qsort(times, count, sizeof *times, compare_times);
+    printf("%.2f %.2f %.2f\n", (double)count / (at - begin), times[count / 2] * 1e6, times[count - 1 - count / 100] * 1e6);
+    exit(0);
+}
+
 struct mode {
     const char* name;
     void (*run)(void);
@@ -340,10 +430,13 @@ static const struct mode kModes[] = {
     {"odd_name", odd_name, 1},      {"long", long_arguments, 1},    {"churn", churn, 0},
     {"thread_churn", thread_churn, 0}, {"kexec", kexec, 0},
     {"leave", leave, 0},            {"mix", mix, 0},
+    {"measure_gap", measure_gap, 0}, {"measure_spin", measure_spin, 0},
+    {"measure_forks", measure_forks, 0}, {"measure_requests", measure_requests, 0},
 };
 
 int main(int argc, char** argv) {
     const char* wanted = argc > 1 ? argv[1] : "";
+    if (argc > 2) seconds_to_run = atof(argv[2]);
     for (size_t i = 0; i < sizeof kModes / sizeof kModes[0]; ++i) {
         const struct mode* mode = &kModes[i];
         if (strcmp(wanted, "all") == 0 && mode->in_all) {

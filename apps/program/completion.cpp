@@ -1,0 +1,271 @@
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+
+#include "program/described.h"
+
+namespace underseer::program {
+
+namespace {
+
+std::vector<const Option*> options_of(const Program& program, const Command& command) {
+    std::vector<const Option*> options = command.options;
+    options.insert(options.end(), program.options.begin(), program.options.end());
+    return options;
+}
+
+// In single quotes of any shell.
+std::string quoted(std::string_view text) {
+    std::string out = "'";
+    for (const char c : text) {
+        if (c == '\'') {
+            out += "'\\''";
+        } else {
+            out += c;
+        }
+    }
+    return out + "'";
+}
+
+std::string names_of(const Program& program) {
+    std::vector<std::string_view> names;
+    for (const Command& command : program.commands) {
+        if (!command.group.empty()) names.push_back(command.name);
+    }
+    return fmt::format("{}", fmt::join(names, " "));
+}
+
+// What bash offers in the place: a line for the function that the script defines.
+std::string bash_offer(Kind kind, const std::vector<std::string_view>& choices) {
+    switch (kind) {
+        case Kind::choice:
+            return fmt::format("_offer {}", fmt::join(choices, " "));
+        case Kind::target:
+            return "_offer_targets";
+        case Kind::file:
+            return "_offer_files";
+        case Kind::directory:
+            return "_offer_directories";
+        case Kind::text:
+            break;
+    }
+    return ":";
+}
+
+}  // namespace
+
+// Names of VMs are an operator's and may hold anything: they are taken line by line and quoted, and
+// never become words of the shell (compgen -W would expand `$(..)` in them).
+std::string bash_completion(const Program& program, std::string_view names_command) {
+    const std::string_view p = program.name;
+    std::string text = fmt::format("# bash completion of {}; made by the program itself.\n", p);
+    text += fmt::format(R"bash(
+_{0}_offer() {{
+    local word
+    for word; do
+        [[ $word == "$cur"* ]] && COMPREPLY+=("$word")
+    done
+}}
+_{0}_offer_files() {{
+    local word
+    compopt -o filenames 2>/dev/null
+    while IFS= read -r word; do COMPREPLY+=("$word"); done < <(compgen -f -- "$cur")
+}}
+_{0}_offer_directories() {{
+    local word
+    compopt -o filenames 2>/dev/null
+    while IFS= read -r word; do COMPREPLY+=("$word"); done < <(compgen -d -- "$cur")
+}}
+_{0}_offer_targets() {{
+    local word
+    while IFS= read -r word; do
+        [[ $word == "$cur"* ]] && COMPREPLY+=("$(printf '%q' "$word")")
+    done < <({1} 2>/dev/null)
+    _{0}_offer_files
+}}
+_{0}() {{
+    local cur=${{COMP_WORDS[COMP_CWORD]}} command='' i place=0
+    COMPREPLY=()
+    for ((i = 1; i < COMP_CWORD; ++i)); do
+        case ${{COMP_WORDS[i]}} in
+)bash",
+                        p, names_command);
+    std::vector<std::string_view> with_value;
+    const auto collect = [&](const std::vector<const Option*>& options) {
+        for (const Option* option : options) {
+            const bool seen = std::ranges::find(with_value, option->name) != with_value.end();
+            if (!option->value.empty() && !seen) with_value.push_back(option->name);
+        }
+    };
+    collect(program.options);
+    for (const Command& command : program.commands) collect(command.options);
+    if (!with_value.empty()) {
+        text += fmt::format("            {}) ((++i)) ;;\n", fmt::join(with_value, " | "));
+    }
+    text += "            -*) ;;\n";
+    text += program.commands.empty()
+                ? "            *) ((++place)) ;;\n"
+                : "            *) if [[ -z $command ]]; then command=${COMP_WORDS[i]}; else "
+                  "((++place)); fi ;;\n";
+    text += "        esac\n    done\n    case ${COMP_WORDS[COMP_CWORD - 1]} in\n";
+    std::vector<std::string_view> done;
+    const auto values = [&](const std::vector<const Option*>& options) {
+        for (const Option* option : options) {
+            if (option->value.empty() || std::ranges::find(done, option->name) != done.end()) {
+                continue;
+            }
+            done.push_back(option->name);
+            const std::string offer = bash_offer(option->kind, {});
+            text += fmt::format("        {}) {}{}; return ;;\n", option->name,
+                                offer == ":" ? "" : fmt::format("_{}", p), offer);
+        }
+    };
+    values(program.options);
+    for (const Command& command : program.commands) values(command.options);
+    text += "    esac\n    case $command in\n";
+    const auto offer_options = [&](const std::vector<const Option*>& options) {
+        std::vector<std::string_view> names;
+        for (const Option* option : options) names.push_back(option->name);
+        return fmt::format("[[ $cur == -* ]] && {{ _{}_offer {}; return; }}", p,
+                           fmt::join(names, " "));
+    };
+    for (const Command& command : program.commands) {
+        if (command.group.empty()) continue;
+        text += fmt::format("        {})\n            {}\n", command.name,
+                            offer_options(options_of(program, command)));
+        if (!command.words.empty()) text += "            case $place in\n";
+        for (std::size_t i = 0; i < command.words.size(); ++i) {
+            const std::string offer = bash_offer(command.words[i].kind, command.words[i].choices);
+            text += fmt::format("                {}) {}{} ;;\n", i,
+                                offer == ":" ? "" : fmt::format("_{}", p), offer);
+        }
+        if (!command.words.empty()) text += "            esac\n";
+        text += "            ;;\n";
+    }
+    text += fmt::format("        '')\n            {}\n", offer_options(program.options));
+    if (!program.commands.empty()) {
+        text += fmt::format("            _{}_offer {}\n", p, names_of(program));
+    }
+    text += fmt::format("            ;;\n    esac\n}}\ncomplete -F _{0} {0}\n", p);
+    return text;
+}
+
+std::string zsh_completion(const Program& program, std::string_view names_command) {
+    const auto action = [&](Kind kind, const std::vector<std::string_view>& choices) {
+        switch (kind) {
+            case Kind::choice:
+                return fmt::format("({})", fmt::join(choices, " "));
+            case Kind::target:
+                return fmt::format("_{}_targets", program.name);
+            case Kind::file:
+                return std::string("_files");
+            case Kind::directory:
+                return std::string("_files -/");
+            case Kind::text:
+                break;
+        }
+        return std::string(" ");
+    };
+    // A description may hold no bracket and no colon: those end it.
+    const auto plain = [](std::string_view text) {
+        std::string out;
+        for (const char c : text) {
+            if (c == ':' || c == '[' || c == ']') out += '\\';
+            out += c;
+        }
+        return out;
+    };
+    const auto arguments_of = [&](const std::vector<const Option*>& options) {
+        std::string text;
+        for (const Option* option : options) {
+            std::string spec = fmt::format("{}[{}]", option->name, plain(option->help));
+            if (!option->value.empty()) {
+                spec += fmt::format(":{}:{}", option->value, action(option->kind, {}));
+            }
+            text += " \\\n                " + quoted(spec);
+        }
+        return text;
+    };
+    std::string text = fmt::format(R"zsh(#compdef {0}
+# zsh completion of {0}; made by the program itself.
+
+_{0}_targets() {{
+    local -a names
+    names=("${{(@f)$({1} 2>/dev/null)}}")
+    compadd -a names
+    _files
+}}
+_{0}() {{
+    local curcontext=$curcontext state line
+    local -a commands
+)zsh",
+                                   program.name, names_command);
+    if (program.commands.empty()) {
+        return text + fmt::format("    _arguments{}\n}}\n_{} \"$@\"\n",
+                                  arguments_of(program.options), program.name);
+    }
+    text += "    commands=(\n";
+    for (const Command& command : program.commands) {
+        if (command.group.empty()) continue;
+        text += "        " + quoted(fmt::format("{}:{}", command.name, plain(command.what))) + "\n";
+    }
+    text += fmt::format(
+        "    )\n    _arguments -C{} \\\n        '1:command:->command' "
+        "'*::word:->word'\n    case $state in\n        command) _describe command "
+        "commands ;;\n        word)\n            case $line[1] in\n",
+        arguments_of(program.options));
+    for (const Command& command : program.commands) {
+        if (command.group.empty()) continue;
+        text += fmt::format("            {}) _arguments{}", command.name,
+                            arguments_of(options_of(program, command)));
+        for (std::size_t i = 0; i < command.words.size(); ++i) {
+            const Word& word = command.words[i];
+            text +=
+                " \\\n                " +
+                quoted(fmt::format("{}{}{}:{}", i + 1, word.required ? ":" : "::", plain(word.name),
+                                   action(word.kind, word.choices)));
+        }
+        text += " ;;\n";
+    }
+    return text + fmt::format("            esac\n            ;;\n    esac\n}}\n_{} \"$@\"\n",
+                              program.name);
+}
+
+std::string fish_completion(const Program& program, std::string_view names_command) {
+    const std::string_view p = program.name;
+    std::string text = fmt::format("# fish completion of {0}; made by the program itself.\n", p);
+    const auto option_line = [&](const Option& option, const std::string& condition) {
+        std::string line = fmt::format("complete -c {}{} -l {} -d {}", p, condition,
+                                       option.name.substr(2), quoted(option.help));
+        if (!option.value.empty()) {
+            line += option.kind == Kind::file        ? " -r -F"
+                    : option.kind == Kind::directory ? " -x -a '(__fish_complete_directories)'"
+                                                     : " -x";
+        }
+        return line + "\n";
+    };
+    text += fmt::format("complete -c {} -f\n", p);
+    for (const Option* option : program.options) text += option_line(*option, "");
+    for (const Command& command : program.commands) {
+        if (command.group.empty()) continue;
+        text += fmt::format("complete -c {} -n __fish_use_subcommand -a {} -d {}\n", p,
+                            command.name, quoted(command.what));
+        const std::string condition =
+            fmt::format(" -n '__fish_seen_subcommand_from {}'", command.name);
+        for (const Option* option : command.options) text += option_line(*option, condition);
+        for (const Word& word : command.words) {
+            if (word.kind == Kind::choice) {
+                text += fmt::format("complete -c {}{} -a '{}'\n", p, condition,
+                                    fmt::join(word.choices, " "));
+            } else if (word.kind == Kind::target) {
+                text += fmt::format("complete -c {}{} -F -a '({})'\n", p, condition, names_command);
+            } else if (word.kind == Kind::file || word.kind == Kind::directory) {
+                text += fmt::format("complete -c {}{} -F\n", p, condition);
+            }
+        }
+    }
+    return text;
+}
+
+}  // namespace underseer::program

@@ -1,0 +1,140 @@
+// The table of commands, and what is made from it.
+#include "commands.h"
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <set>
+
+namespace underseer::cli {
+namespace {
+
+using program::Kind;
+
+Result<Options> parsed(const std::vector<std::string>& words) {
+    return parse_options(description(), words);
+}
+std::string refused(const std::vector<std::string>& words) {
+    const auto options = parsed(words);
+    EXPECT_FALSE(options.has_value());
+    if (options.has_value()) return "";
+    EXPECT_EQ(options.error().code, Code::invalid_argument);
+    return options.error().message;
+}
+
+// The words that a command needs, with something valid in each place.
+std::vector<std::string> words_of(const program::Command& command) {
+    std::vector<std::string> words{std::string(command.name)};
+    for (const program::Word& word : command.words) {
+        words.emplace_back(word.kind == Kind::choice ? word.choices.front() : "x");
+    }
+    return words;
+}
+
+TEST(Table, every_option_of_every_command_is_taken) {
+    for (const program::Command& command : description().commands) {
+        for (const program::Option* option : command.options) {
+            auto words = words_of(command);
+            words.emplace_back(option->name);
+            if (!option->value.empty()) words.emplace_back("7");
+            const auto options = parsed(words);
+            ASSERT_TRUE(options.has_value()) << command.name << ": " << options.error().message;
+            EXPECT_EQ(options->command, command.name);
+        }
+    }
+}
+
+TEST(Table, every_command_is_described) {
+    std::set<std::string_view> names;
+    const auto& groups = description().groups;
+    for (const program::Command& command : description().commands) {
+        EXPECT_TRUE(names.insert(command.name).second) << command.name << " is there twice";
+        EXPECT_FALSE(command.what.empty()) << command.name;
+        EXPECT_FALSE(command.what.ends_with('.')) << command.name;
+        const bool shown = std::ranges::find(groups, command.group) != groups.end();
+        EXPECT_TRUE(shown || command.group.empty()) << command.name;
+        std::set<std::string_view> options;
+        for (const program::Option* option : command.options) {
+            EXPECT_TRUE(options.insert(option->name).second) << command.name << option->name;
+        }
+        bool optional = false;
+        for (const program::Word& word : command.words) {
+            EXPECT_FALSE(optional && word.required) << command.name;
+            optional = optional || !word.required;
+        }
+    }
+}
+
+TEST(Table, options_stand_anywhere_and_in_both_forms) {
+    const auto options = parsed({"--json", "--pid=77", "ps", "--threads", "vm"}).value();
+    EXPECT_TRUE(options.json);
+    EXPECT_TRUE(options.threads);
+    EXPECT_EQ(options.pid, 77u);
+    EXPECT_EQ(options.target, "vm");
+    EXPECT_EQ(parsed({"--run", "ps", "ps", "vm"}).value().run_dir, "ps");
+    EXPECT_EQ(parsed({"ps", "--", "--json"}).value().target, "--json");
+    EXPECT_EQ(parsed({"log", "verify", "/var/log"}).value().argument, "/var/log");
+    EXPECT_EQ(parsed({"ps", "-h"}).value().help, true) << "help asks for no target";
+}
+
+TEST(Table, what_a_command_does_not_take_is_an_error_that_helps) {
+    EXPECT_EQ(refused({"modules", "vm", "--threads"}),
+              "'modules' does not take --threads; it takes --watch, --json, --direct, --run");
+    EXPECT_EQ(refused({"ps", "vm", "--no-such"}),
+              "there is no option '--no-such'; see underseer ps --help");
+    EXPECT_EQ(refused({"--no-such"}), "there is no option '--no-such'; see underseer --help");
+    EXPECT_EQ(refused({"sokets", "vm"}),
+              "there is no command 'sokets'; see underseer --help. Did you mean 'sockets'?");
+    EXPECT_EQ(refused({"zzzzzz"}), "there is no command 'zzzzzz'; see underseer --help.");
+    EXPECT_EQ(refused({"dump", "vm"}),
+              "'dump' needs OUTPUT: underseer dump INSTANCE|IMAGE OUTPUT [OPTION]...");
+    EXPECT_EQ(refused({"ps"}),
+              "'ps' needs INSTANCE|IMAGE: underseer ps INSTANCE|IMAGE "
+              "[OPTION]...");
+    EXPECT_EQ(refused({"ps", "a", "b"}),
+              "'b' is one word too many: underseer ps INSTANCE|IMAGE [OPTION]...");
+    EXPECT_EQ(refused({"log", "burn"}), "'log' wants show|follow|verify, not 'burn'");
+    EXPECT_EQ(refused({"ps", "vm", "--pid"}), "--pid wants a value: --pid N");
+    EXPECT_EQ(refused({"ps", "vm", "--pid", "x"}), "--pid wants a number, not 'x'");
+    EXPECT_EQ(refused({"ps", "vm", "--json=1"}), "--json takes no value");
+}
+
+TEST(Table, help_is_short_and_fits) {
+    const std::string text = program::help_of(description(), 80);
+    for (const program::Command& command : description().commands) {
+        EXPECT_EQ(text.find(fmt::format("\n  {} ", command.name)) != std::string::npos,
+                  !command.group.empty())
+            << command.name;
+        const std::string own = program::help_of(description(), command, 80);
+        for (const program::Option* option : command.options) {
+            EXPECT_NE(own.find(fmt::format("  {}", option->name)), std::string::npos);
+        }
+        for (std::size_t at = 0; at < own.size();) {
+            const std::size_t end = own.find('\n', at);
+            EXPECT_LE(end - at, 80u) << own.substr(at, end - at);
+            at = end + 1;
+        }
+    }
+    EXPECT_LE(std::ranges::count(text, '\n'), 50);
+}
+
+TEST(Table, every_error_has_an_exit_status_of_its_own_that_help_names) {
+    std::set<int> statuses;
+    const program::Command* ps = program::find_command(description(), "ps");
+    ASSERT_NE(ps, nullptr);
+    for (int code = 1; code <= static_cast<int>(kLastCode); ++code) {
+        const int status = exit_status({static_cast<Code>(code), 0, ""});
+        statuses.insert(status);
+        std::vector<program::Exit> named = description().exits;
+        named.insert(named.end(), ps->exits.begin(), ps->exits.end());
+        EXPECT_TRUE(std::ranges::any_of(named, [&](const program::Exit& exit) {
+            return exit.status == status;
+        })) << status;
+    }
+    // A bound reached and a form not handled are one to the person: too much for this program.
+    EXPECT_EQ(statuses.size(), static_cast<std::size_t>(kLastCode) - 1);
+}
+
+}  // namespace
+}  // namespace underseer::cli

@@ -1,0 +1,303 @@
+#include "hypervisor/qmp.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <grp.h>
+#include <linux/openat2.h>
+#include <poll.h>
+#include <sys/fsuid.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+
+#include "base/limits.h"
+#include "json/value.h"
+
+namespace underseer::hypervisor {
+
+namespace {
+
+using json::Value;
+
+// ---- connecting -------------------------------------------------------------------------------
+
+// The rights of a user on the file system and nothing more, for as long as this lives: a file
+// system user id that is not 0 takes CAP_DAC_OVERRIDE and its like out of effect (capabilities(7)).
+class FileSystemUser {
+  public:
+    FileSystemUser(uid_t user, gid_t group) {
+        if (::geteuid() == 0) (void)::setgroups(0, nullptr);
+        old_group_ = static_cast<gid_t>(::setfsgid(group));
+        old_user_ = static_cast<uid_t>(::setfsuid(user));
+    }
+    FileSystemUser(const FileSystemUser&) = delete;
+    ~FileSystemUser() {
+        ::setfsuid(old_user_);
+        ::setfsgid(old_group_);
+    }
+
+  private:
+    uid_t old_user_ = 0;
+    gid_t old_group_ = 0;
+};
+
+// ---- talking ----------------------------------------------------------------------------------
+
+class Conversation {
+  public:
+    explicit Conversation(QmpPeer* peer) : peer_(peer) {}
+
+    Result<void> greet() {
+        const Value greeting = TRY(next_object());
+        TRY(greeting.at("QMP"));
+        TRY(ask("qmp_capabilities", ""));
+        return {};
+    }
+
+    // What the command returns; nothing when this QEMU answers with an error: it does not know the
+    // command, or has nothing to say (query-sev without SEV).
+    Result<std::optional<Value>> ask(std::string_view command, std::string_view arguments) {
+        const std::uint64_t id = ++last_id_;
+        TRY(peer_->write(fmt::format(R"({{"execute": "{}", "id": {}{}{}}})"
+                                     "\n",
+                                     command, id, arguments.empty() ? "" : R"(, "arguments": )",
+                                     arguments)));
+        for (;;) {
+            const Value answer = TRY(next_object());
+            if (answer.find("event")) {
+                if (++events_ > limits::kMaxQmpEvents) {
+                    return fail(Code::limit, "the monitor sends events without end");
+                }
+                continue;
+            }
+            if (TRY(TRY(answer.at("id")).as_uint()) != id) {
+                return fail(Code::malformed, "the monitor answers what was not asked");
+            }
+            if (answer.find("error")) return std::optional<Value>();
+            return std::optional(TRY(answer.at("return")));
+        }
+    }
+
+  private:
+    // One line, which must hold one JSON value.
+    Result<Value> next_object() {
+        std::size_t end = 0, searched = 0;
+        while ((end = pending_.find('\n', searched)) == std::string::npos) {
+            searched = pending_.size();
+            if (pending_.size() > limits::kMaxQmpLineBytes || taken_ > limits::kMaxQmpBytes) {
+                return fail(Code::limit, "the monitor sends more than any answer needs");
+            }
+            std::array<std::byte, 16u << 10> piece;
+            const std::size_t got = TRY(peer_->read(piece));
+            if (got == 0) return fail(Code::gone, "the monitor was closed");
+            taken_ += got;
+            pending_ += as_text(Bytes(piece).first(got));
+        }
+        auto value = Value::parse(std::string_view(pending_).substr(0, end));
+        pending_.erase(0, end + 1);
+        return std::move(value).context("the monitor sends what is no QMP");
+    }
+
+    QmpPeer* peer_;
+    std::string pending_;
+    std::size_t taken_ = 0, events_ = 0;
+    std::uint64_t last_id_ = 0;
+};
+
+std::string cut(std::string text) {
+    if (text.size() > limits::kMaxManagerTextBytes) text.resize(limits::kMaxManagerTextBytes);
+    return text;
+}
+
+Result<void> take_text(const Value& answer, std::string_view key, std::string& into) {
+    if (const auto member = answer.find(key)) into = cut(TRY(member->as_string()));
+    return {};
+}
+
+Result<void> take_status(const Value& answer, ManagerFacts& facts) {
+    return take_text(answer, "status", facts.state);
+}
+Result<void> take_name(const Value& answer, ManagerFacts& facts) {
+    return take_text(answer, "name", facts.name);  // absent when it has none
+}
+Result<void> take_uuid(const Value& answer, ManagerFacts& facts) {
+    TRY(take_text(answer, "UUID", facts.uuid));
+    if (facts.uuid.find_first_not_of("0-") == std::string::npos) facts.uuid.clear();
+    return {};
+}
+Result<void> take_kvm(const Value& answer, ManagerFacts& facts) {
+    facts.kvm = TRY(TRY(answer.at("enabled")).as_bool());
+    return {};
+}
+Result<void> take_memory(const Value& answer, ManagerFacts& facts) {
+    facts.memory_bytes = TRY(TRY(answer.at("base-memory")).as_uint());
+    if (const auto plugged = answer.find("plugged-memory")) {
+        facts.plugged_bytes = TRY(plugged->as_uint());
+    }
+    return {};
+}
+Result<void> take_backends(const Value& answer, ManagerFacts& facts) {
+    for (const Value& item : TRY(answer.elements())) {
+        if (facts.backends.size() >= limits::kMaxRamBackends) {
+            return fail(Code::limit, "the monitor tells of too many memory backends");
+        }
+        RamBlock block;
+        TRY(take_text(item, "id", block.id));
+        block.size_bytes = TRY(TRY(item.at("size")).as_uint());
+        block.shared = TRY(TRY(item.at("share")).as_bool());
+        facts.backends.push_back(std::move(block));
+    }
+    return {};
+}
+Result<void> take_sev(const Value& answer, ManagerFacts& facts) {
+    if (!TRY(TRY(answer.at("enabled")).as_bool())) return {};
+    std::string kind = "SEV";
+    if (const auto type = answer.find("sev-type")) kind = cut(TRY(type->as_string()));
+    facts.confidential = fmt::format("a confidential VM ({}): its memory is encrypted", kind);
+    return {};
+}
+// A link: the path of the object that encrypts its memory, "" when there is none.
+Result<void> take_guard(const Value& answer, ManagerFacts& facts) {
+    const std::string object = TRY(answer.as_string());
+    if (object.empty() || !facts.confidential.empty()) return {};
+    facts.confidential = cut(fmt::format("a confidential VM ({}): its memory is encrypted",
+                                         object.substr(object.rfind('/') + 1)));
+    return {};
+}
+Result<void> take_machine(const Value& answer, ManagerFacts& facts) {
+    facts.machine = cut(TRY(answer.as_string()));
+    return {};
+}
+Result<void> take_ram_backend(const Value& answer, ManagerFacts& facts) {
+    const std::string object = TRY(answer.as_string());
+    facts.ram_backend = cut(object.substr(object.rfind('/') + 1));
+    return {};
+}
+Result<void> take_low_limit(const Value& answer, ManagerFacts& facts) {
+    facts.max_ram_below_4g = TRY(answer.as_uint());
+    return {};
+}
+
+struct QmpQuestion {
+    std::string_view command;
+    std::string_view arguments;
+    Result<void> (*take)(const Value& answer, ManagerFacts& facts);
+};
+
+constexpr QmpQuestion kQuestions[] = {
+    {"query-status", "", take_status},
+    {"query-name", "", take_name},
+    {"query-uuid", "", take_uuid},
+    {"query-kvm", "", take_kvm},
+    {"query-memory-size-summary", "", take_memory},
+    {"query-memdev", "", take_backends},
+    {"query-sev", "", take_sev},
+    {"qom-get", R"({"path": "/machine", "property": "confidential-guest-support"})", take_guard},
+    {"qom-get", R"({"path": "/machine", "property": "type"})", take_machine},
+    {"qom-get", R"({"path": "/machine", "property": "memory-backend"})", take_ram_backend},
+    {"qom-get", R"({"path": "/machine", "property": "max-ram-below-4g"})", take_low_limit},
+};
+
+class SocketPeer final : public QmpPeer {
+  public:
+    SocketPeer(int fd, std::chrono::milliseconds longest)
+        : fd_(fd), deadline_(std::chrono::steady_clock::now() + longest) {}
+
+    Result<void> write(std::string_view text) override {
+        // A question has a hundred bytes; a socket whose buffer has no room for it is stuck.
+        const ssize_t put = ::write(fd_, text.data(), text.size());
+        if (put == static_cast<ssize_t>(text.size())) return {};
+        if (put < 0 && errno != EAGAIN) return fail(os_error("asking the monitor"));
+        return fail(Code::unavailable, "the monitor takes no questions");
+    }
+    Result<std::size_t> read(MutableBytes into) override {
+        for (;;) {
+            const ssize_t got = ::read(fd_, into.data(), into.size());
+            if (got >= 0) return static_cast<std::size_t>(got);
+            if (errno == ECONNRESET) return 0;
+            if (errno != EAGAIN && errno != EINTR) return fail(os_error("reading the monitor"));
+            const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
+                deadline_ - std::chrono::steady_clock::now());
+            pollfd readable{fd_, POLLIN, 0};
+            if (left.count() <= 0 || ::poll(&readable, 1, static_cast<int>(left.count())) == 0) {
+                return fail(Code::unavailable,
+                            "the monitor does not answer: it serves one client at a time, and "
+                            "another may hold it");
+            }
+        }
+    }
+
+  private:
+    int fd_;
+    std::chrono::steady_clock::time_point deadline_;
+};
+
+}  // namespace
+
+Result<Fd> connect_qmp(const QmpSocket& socket) {
+    const auto context = fmt::format("the QMP socket {} of pid {}", socket.path, socket.pid);
+    if (!socket.path.starts_with('/')) {
+        return fail(Code::unsupported, context + ": not an absolute path");
+    }
+    const FileSystemUser as_vmm(socket.user, socket.group);
+    open_how how{};
+    how.flags = O_PATH | O_NOFOLLOW | O_CLOEXEC;
+    how.resolve = RESOLVE_NO_MAGICLINKS;
+    const Fd found(
+        static_cast<int>(::syscall(SYS_openat2, AT_FDCWD, socket.path.c_str(), &how, sizeof how)));
+    if (!found) return fail(os_error("looking up " + context));
+    struct stat status{};
+    if (::fstat(found.get(), &status) != 0) return fail(os_error("examining " + context));
+    if (!S_ISSOCK(status.st_mode)) return fail(Code::permission, context + ": it is no socket");
+    if (status.st_uid != socket.user && status.st_uid != 0) {
+        return fail(Code::permission, fmt::format("{}: it is user {}'s, and the VMM is user {}'s",
+                                                  context, status.st_uid, socket.user));
+    }
+    Fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    if (!fd) return fail(os_error("making a socket"));
+    // By the inode that was examined, whatever lies at the path by now.
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    fmt::format_to_n(address.sun_path, sizeof address.sun_path - 1, "/proc/self/fd/{}",
+                     found.get());
+    if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
+        if (errno == EAGAIN) {
+            return fail(Code::unavailable, context + ": it is busy with other clients");
+        }
+        return fail(os_error("connecting to " + context));
+    }
+    ucred peer{};
+    socklen_t size = sizeof peer;
+    if (::getsockopt(fd.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) {
+        return fail(os_error("asking who listens on " + context));
+    }
+    if (peer.pid != socket.pid) {
+        return fail(Code::permission,
+                    fmt::format("{}: pid {} listens there, not the VMM", context, peer.pid));
+    }
+    return fd;
+}
+
+Result<ManagerFacts> ask_qmp(QmpPeer& peer) {
+    Conversation monitor(&peer);
+    ManagerFacts facts{.source = "QMP"};
+    TRY(monitor.greet());
+    for (const QmpQuestion& question : kQuestions) {
+        const auto answer = TRY(monitor.ask(question.command, question.arguments));
+        if (!answer) continue;
+        TRY(question.take(*answer, facts).context(question.command));
+    }
+    return facts;
+}
+
+Result<ManagerFacts> ask_qmp(int fd, std::chrono::milliseconds longest) {
+    SocketPeer peer(fd, longest);
+    return ask_qmp(peer);
+}
+
+}  // namespace underseer::hypervisor

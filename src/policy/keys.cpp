@@ -1,0 +1,55 @@
+#include "policy/keys.h"
+
+#include <array>
+
+namespace underseer::policy {
+
+namespace {
+
+constexpr std::array kKeys{
+    Key{"[schedule]", "discover_every", "\"1s\"", "\"1s\"",
+        "How often the host is searched for new VMs. At least \"100ms\"."},
+    Key{"[schedule]", "hidden_process", "\"10s\"", "\"10s\"",
+        "How often each VM is checked for hidden processes: at least \"1s\", or \"off\"."},
+    Key{"[schedule]", "cpu_percent", "1.0", "1.0",
+        "Share of one core, in percent, that the checks of one VM may take. A check that costs "
+        "more is run less often, and underseer status says so."},
+    Key{"[instances]", "only", "[\"name:web-*\"]", "all",
+        "Only the instances that one of these patterns names are looked into. A pattern is "
+        "\"name:\", \"uuid:\", \"tenant:\" or \"app:\" (MEC appInstanceId) and a text in which * "
+        "and ? stand for any text and any character."},
+    Key{"[instances]", "exclude", "[\"tenant:acme\"]", "none",
+        "Instances that are never looked into. Wins over only."},
+    Key{"[access]", "viewers", "[\"user:0\"]", "none beside root",
+        "Who may ask for status and findings: \"user:NAME\" or \"group:NAME\"."},
+    Key{"[access]", "examiners", "[\"group:0\"]", "none beside root",
+        "Who may also have guest memory read: processes, files, sockets. Every such question is "
+        "logged."},
+    Key{"[access]", "redact_environment", "true", "true",
+        "Whether values of environment variables are left out of answers."},
+    Key{"[integrity]", "on_mismatch", "\"report\"", "\"report\"",
+        "What is done when the programs or the policy differ from the signed manifest: \"report\" "
+        "or \"refuse\" to start."},
+    Key{"[log]", "segment_bytes", "67108864", "67108864",
+        "Size at which a log segment is closed and the next begun. At least 65536."},
+    Key{"[log]", "keep_bytes", "4294967296", "4294967296",
+        "What is kept of each log; older segments are removed. At least 1048576."},
+    Key{"[[suppress]]", "rule", "\"hidden_process\"", "must be there",
+        "The rule whose findings are expected; * and ? as above."},
+    Key{"[[suppress]]", "instance", "\"name:lab-*\"", "every instance",
+        "Where they are expected: a pattern as in only."},
+    Key{"[[suppress]]", "subject", "\"sleep *\"", "\"*\"",
+        "What they are about; * and ? as above."},
+    Key{"[[suppress]]", "reason", "\"a test of ours\"", "must be there",
+        "Why. It is logged with each such finding, which wakes nobody."},
+    Key{"[[suppress]]", "until", "2099-12-31", "must be there",
+        "The last day, a date without quotes. A suppression always ends."},
+};
+
+}  // namespace
+
+std::span<const Key> keys() {
+    return kKeys;
+}
+
+}  // namespace underseer::policy
