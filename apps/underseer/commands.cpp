@@ -8,10 +8,10 @@
 
 #include "agent_commands.h"
 #include "dump.h"
-#include "hypervisor/discover.h"
 #include "listings.h"
 #include "output.h"
 #include "target.h"
+#include "vms.h"
 
 namespace underseer::cli {
 
@@ -98,67 +98,6 @@ Result<int> dump_memory(const Options& options) {
     return dump(TRY(open_introspector(options)), options);
 }
 
-void print_host_json(const hypervisor::Host& host) {
-    std::string text;
-    json::Writer writer(&text, json::Style::pretty);
-    writer.begin_array();
-    for (const hypervisor::Vm& vm : host.vms) {
-        writer.begin_object()
-            .member("name", vm.name)
-            .member("uuid", vm.uuid)
-            .member("pid", vm.pid)
-            .member("memory_bytes", vm.memory_bytes)
-            .member("machine", vm.machine)
-            .member("accelerator", vm.accelerator)
-            .member("ram", to_string(vm.backing))
-            .member("managed_by", vm.managed_by)
-            .member("executable", vm.executable)
-            .member("not_introspectable", vm.not_introspectable)
-            .end_object();
-    }
-    writer.end_array();
-    fmt::print("{}\n", text);
-}
-
-Result<int> ls(const Options& options) {
-    const hypervisor::Host host = TRY(hypervisor::discover());
-    if (options.json) {
-        print_host_json(host);
-        return 0;
-    }
-    Table table({{"NAME"},
-                 {"PID", Align::right},
-                 {"MEMORY", Align::right},
-                 {"MACHINE"},
-                 {"ACCEL"},
-                 {"RAM"},
-                 {"MANAGED"},
-                 {"KERNEL"}});
-    for (const hypervisor::Vm& vm : host.vms) {
-        Options one = options;
-        one.target = std::to_string(vm.pid);
-        std::string kernel = "not introspectable: " + vm.not_introspectable;
-        if (vm.not_introspectable.empty()) {
-            auto opened = Target::open(one);
-            auto answer = opened.has_value() ? ask<event::SystemInfo>(*opened, one, Topic::info)
-                                             : Result<agent::Answer<event::SystemInfo>>(
-                                                   Unexpected(std::move(opened).error()));
-            kernel = !answer.has_value()     ? "not introspectable: " + answer.error().to_text()
-                     : answer->items.empty() ? "?"
-                                             : answer->items.front().kernel_release;
-        }
-        table.add({vm.label(), std::to_string(vm.pid), fmt::format("{} MiB", vm.memory_bytes >> 20),
-                   vm.machine, vm.accelerator, std::string(to_string(vm.backing)), vm.managed_by,
-                   kernel});
-    }
-    print_table(table);
-    if (table.empty()) fmt::print(stderr, "No VM runs on this host.\n");
-    for (const hypervisor::Impostor& impostor : host.impostors) {
-        fmt::print(stderr, "not believed: pid {}: {}\n", impostor.pid, printable(impostor.why));
-    }
-    return 0;
-}
-
 struct Command {
     std::string_view name;
     std::string_view what;
@@ -207,6 +146,7 @@ std::string help_text() {
         "  --bulk        of log: the bulk log instead of the critical one\n"
         "  --state DIR   the agent's state directory (/var/lib/underseer)\n"
         "  --run DIR     where its control socket is (/run/underseer)\n"
+        "  --instances FILE  of ls: whose VMs are whose (/etc/underseer/instances.toml)\n"
         "  --key FILE    of log verify: the public enrolment key\n"
         "  --force       dump: replace the output file\n"
         "\nExit status: 0 well; 1 a check has found something; 2 wrong use; 3 no such VM or file;\n"
