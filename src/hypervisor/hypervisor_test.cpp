@@ -53,6 +53,19 @@ TEST(CommandLine, numa_nodes_order_the_blocks) {
     EXPECT_EQ(vm.ram_blocks[1].size_bytes, 768u << 20);
 }
 
+TEST(CommandLine, objects_may_be_json) {
+    const Vm vm = parsed(
+        {"-machine", "pc-q35-7.2,memory-backend=pc.ram", "-m", "256", "-object",
+         R"({"qom-type":"memory-backend-memfd","id":"pc.ram","share":true,"size":268435456})"});
+    ASSERT_EQ(vm.ram_blocks.size(), 1u);
+    EXPECT_EQ(vm.ram_blocks[0], (RamBlock{"pc.ram", 256u << 20, true, ""}));
+    const Vm file = parsed({"-machine", "q35,memory-backend=r", "-object",
+                            R"({"qom-type":"memory-backend-file","id":"r","size":1048576,)"
+                            R"("mem-path":"/dev/hugepages/x","share":false})"});
+    EXPECT_EQ(file.ram_blocks[0], (RamBlock{"r", 1u << 20, false, "/dev/hugepages/x"}));
+    EXPECT_EQ(parsed({"-object", "{\"qom-type\": [", "-m", "16"}).memory_bytes, 16u << 20);
+}
+
 TEST(CommandLine, confidential_guests_are_not_introspectable) {
     EXPECT_FALSE(
         parsed({"-machine", "q35,confidential-guest-support=sev0"}).not_introspectable.empty());
