@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "agent_commands.h"
+#include "doctor.h"
 #include "dump.h"
 #include "listings.h"
 #include "output.h"
@@ -104,8 +105,10 @@ struct Command {
     Result<int> (*run)(const Options&);
 };
 
-constexpr std::array<Command, 17> kCommands{{
+constexpr std::array<Command, 18> kCommands{{
     {"ls", "the VMs of this host, and whether they can be looked into", ls},
+    {"doctor", "what this host allows and what is missing; exit status 1 when it is needed",
+     doctor},
     {"info", "kernel, build id, boot time, how it was found", info},
     {"ps", "processes (--threads, --environment with --json)", list<event::Task, Topic::tasks>},
     {"tree", "processes as a tree", tree},
@@ -146,7 +149,9 @@ std::string help_text() {
         "  --bulk        of log: the bulk log instead of the critical one\n"
         "  --state DIR   the agent's state directory (/var/lib/underseer)\n"
         "  --run DIR     where its control socket is (/run/underseer)\n"
-        "  --instances FILE  of ls: whose VMs are whose (/etc/underseer/instances.toml)\n"
+        "  --instances FILE  of ls and doctor: whose VMs are whose "
+        "(/etc/underseer/instances.toml)\n"
+        "  --policy FILE  of doctor: the agent's policy (/etc/underseer/policy.toml)\n"
         "  --key FILE    of log verify: the public enrolment key\n"
         "  --force       dump: replace the output file\n"
         "\nExit status: 0 well; 1 a check has found something; 2 wrong use; 3 no such VM or file;\n"

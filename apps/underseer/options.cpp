@@ -25,6 +25,7 @@ Result<Options> parse_options(const std::vector<std::string>& arguments) {
     Options options;
     options.state_dir = agent::kDefaultStateDir;
     options.run_dir = agent::kDefaultRunDir;
+    options.policy = agent::kDefaultPolicy;
     options.instances = agent::kDefaultInstances;
     std::vector<std::string> words;
     for (std::size_t i = 0; i < arguments.size(); ++i) {
@@ -53,6 +54,8 @@ Result<Options> parse_options(const std::vector<std::string>& arguments) {
             options.state_dir = arguments[++i];
         } else if (argument == "--run" && i + 1 < arguments.size()) {
             options.run_dir = arguments[++i];
+        } else if (argument == "--policy" && i + 1 < arguments.size()) {
+            options.policy = arguments[++i];
         } else if (argument == "--instances" && i + 1 < arguments.size()) {
             options.instances = arguments[++i];
         } else if (argument == "--key" && i + 1 < arguments.size()) {

@@ -25,6 +25,7 @@ struct Options {
     bool direct = false;                       // look ourselves even when an agent runs
     bool bulk = false;                         // the bulk log
     std::filesystem::path state_dir, run_dir;  // of the agent
+    std::filesystem::path policy;              // of the agent
     std::filesystem::path instances;           // the mapping file
     std::filesystem::path key;                 // public enrolment key; empty: the agent's
 };

@@ -41,10 +41,10 @@ std::vector<int> open_fds(int after) {
 Result<void> close_jail(jail::Channel& channel, const std::vector<int>& peers,
                         jail::ManagerKind kind) {
     const auto policy = jail::discoverer_policy(channel.fd(), peers, kind);
-    std::vector<int> keep{STDERR_FILENO, channel.fd()};
+    std::vector<int> keep{STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO, channel.fd()};
     keep.insert(keep.end(), peers.begin(), peers.end());
-    const auto missing =
-        TRY(jail::close_jail(policy, {.max_memory_bytes = kMaxDiscovererMemory}, keep));
+    const auto missing = TRY(jail::close_jail(
+        policy, {.max_memory_bytes = kMaxDiscovererMemory, .polled_fds = 2}, keep));
     return channel.send(event::encode(missing));
 }
 

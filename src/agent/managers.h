@@ -36,6 +36,7 @@ class Inquiry {
     // Waits for it, until `deadline` at the latest.
     Result<std::vector<hypervisor::ManagerFacts>> wait(
         std::chrono::steady_clock::time_point deadline);
+    bool greeted() const { return greeted_; }  // the discoverer's jail is closed
     // Layers of the jail that this host did not allow.
     const std::vector<std::string>& missing_layers() const { return missing_layers_; }
 

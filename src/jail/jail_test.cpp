@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <linux/io_uring.h>
+#include <poll.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -128,6 +129,41 @@ TEST(Jail, no_memory_becomes_executable) {
     expect_killed("mmap of guest memory",
                   [] { return call(SYS_mmap, 0, 4096, PROT_READ, MAP_SHARED, kMemory, 0); });
 #endif
+}
+
+TEST(Jail, the_discoverer_talks_to_its_peer_and_to_nobody_else) {
+    const auto in_discoverer = [](const std::function<int()>& act, ManagerKind kind) {
+        auto child = Child::fork([&] {
+            const Fd null(::open("/dev/null", O_RDWR));
+            for (const int fd : {0, 1, kChannel, kMemory}) ::dup2(null.get(), fd);
+            const int peers[] = {kMemory};
+            const int keep[] = {0, 1, 2, kChannel, kMemory};
+            const auto closed =
+                close_jail(discoverer_policy(kChannel, peers, kind), {.polled_fds = 2}, keep);
+            if (!closed.has_value()) return kJailFailed;
+            return act();
+        });
+        const Ending ending = child.value().wait(std::chrono::seconds(20)).value();
+        return ending.exited ? ending.status : -ending.status;
+    };
+    const auto expect = [&](int expected, const char* what, const std::function<int()>& act) {
+        EXPECT_EQ(in_discoverer(act, ManagerKind::monitor), expected) << what;
+        EXPECT_EQ(in_discoverer(act, ManagerKind::libvirt), expected) << what;
+    };
+    expect(7, "read", [] { return call(SYS_read, kMemory, buffer, 1) == 0 ? 7 : 1; });
+    expect(7, "write", [] { return call(SYS_write, kMemory, buffer, 1) == 1 ? 7 : 1; });
+    expect(7, "poll", [] {
+        pollfd both[] = {{kMemory, POLLIN, 0}, {kChannel, POLLIN, 0}};
+        return call(SYS_poll, both, 2, 0) == 2 ? 7 : 1;
+    });
+    expect(-SIGSYS, "another fd", [] { return call(SYS_read, 1, buffer, 1); });
+    expect(-SIGSYS, "pread", [] { return call(SYS_pread64, kMemory, buffer, 1, 0); });
+    expect(-SIGSYS, "sendmsg", [] { return call(SYS_sendmsg, kMemory, buffer, 0); });
+    expect(-SIGSYS, "connect", [] { return call(SYS_connect, kMemory, buffer, 16); });
+    expect(-SIGSYS, "socket", [] { return call(SYS_socket, AF_UNIX, SOCK_STREAM, 0); });
+    expect(-SIGSYS, "openat", [] { return call(SYS_openat, AT_FDCWD, "/", O_RDONLY); });
+    expect(-SIGSYS, "setfsuid", [] { return call(SYS_setfsuid, 0); });
+    expect(-SIGSYS, "execve", [] { return call(SYS_execve, "/bin/true", nullptr, nullptr); });
 }
 
 // What the filter hides is looked at with a policy that lets the look through.
