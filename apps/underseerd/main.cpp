@@ -19,6 +19,7 @@ constexpr std::string_view kHelp =
     "answers `underseer status`. Ends on SIGTERM or SIGINT; SIGHUP reloads the policy.\n\n"
     "Options:\n"
     "  --policy FILE        the policy (/etc/underseer/policy.toml when it is there)\n"
+    "  --instances FILE     whose VMs are whose (/etc/underseer/instances.toml when it is there)\n"
     "  --state DIR          keys, logs, manifest (/var/lib/underseer)\n"
     "  --run DIR            control socket (/run/underseer)\n"
     "  --check-policy FILE  says whether the file is a valid policy, and ends\n"
@@ -40,6 +41,9 @@ Result<Options> parse(int argc, char** argv) {
     if (::access(agent::kDefaultPolicy.data(), F_OK) == 0) {
         options.agent.policy = agent::kDefaultPolicy;
     }
+    if (::access(agent::kDefaultInstances.data(), F_OK) == 0) {
+        options.agent.instances = agent::kDefaultInstances;
+    }
     for (int i = 1; i < argc; ++i) {
         const std::string_view word = argv[i];
         const auto value = [&]() -> Result<std::string> {
@@ -48,6 +52,8 @@ Result<Options> parse(int argc, char** argv) {
         };
         if (word == "--policy") {
             options.agent.policy = TRY(value());
+        } else if (word == "--instances") {
+            options.agent.instances = TRY(value());
         } else if (word == "--state") {
             options.agent.state_dir = TRY(value());
         } else if (word == "--run") {
