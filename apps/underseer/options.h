@@ -50,8 +50,8 @@ inline constexpr Option kRun{"--run", "DIR", "where the agent's control socket i
 inline constexpr Option kKey{
     "--key", "FILE", "the public enrolment key to verify against (the agent's)", Kind::file};
 inline constexpr Option kForce{"--force", "", "replace the output file when it is there"};
-inline constexpr Option kHelp{"--help", "", "this text"};
-inline constexpr Option kVersion{"--version", "", "the program's version"};
+inline constexpr Option kHelp{"--help", "", "what the program, or the command, does and takes"};
+inline constexpr Option kVersion{"--version", "", "the version, and nothing else"};
 }  // namespace option
 
 // Code::invalid_argument says what is wrong and what would be right.
