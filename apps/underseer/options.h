@@ -56,8 +56,8 @@ inline constexpr Option kInstances{
 inline constexpr Option kPolicy{"--policy", "FILE",
                                 "the agent's policy (/etc/underseer/policy.toml)", Kind::file};
 inline constexpr Option kForce{"--force", "", "replace the output file when it is there"};
-inline constexpr Option kHelp{"--help", "", "this text"};
-inline constexpr Option kVersion{"--version", "", "the program's version"};
+inline constexpr Option kHelp{"--help", "", "what the program, or the command, does and takes"};
+inline constexpr Option kVersion{"--version", "", "the version, and nothing else"};
 }  // namespace option
 
 // Code::invalid_argument says what is wrong and what would be right.
