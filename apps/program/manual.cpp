@@ -92,17 +92,29 @@ std::string manual_of(const Program& program) {
             what[0] = static_cast<char>(std::toupper(static_cast<unsigned char>(what[0])));
             text += escaped(what) + ".\n";
             if (!command.more.empty()) text += ".IP\n" + escaped(command.more) + "\n";
-            if (!command.options.empty() || !command.exits.empty()) text += ".RS\n";
-            text += options_of(command.options);
-            for (const Exit& exit : command.exits) {
-                // Those of looking into a guest are the same everywhere: told once, below.
-                if (exit.status > 2 && exit.status != 10) continue;
-                text += term(fmt::format("exit status {}", exit.status), "", exit.meaning);
+            std::string takes;
+            for (const Option* option : command.options) {
+                takes +=
+                    fmt::format("{}\\fB{}\\fR", takes.empty() ? "" : ", ", escaped(option->name));
             }
-            if (!command.options.empty() || !command.exits.empty()) text += ".RE\n";
+            if (!takes.empty()) text += fmt::format(".IP\nOptions: {}\n", takes);
+            // Those of looking into a guest are the same everywhere: told once, below.
+            for (const Exit& exit : command.exits) {
+                if (exit.status > 2 && exit.status != 10) continue;
+                text +=
+                    fmt::format(".IP\nExit status {}: {}\n", exit.status, escaped(exit.meaning));
+            }
         }
     }
-    if (!program.options.empty()) text += ".SH OPTIONS\n" + options_of(program.options);
+    std::vector<const Option*> options = program.options;
+    for (const Command& command : program.commands) {
+        if (command.group.empty()) continue;
+        for (const Option* option : command.options) {
+            if (std::ranges::find(options, option) == options.end()) options.push_back(option);
+        }
+    }
+    std::ranges::sort(options, {}, &Option::name);
+    if (!options.empty()) text += ".SH OPTIONS\n" + options_of(options);
     if (runs) {
         std::vector<Exit> exits = program.exits;
         for (const Command& command : program.commands) {

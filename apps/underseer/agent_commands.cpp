@@ -45,11 +45,13 @@ std::string ago(std::uint64_t then_ns) {
 
 // What the last look amounts to, in one word and its reason.
 std::string result_text(const InstanceStatus& status) {
+    const bool moves = status.vm_state.empty() || status.vm_state == "running";
+    const std::string paused = moves ? "" : status.vm_state + "; ";
     if (status.state != WatchState::watched) {
-        return fmt::format("{}{}{}", to_string(status.state), status.why.empty() ? "" : ": ",
-                           status.why);
+        return fmt::format("{}{}{}{}", paused, to_string(status.state),
+                           status.why.empty() ? "" : ": ", status.why);
     }
-    std::string text(to_string(status.last_outcome));
+    std::string text = paused + std::string(to_string(status.last_outcome));
     if (!status.last_reason.empty()) text += ": " + status.last_reason;
     if (!status.coverage.gaps.empty()) {
         text += fmt::format(" ({} gaps)", status.coverage.gaps.size());

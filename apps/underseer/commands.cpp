@@ -8,12 +8,14 @@
 
 #include "agent_commands.h"
 #include "demo.h"
+#include "doctor.h"
 #include "dump.h"
 #include "hypervisor/discover.h"
 #include "listings.h"
 #include "manual_text.h"
 #include "output.h"
 #include "target.h"
+#include "vms.h"
 
 namespace underseer::cli {
 
@@ -100,67 +102,6 @@ Result<int> dump_memory(const Options& options) {
     return dump(TRY(open_introspector(options)), options);
 }
 
-void print_host_json(const hypervisor::Host& host) {
-    std::string text;
-    json::Writer writer(&text, json::Style::pretty);
-    writer.begin_array();
-    for (const hypervisor::Vm& vm : host.vms) {
-        writer.begin_object()
-            .member("name", vm.name)
-            .member("uuid", vm.uuid)
-            .member("pid", vm.pid)
-            .member("memory_bytes", vm.memory_bytes)
-            .member("machine", vm.machine)
-            .member("accelerator", vm.accelerator)
-            .member("ram", to_string(vm.backing))
-            .member("managed_by", vm.managed_by)
-            .member("executable", vm.executable)
-            .member("not_introspectable", vm.not_introspectable)
-            .end_object();
-    }
-    writer.end_array();
-    fmt::print("{}\n", text);
-}
-
-Result<int> ls(const Options& options) {
-    const hypervisor::Host host = TRY(hypervisor::discover());
-    if (options.json) {
-        print_host_json(host);
-        return 0;
-    }
-    Table table({{"NAME"},
-                 {"PID", Align::right},
-                 {"MEMORY", Align::right},
-                 {"MACHINE"},
-                 {"ACCEL"},
-                 {"RAM"},
-                 {"MANAGED"},
-                 {"KERNEL"}});
-    for (const hypervisor::Vm& vm : host.vms) {
-        Options one = options;
-        one.target = std::to_string(vm.pid);
-        std::string kernel = "not introspectable: " + vm.not_introspectable;
-        if (vm.not_introspectable.empty()) {
-            auto opened = Target::open(one);
-            auto answer = opened.has_value() ? ask<event::SystemInfo>(*opened, one, Topic::info)
-                                             : Result<agent::Answer<event::SystemInfo>>(
-                                                   Unexpected(std::move(opened).error()));
-            kernel = !answer.has_value()     ? "not introspectable: " + answer.error().to_text()
-                     : answer->items.empty() ? "?"
-                                             : answer->items.front().kernel_release;
-        }
-        table.add({vm.label(), std::to_string(vm.pid), fmt::format("{} MiB", vm.memory_bytes >> 20),
-                   vm.machine, vm.accelerator, std::string(to_string(vm.backing)), vm.managed_by,
-                   kernel});
-    }
-    print_table(table);
-    if (table.empty()) fmt::print(stderr, "No VM runs on this host.\n");
-    for (const hypervisor::Impostor& impostor : host.impostors) {
-        fmt::print(stderr, "not believed: pid {}: {}\n", impostor.pid, printable(impostor.why));
-    }
-    return 0;
-}
-
 // ---- the table --------------------------------------------------------------------------------
 
 using program::Exit;
@@ -215,11 +156,20 @@ const std::vector<Row>& rows() {
         {{.name = "ls",
           .group = kLook,
           .what = "the VMs of this host, and whether they can be looked into",
-          .more = "With --json nothing of a guest is read.",
+          .more = "With --json nothing of a guest is read. Tenants and MEC identities come from "
+                  "libvirt's metadata or the mapping file (docs/instances.md).",
           .words = {},
-          .options = {&kJson, &kDirect, &kRun},
+          .options = {&kJson, &kInstances, &kDirect, &kRun},
           .exits = {}},
          ls},
+        {{.name = "doctor",
+          .group = kAgent,
+          .what = "what this host allows, what is missing, and how to get it",
+          .more = "",
+          .words = {},
+          .options = {&kJson, &kInstances, &kPolicy, &kState, &kRun},
+          .exits = {{1, "something that is needed is missing"}}},
+         doctor},
         {looking("info", "kernel, build id, boot time, and how they were found", "", {}), info},
         {looking("ps", "processes",
                  "START is in the guest's own clock. What could not be read is shown as '?'; "

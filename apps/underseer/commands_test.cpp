@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <set>
 
 namespace underseer::cli {
@@ -134,6 +135,48 @@ TEST(Table, every_error_has_an_exit_status_of_its_own_that_help_names) {
     }
     // A bound reached and a form not handled are one to the person: too much for this program.
     EXPECT_EQ(statuses.size(), static_cast<std::size_t>(kLastCode) - 1);
+}
+
+// What bash offers for a line, with `names` (shell) in the place of `underseer names`.
+std::string completed(const std::string& words, std::string_view names) {
+    const std::string script = ::testing::TempDir() + "underseer-completion.bash";
+    FILE* file = std::fopen(script.c_str(), "w");
+    EXPECT_NE(file, nullptr);
+    fmt::print(file,
+               "{}\nCOMP_WORDS=({})\nCOMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))\n"
+               "cd /; _underseer; printf '%s\\n' \"${{COMPREPLY[@]}}\"\n",
+               program::bash_completion(description(), names), words);
+    std::fclose(file);
+    std::string text;
+    FILE* bash = ::popen(("bash --norc " + script + " 2>&1").c_str(), "r");
+    char buffer[4096];
+    while (std::fgets(buffer, sizeof buffer, bash) != nullptr) text += buffer;
+    ::pclose(bash);
+    std::remove(script.c_str());
+    return text;
+}
+
+TEST(Completion, bash_offers_what_the_table_has_and_runs_no_name) {
+    EXPECT_EQ(completed("underseer so", "true"), "sockets\n");
+    EXPECT_EQ(completed("underseer log ''", "true"), "show\nfollow\nverify\n");
+    EXPECT_EQ(completed("underseer ps vm --th", "true"), "--threads\n");
+    EXPECT_EQ(completed("underseer --pid 7 ps we", "printf 'web-1\\nother\\n'"), "web-1\n");
+    const std::string hostile =
+        completed("underseer ps zq", R"(printf '%s\n' 'zq$(touch /tmp/x)')");
+    EXPECT_EQ(hostile, "zq\\$\\(touch\\ /tmp/x\\)\n");
+}
+
+TEST(Manual, names_every_command_and_option) {
+    const std::string text = program::manual_of(description());
+    for (const program::Command& command : description().commands) {
+        const bool named =
+            text.find(fmt::format("\n\\fB{}\\fR", command.name)) != std::string::npos;
+        EXPECT_EQ(named, !command.group.empty()) << command.name;
+        for (const program::Option* option : command.options) {
+            std::string name = fmt::format(".TP\n\\fB\\-\\-{}\\fR", option->name.substr(2));
+            EXPECT_NE(text.find(name), std::string::npos) << name;
+        }
+    }
 }
 
 }  // namespace

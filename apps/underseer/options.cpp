@@ -38,7 +38,7 @@ struct Taker {
     const program::Option* option;
     Result<void> (*take)(Options&, const std::string& value);
 };
-constexpr std::array<Taker, 13> kTakers{{
+constexpr std::array<Taker, 15> kTakers{{
     {&option::kPid, take_pid},
     {&option::kJson, set<&Options::json>},
     {&option::kThreads, set<&Options::threads>},
@@ -53,6 +53,8 @@ constexpr std::array<Taker, 13> kTakers{{
     {&option::kState, take_path<&Options::state_dir>},
     {&option::kRun, take_path<&Options::run_dir>},
     {&option::kKey, take_path<&Options::key>},
+    {&option::kInstances, take_path<&Options::instances>},
+    {&option::kPolicy, take_path<&Options::policy>},
 }};
 
 }  // namespace
@@ -63,6 +65,8 @@ Result<Options> parse_options(const program::Program& program,
     Options options;
     options.state_dir = agent::kDefaultStateDir;
     options.run_dir = agent::kDefaultRunDir;
+    options.policy = agent::kDefaultPolicy;
+    options.instances = agent::kDefaultInstances;
     if (given.command != nullptr) options.command = given.command->name;
     if (!given.words.empty()) options.target = std::move(given.words[0]);
     if (given.words.size() > 1) options.argument = std::move(given.words[1]);

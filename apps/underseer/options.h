@@ -28,6 +28,8 @@ struct Options {
     bool direct = false;                       // look ourselves even when an agent runs
     bool bulk = false;                         // the bulk log
     std::filesystem::path state_dir, run_dir;  // of the agent
+    std::filesystem::path policy;              // of the agent
+    std::filesystem::path instances;           // the mapping file
     std::filesystem::path key;                 // public enrolment key; empty: the agent's
 };
 
@@ -50,10 +52,14 @@ inline constexpr Option kRun{"--run", "DIR", "where the agent's control socket i
                              Kind::directory};
 inline constexpr Option kKey{
     "--key", "FILE", "the public enrolment key to verify against (the agent's)", Kind::file};
+inline constexpr Option kInstances{
+    "--instances", "FILE", "whose VMs are whose (/etc/underseer/instances.toml)", Kind::file};
+inline constexpr Option kPolicy{"--policy", "FILE",
+                                "the agent's policy (/etc/underseer/policy.toml)", Kind::file};
 inline constexpr Option kForce{"--force", "", "replace the output file when it is there"};
 inline constexpr Option kOnce{"--once", "", "end after the show, with its result as exit status"};
-inline constexpr Option kHelp{"--help", "", "this text"};
-inline constexpr Option kVersion{"--version", "", "the program's version"};
+inline constexpr Option kHelp{"--help", "", "what the program, or the command, does and takes"};
+inline constexpr Option kVersion{"--version", "", "the version, and nothing else"};
 }  // namespace option
 
 // Code::invalid_argument says what is wrong and what would be right.

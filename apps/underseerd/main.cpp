@@ -5,20 +5,24 @@
 
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "agent/agent.h"
 #include "agent/worker.h"
+#include "program/described.h"
 
 namespace {
 
 using namespace underseer;
 
+<<<<<<< HEAD
 constexpr std::string_view kHelp =
     "usage: underseerd [options]\n\n"
     "Watches the VMs of this host from below: finds them, checks them, keeps a signed log, and\n"
     "answers `underseer status`. Ends on SIGTERM or SIGINT; SIGHUP reloads the policy.\n\n"
     "Options:\n"
     "  --policy FILE        the policy (/etc/underseer/policy.toml when it is there)\n"
+    "  --instances FILE     whose VMs are whose (/etc/underseer/instances.toml when it is there)\n"
     "  --state DIR          keys, logs, manifest (/var/lib/underseer)\n"
     "  --run DIR            control socket (/run/underseer)\n"
     "  --check-policy FILE  says whether the file is a valid policy, and ends\n"
@@ -26,19 +30,81 @@ constexpr std::string_view kHelp =
     "  --version, --help\n\n"
     "Exit status: 0 well; 2 wrong use; 5 not allowed, or refused to run changed programs; 6 the\n"
     "log is in use (another agent?); 7 the policy is wrong; 9 the system failed.\n";
+=======
+using program::Kind;
+constexpr program::Option kPolicy{
+    "--policy", "FILE", "the policy (/etc/underseer/policy.toml when it is there)", Kind::file};
+constexpr program::Option kState{"--state", "DIR", "keys, logs, manifest (/var/lib/underseer)",
+                                 Kind::directory};
+constexpr program::Option kRun{"--run", "DIR", "control socket (/run/underseer)", Kind::directory};
+constexpr program::Option kCheckPolicy{
+    "--check-policy", "FILE", "says whether the file is a valid policy, and ends", Kind::file};
+constexpr program::Option kSeal{
+    "--seal", "", "signs the installed programs and the policy as they are, and ends"};
+constexpr program::Option kVersion{"--version", "", "the version, and nothing else"};
+constexpr program::Option kHelp{"--help", "", "what the program does and takes"};
+constexpr program::Option kManual{"--manual", "", "the source of its manual page"};
+constexpr program::Option kCompletion{"--completion", "", "the source of its bash completion"};
+
+// What the build asks for is no option to tell people about.
+const program::Program& description(bool of_the_build) {
+    static const auto make = [](std::vector<const program::Option*> options) {
+        return program::Program{
+            .name = "underseerd",
+            .section = 8,
+            .what = "watches the VMs of a host from below",
+            .more =
+                "Watches the VMs of this host from below: finds them, checks them, keeps a "
+                "signed log, and answers underseer(1). Ends on SIGTERM or SIGINT; SIGHUP "
+                "reloads the policy.\n\n"
+                "Each guest is read by a process of its own that can do nothing else. Without "
+                "root the memory of other users' VMs cannot be read.",
+            .groups = {},
+            .commands = {},
+            .options = std::move(options),
+            .exits = {{0, "all is well: it was told to end"},
+                      {2, "wrong use"},
+                      {5, "not allowed, or refused to run changed programs"},
+                      {6, "the log is in use (another agent?)"},
+                      {7, "the policy is wrong"},
+                      {9, "the system failed"}},
+            .sections = {{"FILES",
+                          "",
+                          {{"/etc/underseer/policy.toml", "the policy"},
+                           {"/run/underseer/control.sock", "what underseer(1) talks to"},
+                           {"/var/lib/underseer", "keys, logs, manifest"}}}},
+            .see_also = {"underseer(1)", "underseer-policy(5)"}};
+    };
+    static const std::vector<const program::Option*> shown{
+        &kPolicy, &kState, &kRun, &kCheckPolicy, &kSeal, &kVersion, &kHelp};
+    static const program::Program for_people = make(shown);
+    static const program::Program for_all = [] {
+        auto options = shown;
+        options.insert(options.end(), {&kManual, &kCompletion});
+        return make(std::move(options));
+    }();
+    return of_the_build ? for_all : for_people;
+}
+>>>>>>> report
 
 struct Options {
     agent::AgentOptions agent;
     std::string check_policy;
-    bool seal = false, help = false, version = false;
+    bool seal = false, help = false, version = false, manual = false, completion = false;
 };
 
 Result<Options> parse(int argc, char** argv) {
+    const program::Given given =
+        TRY(program::parse(description(true), {argv + 1, argv + argc}, kHelp));
     Options options;
     options.agent.state_dir = agent::kDefaultStateDir;
     options.agent.run_dir = agent::kDefaultRunDir;
     if (::access(agent::kDefaultPolicy.data(), F_OK) == 0) {
         options.agent.policy = agent::kDefaultPolicy;
+    }
+<<<<<<< HEAD
+    if (::access(agent::kDefaultInstances.data(), F_OK) == 0) {
+        options.agent.instances = agent::kDefaultInstances;
     }
     for (int i = 1; i < argc; ++i) {
         const std::string_view word = argv[i];
@@ -48,6 +114,8 @@ Result<Options> parse(int argc, char** argv) {
         };
         if (word == "--policy") {
             options.agent.policy = TRY(value());
+        } else if (word == "--instances") {
+            options.agent.instances = TRY(value());
         } else if (word == "--state") {
             options.agent.state_dir = TRY(value());
         } else if (word == "--run") {
@@ -64,13 +132,33 @@ Result<Options> parse(int argc, char** argv) {
             return fail(Code::invalid_argument,
                         fmt::format("there is no option '{}'; see underseerd --help", word));
         }
+=======
+    for (const auto& [option, value] : given.options) {
+        if (option == &kPolicy) options.agent.policy = value;
+        if (option == &kState) options.agent.state_dir = value;
+        if (option == &kRun) options.agent.run_dir = value;
+        if (option == &kCheckPolicy) options.check_policy = value;
+>>>>>>> report
     }
+    options.seal = given.has(kSeal);
+    options.help = given.has(kHelp);
+    options.version = given.has(kVersion);
+    options.manual = given.has(kManual);
+    options.completion = given.has(kCompletion);
     return options;
 }
 
 Result<void> run(const Options& options) {
     if (options.help) {
-        fmt::print("{}", kHelp);
+        fmt::print("{}", program::help_of(description(false), 80));
+        return {};
+    }
+    if (options.manual) {
+        fmt::print("{}", program::manual_of(description(false)));
+        return {};
+    }
+    if (options.completion) {
+        fmt::print("{}", program::bash_completion(description(false), "true"));
         return {};
     }
     if (options.version) {

@@ -87,10 +87,13 @@ Agent::~Agent() {
 Result<std::unique_ptr<Agent>> Agent::start(AgentOptions options) {
     policy::Policy policy;
     if (!options.policy.empty()) policy = TRY(policy::load(options.policy));
+    policy::InstanceMap instances;
+    if (!options.instances.empty()) instances = TRY(policy::InstanceMap::load(options.instances));
     auto key = TRY(load_or_make_key(options.state_dir));
     std::unique_ptr<Agent> agent(
         new Agent(std::move(options), TRY(EventLoop::make()), std::move(key)));
     agent->policy_ = std::move(policy);
+    agent->instances_ = std::move(instances);
     TRY(agent->open());
     return agent;
 }
@@ -136,6 +139,17 @@ Result<void> Agent::open() {
                                  granted ? "asked for" : "was refused", operation, instance.name)));
              }}));
     start_analyser();
+    managers_ = std::make_unique<ManagerWatch>(
+        &loop_, ManagerWatch::Callbacks{
+                    .changed =
+                        [this] {
+                            if (looking_ != 0) return;
+                            looking_ = loop_.after(0ms, [this] {
+                                looking_ = 0;
+                                look_around();
+                            });
+                        },
+                    .note = [this](const std::string& text) { say(LogLevel::notice, text); }});
     discover();
     return {};
 }
@@ -146,6 +160,10 @@ void Agent::record_start() {
     const event_log::OpenedLog& log = recorder_->opened();
     event::Details details{{"policy", options_.policy.empty() ? "built-in" : options_.policy},
                            {"integrity", integrity_.to_text()}};
+    if (!options_.instances.empty()) {
+        details.emplace_back("instances", options_.instances);
+        details.emplace_back("instances_sha256", hash_of(options_.instances));
+    }
     std::string message = "agent started";
     if (!log.fresh && !log.clean) {
         message = "agent started; the run before did not end by itself";
@@ -204,8 +222,13 @@ void Agent::on_signal(int signal) {
 void Agent::reload_policy() {
     notify_reloading();
     auto policy = options_.policy.empty() ? policy::Policy{} : policy::load(options_.policy);
+    Result<policy::InstanceMap> instances;
+    if (!options_.instances.empty()) instances = policy::InstanceMap::load(options_.instances);
+    if (!instances.has_value() && policy.has_value()) policy = fail(instances.error());
     std::string message = "policy reloaded";
     if (policy.has_value()) {
+        instances_ = std::move(*instances);
+        look_around();  // whose a VM is may decide whether it is looked into
         policy_ = std::move(*policy);
         recorder_->set_keep_bytes(policy_.log_keep_bytes);
         for (auto& [key, watched] : watched_) watched.watch->policy_changed();
@@ -255,20 +278,37 @@ void Agent::tell_status() {
 // ---- instances --------------------------------------------------------------------------------
 
 void Agent::discover() {
-    const auto host = hypervisor::discover();
+    look_around();
+    loop_.after(policy_.discover_every, [this] { discover(); });
+}
+
+void Agent::look_around() {
+    auto host = hypervisor::discover();
     if (!host.has_value()) {
         say(LogLevel::warning, host.error().to_text());
     } else {
-        std::set<std::string> present;
-        for (const hypervisor::Vm& vm : host->vms) {
+        std::set<std::string> present, noted;
+        managers_->update(host->vms);
+        for (hypervisor::Vm& vm : host->vms) {
             present.insert(process_key(vm));
+            const bool told = managers_->apply(vm);
+            vm.notes.push_back(instances_.refused(traits_of(vm)));
+            for (const std::string& note : vm.notes) {
+                if (note.empty()) continue;
+                const std::string text = fmt::format("{}: {}", vm.label(), note);
+                if (!noted_.contains(text)) say(LogLevel::warning, text);
+                noted.insert(text);
+            }
             const auto known = watched_.find(process_key(vm));
-            if (known == watched_.end()) {
+            if (known != watched_.end()) {
+                refresh(*known->second.watch, vm);
+            } else if (told) {
+                // Not before its manager has answered: whose it is may decide whether it may be
+                // looked into.
                 take_in(vm);
-            } else {
-                known->second.watch->refresh(vm);
             }
         }
+        noted_ = std::move(noted);
         std::vector<std::string> gone;
         for (const auto& [key, watched] : watched_) {
             if (!present.contains(key)) gone.push_back(key);
@@ -284,7 +324,6 @@ void Agent::discover() {
         impostors_ = std::move(impostors);
     }
     tell_status();
-    loop_.after(policy_.discover_every, [this] { discover(); });
 }
 
 event::Instance Agent::instance_of(const hypervisor::Vm& vm) const {
@@ -292,9 +331,42 @@ event::Instance Agent::instance_of(const hypervisor::Vm& vm) const {
     instance.host = host_;
     instance.kind = "vm";
     // Without a UUID nothing outlives the process; its pid and start time name it for good.
-    instance.id = vm.uuid.empty() ? fmt::format("{}:{}", boot_id(), process_key(vm)) : vm.uuid;
-    instance.name = vm.label();
+    // So it is for a second VM of one UUID, whoever gave it that: findings go by the id, and one
+    // must not close those of the other.
+    const auto* twin = find_watch(vm.uuid);
+    const bool taken = twin != nullptr && process_key(twin->vm()) != process_key(vm);
+    instance.id =
+        vm.uuid.empty() || taken ? fmt::format("{}:{}", boot_id(), process_key(vm)) : vm.uuid;
+    identify(vm, instance);
     return instance;
+}
+
+void Agent::identify(const hypervisor::Vm& vm, event::Instance& instance) const {
+    const hypervisor::Identity identity = identity_of(instances_, vm);
+    instance.name = vm.label();
+    instance.tenant = identity.tenant;
+    instance.app_instance_id = identity.app_instance_id;
+    instance.app_d_id = identity.app_d_id;
+}
+
+void Agent::refresh(InstanceWatch& watch, const hypervisor::Vm& vm) {
+    event::Instance instance = watch.instance();
+    identify(vm, instance);
+    const std::string state = watch.vm().state;
+    const auto tell = [&](const std::string& what) {
+        recorder_->critical(event::instance_event(
+            recorder_->source(), Recorder::now_ns(), instance,
+            fmt::format("VM {}: {}", instance.name, what),
+            {{"state", vm.state}, {"not_introspectable", vm.not_introspectable}}));
+        say(LogLevel::info, fmt::format("VM {}: {}", instance.name, what));
+    };
+    if (instance != watch.instance()) {
+        known_[instance.id] = instance;
+        tell("belongs to another tenant or application by now");
+    } else if (vm.state != state && !vm.state.empty() && !state.empty()) {
+        tell(vm.state);
+    }
+    watch.refresh(vm, std::move(instance));
 }
 
 void Agent::take_in(const hypervisor::Vm& vm) {
@@ -316,7 +388,10 @@ void Agent::take_in(const hypervisor::Vm& vm) {
                                                {"machine", vm.machine},
                                                {"accelerator", vm.accelerator},
                                                {"memory_bytes", std::to_string(vm.memory_bytes)},
-                                               {"ram", std::string(to_string(vm.backing))}}));
+                                               {"ram", std::string(to_string(vm.backing))},
+                                               {"managed_by", vm.managed_by},
+                                               {"state", vm.state},
+                                               {"not_introspectable", vm.not_introspectable}}));
     say(LogLevel::info, fmt::format("VM {} (pid {}) is here", instance.name, vm.pid));
     watched.watch->start();
     count_open(instance.id);
@@ -341,8 +416,8 @@ void Agent::end_instance(const std::string& key, const std::string& why) {
             .why = why});
 }
 
-InstanceWatch* Agent::find_watch(const std::string& instance_id) {
-    for (auto& [key, watched] : watched_) {
+InstanceWatch* Agent::find_watch(const std::string& instance_id) const {
+    for (const auto& [key, watched] : watched_) {
         if (watched.watch->instance().id == instance_id) return watched.watch.get();
     }
     return nullptr;

@@ -11,12 +11,14 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 
 #include "agent/analyser.h"
 #include "agent/control_server.h"
 #include "agent/instance_watch.h"
 #include "agent/integrity.h"
+#include "agent/managers.h"
 #include "agent/paths.h"
 #include "agent/recorder.h"
 #include "agent/service_manager.h"  // say(): also before there is an Agent
@@ -26,6 +28,7 @@ namespace underseer::agent {
 
 struct AgentOptions {
     std::string policy;               // file; "": the built-in policy
+    std::string instances;            // the mapping file; "": there is none
     std::filesystem::path state_dir;  // keys, logs, manifest, open findings
     std::filesystem::path run_dir;    // control socket
 };
@@ -55,10 +58,14 @@ class Agent {
     void feed_watchdog(std::chrono::milliseconds every);
 
     void discover();
+    void look_around();
     void take_in(const hypervisor::Vm& vm);
+    void refresh(InstanceWatch& watch, const hypervisor::Vm& vm);
+    // Whose the VM is, and what is known of it beyond doubt.
+    void identify(const hypervisor::Vm& vm, event::Instance& instance) const;
     void end_instance(const std::string& id, const std::string& why);
     event::Instance instance_of(const hypervisor::Vm& vm) const;
-    InstanceWatch* find_watch(const std::string& instance_id);
+    InstanceWatch* find_watch(const std::string& instance_id) const;
     Result<InstanceWatch*> select(const std::string& wanted);
     InstanceWatch::Callbacks watch_callbacks();
 
@@ -80,6 +87,7 @@ class Agent {
     EventLoop loop_;
     crypto::SigningKey key_;
     policy::Policy policy_;
+    policy::InstanceMap instances_;
     std::string host_;
     Integrity integrity_;
     std::uint64_t started_ns_ = 0;
@@ -94,8 +102,10 @@ class Agent {
     };
     std::map<std::string, Watched> watched_;  // by pid and start time
     std::map<pid_t, std::string> impostors_;
-    EventLoop::Timer saving_ = 0;
-    std::string told_;  // the service manager
+    std::string told_;             // the service manager
+    std::set<std::string> noted_;  // what was said about VMs that are here
+    std::unique_ptr<ManagerWatch> managers_;
+    EventLoop::Timer saving_ = 0, looking_ = 0;
     std::unique_ptr<ControlServer> control_;
 };
 

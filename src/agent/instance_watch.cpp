@@ -50,6 +50,7 @@ InstanceWatch::InstanceWatch(EventLoop* loop, const policy::Policy* policy, hype
       blind_since_(seen_since_) {
     status_.instance = std::move(instance);
     status_.pid = static_cast<std::uint32_t>(vm_.pid);
+    status_.vm_state = vm_.state;
 }
 
 InstanceWatch::~InstanceWatch() {
@@ -86,9 +87,15 @@ void InstanceWatch::policy_changed() {
     start();
 }
 
-void InstanceWatch::refresh(const hypervisor::Vm& vm) {
-    if (vm.not_introspectable == vm_.not_introspectable) return;
+void InstanceWatch::refresh(const hypervisor::Vm& vm, event::Instance instance) {
+    const bool same_ram =
+        vm.not_introspectable == vm_.not_introspectable && vm.ram_blocks == vm_.ram_blocks;
+    const bool same_owner = instance == status_.instance;
+    status_.instance = std::move(instance);
     vm_ = vm;
+    status_.vm_state = vm.state;
+    if (same_ram && !same_owner) policy_changed();
+    if (same_ram) return;
     loop_->cancel(std::exchange(next_check_, 0));
     worker_.reset();
     start();

@@ -34,7 +34,7 @@ class InstanceWatch {
     void start();
     void policy_changed();
     // What discovery says of the same VM by now: a VMM that has just started has no RAM yet.
-    void refresh(const hypervisor::Vm& vm);
+    void refresh(const hypervisor::Vm& vm, event::Instance instance);
 
     // What the analyser made of the last report.
     void judged(event::Outcome outcome, std::string reason, event::Coverage coverage,

@@ -10,16 +10,12 @@
 
 namespace underseer::agent {
 
-namespace {
-
 std::string hash_of(const std::filesystem::path& path) {
     const auto fd = open_file(path, O_RDONLY);
     if (!fd.has_value()) return fd.error().to_text();
     const auto digest = crypto::sha256_of_fd(fd->get(), limits::kMaxManifestFileBytes);
     return digest.has_value() ? crypto::to_hex(*digest) : digest.error().to_text();
 }
-
-}  // namespace
 
 std::string Integrity::to_text() const {
     if (!has_manifest && mismatches.empty()) return "no manifest (underseerd --seal makes one)";

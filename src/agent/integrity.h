@@ -18,6 +18,9 @@ struct Integrity {
     std::string to_text() const;  // "as installed", "no manifest", the mismatches
 };
 
+// The SHA-256 of a file in hexadecimal, or why there is none.
+std::string hash_of(const std::filesystem::path& path);
+
 // The files whose hashes are recorded and sealed: this executable, the `underseer` beside it (or in
 // ../bin), and `policy` when it is not empty. None when this executable cannot be named.
 std::vector<std::filesystem::path> own_files(const std::string& policy);

@@ -9,6 +9,7 @@ namespace underseer::agent {
 inline constexpr std::string_view kDefaultStateDir = "/var/lib/underseer";
 inline constexpr std::string_view kDefaultRunDir = "/run/underseer";
 inline constexpr std::string_view kDefaultPolicy = "/etc/underseer/policy.toml";
+inline constexpr std::string_view kDefaultInstances = "/etc/underseer/instances.toml";
 inline constexpr std::string_view kControlSocketName = "control.sock";  // in the run directory
 
 std::filesystem::path enrolment_key_path(const std::filesystem::path& state_dir);

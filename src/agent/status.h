@@ -19,6 +19,7 @@ std::string_view to_string(WatchState state);
 struct InstanceStatus {
     event::Instance instance;
     std::uint32_t pid = 0;
+    std::string vm_state;  // "running", "paused", .. as its manager says; "": nobody says
     WatchState state = WatchState::attaching;
     std::string why;     // of excluded, unreadable, restarting
     std::string kernel;  // release, "" while unknown
@@ -41,6 +42,7 @@ struct InstanceStatus {
         using S = InstanceStatus;
         return std::tuple{Field{"instance", &S::instance},
                           Field{"pid", &S::pid},
+                          Field{"vm_state", &S::vm_state},
                           Field{"state", &S::state},
                           Field{"why", &S::why},
                           Field{"kernel", &S::kernel},

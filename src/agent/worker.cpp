@@ -5,6 +5,7 @@
 
 #include "agent/analyser.h"
 #include "agent/introspector_worker.h"
+#include "agent/managers.h"
 #include "jail/jail.h"
 
 namespace underseer::agent {
@@ -15,6 +16,7 @@ std::optional<int> run_if_worker(int argc, char** argv) {
     // Not by way of exit(): a closed jail allows nothing of what runs there.
     if (*role == "introspector") ::_exit(run_introspector());
     if (*role == "analyser") ::_exit(run_analyser());
+    if (*role == "discoverer") ::_exit(run_discoverer());
     fmt::print(stderr, "underseer: there is no worker role '{}'\n", *role);
     return 2;
 }

@@ -209,6 +209,24 @@ std::vector<std::byte> build_kallsyms(const std::vector<FakeSymbol>& symbols, Ka
     return out;
 }
 
+// ---- ksymtab ----------------------------------------------------------------------------------
+
+std::vector<std::byte> build_ksymtab(std::map<std::string, std::uint64_t> exports, GuestVirt at) {
+    std::vector<std::byte> out;
+    std::string names(1, '\0');  // the empty namespace
+    const std::uint64_t names_at = at.value + 12 * exports.size();
+    for (const auto& [name, address] : exports) {
+        const auto here = [&] { return at.value + out.size(); };
+        append(out, static_cast<std::uint32_t>(address - here()));
+        append(out, static_cast<std::uint32_t>(names_at + names.size() - here()));
+        append(out, static_cast<std::uint32_t>(names_at - here()));
+        names += name + '\0';
+    }
+    const Bytes raw = as_bytes(names);
+    out.insert(out.end(), raw.begin(), raw.end());
+    return out;
+}
+
 // ---- the guest --------------------------------------------------------------------------------
 
 // Image: 2 MiB of text, 4 MiB of read-only data, 4 MiB of data, contiguous from image_phys. Direct
@@ -329,7 +347,7 @@ void FakeGuest::build_types() {
         define("hlist_node", {{"next", pointer, 0}, {"pprev", pointer, 64}}, 16);
     const std::uint32_t comm = btf_.add_array(u8, 16);
     const std::uint32_t links = btf_.add_array(hnode, 4), heads = btf_.add_array(pointer, 4);
-    const std::uint32_t slots = btf_.add_array(pointer, 64);
+    const std::uint32_t slots = btf_.add_array(pointer, 64), states = btf_.add_array(pointer, 1);
     const std::uint32_t upid = define("upid", {{"nr", u32, 0}, {"ns", pointer, 64}}, 16);
     const std::uint32_t numbers = btf_.add_array(upid, 1);
     define("pid", {{"level", u32, 32}, {"tasks", heads, 128}, {"numbers", numbers, 512}}, 80);
@@ -338,7 +356,12 @@ void FakeGuest::build_types() {
     const std::uint32_t idr = define("idr", {{"idr_rt", xarray, 0}}, 24);
     define("pid_namespace", {{"idr", idr, 64}}, 64);
     define("signal_struct", {{"nr_threads", u32, 64}, {"thread_head", list, 128}}, 64);
-    define("css_set", {{"tasks", list, 0}, {"mg_tasks", list, 128}, {"hlist", hnode, 256}}, 64);
+    define("css_set",
+           {{"tasks", list, 0},
+            {"mg_tasks", list, 128},
+            {"hlist", hnode, 256},
+            {"subsys", states, 384}},
+           64);
     // An anonymous union around exit_state, to be looked through.
     const std::uint32_t inner = btf_.add_struct("", 8, {{"exit_state", u32, 0}}, true);
     offsets_["task_struct.exit_state"] = 16;
@@ -360,8 +383,18 @@ void FakeGuest::build_types() {
             {"mm", pointer, 1600},
             {"comm", comm, 1664},
             {"start_boottime", u64, 1792},
-            {"group_leader", pointer, 1856}},
+            {"group_leader", pointer, 1856},
+            {"cgroups", pointer, 1920}},
            256);
+}
+
+GuestVirt FakeGuest::add_function(std::string_view name, std::string_view code) {
+    const GuestVirt at{text_virt_ + 0x100000 + function_next_};
+    function_next_ += 1024;
+    CHECK(code.size() <= 1024);
+    std::memcpy(host(at), code.data(), code.size());
+    add_symbol(std::string(name), 'T', at.value);
+    return at;
 }
 
 std::string FakeGuest::true_vmcoreinfo() const {
@@ -404,7 +437,14 @@ void FakeGuest::build_init_task() {
     css_set_ = allocate(64);
     list_init(css_set_ + offset("css_set", "tasks"));
     list_init(css_set_ + offset("css_set", "mg_tasks"));
-    write(table + 8 * 5, (css_set_ + offset("css_set", "hlist")).value);
+    css_set_table_ = table;
+    // css_set_hash(): the sum of subsys[], folded, times GOLDEN_RATIO_64, the top 7 bits.
+    constexpr std::uint64_t kState = 0xffff888001234560;
+    const std::uint64_t bucket = ((kState ^ kState >> 16) * 0x61c8864680b583ebu) >> 57;
+    const GuestVirt node = css_set_ + offset("css_set", "hlist");
+    write(css_set_ + offset("css_set", "subsys"), kState);
+    write(table + 8 * bucket, node.value);
+    write(node + 8, table.value + 8 * bucket);
     pid_ns_ = allocate(64);
     idr_node_ = allocate(40 + 512);
     write(pid_ns_ + offset("pid_namespace", "idr") + 8, idr_node_.value | 2);
@@ -414,6 +454,11 @@ void FakeGuest::build_init_task() {
     for (const char* list : {"tasks", "children", "sibling", "cg_list"}) {
         list_init(init_task_ + offset("task_struct", list));
     }
+    std::memcpy(host(init_task_ + offset("task_struct", "comm")), "swapper/0", 9);
+    write(init_task_ + offset("task_struct", "cgroups"), css_set_.value);
+    const GuestVirt number = allocate(80);  // init_struct_pid
+    write(number + offset("pid", "numbers") + 8, pid_ns_.value);
+    write(init_task_ + offset("task_struct", "thread_pid"), number.value);
     const GuestVirt signal = allocate(64);
     list_init(signal + offset("signal_struct", "thread_head"));
     write(init_task_ + offset("task_struct", "signal"), signal.value);
@@ -477,6 +522,14 @@ void FakeGuest::finish() {
         add_symbol("runqueues_offset", 'A', 0x1000);
     }
     if (!options_.kallsyms_all) {
+        std::map<std::string, std::uint64_t> exports{{"init_task", init_task_.value},
+                                                     {"init_pid_ns", pid_ns_.value}};
+        for (unsigned i = 0; i < 20; ++i) {
+            exports["kernel_function_" + std::to_string(i)] = text_virt_ + 64 * i;
+        }
+        const GuestVirt at{rodata_virt_ + 0x2c0000};
+        const auto table = build_ksymtab(std::move(exports), at);
+        std::memcpy(host(at), table.data(), table.size());
         std::erase_if(symbols_, [&](const FakeSymbol& symbol) {
             return symbol.address < text_virt_ || symbol.address >= rodata_virt_;
         });

@@ -67,6 +67,11 @@ struct FakeSymbol {
 std::vector<std::byte> build_kallsyms(const std::vector<FakeSymbol>& symbols, KallsymsForm form,
                                       GuestVirt at, std::size_t lead);
 
+// ---- ksymtab ----------------------------------------------------------------------------------
+
+// Entries in the order of their names and then their names, as they would lie at `at`.
+std::vector<std::byte> build_ksymtab(std::map<std::string, std::uint64_t> exports, GuestVirt at);
+
 // ---- the guest --------------------------------------------------------------------------------
 
 class FakeGuest final : public guest_memory::GuestMemory {
@@ -79,7 +84,7 @@ class FakeGuest final : public guest_memory::GuestMemory {
         std::uint64_t slide = 0x1200000;  // KASLR, a multiple of 2 MiB
         bool trampoline = true;           // the copy of the top table below 1 MiB
         bool btf = true;
-        bool kallsyms_all = true;  // off: kallsyms has the functions only
+        bool kallsyms_all = true;  // off: kallsyms has the functions only, ksymtab what is exported
     };
     explicit FakeGuest(Options options);
 
@@ -99,6 +104,8 @@ class FakeGuest final : public guest_memory::GuestMemory {
     // Bytes in the image's data or in the direct map; the address is virtual.
     GuestVirt allocate(std::size_t size_bytes, std::size_t alignment = 64);
     void finish();
+    // A function with this code; to be called before finish().
+    GuestVirt add_function(std::string_view name, std::string_view code);
     // A page with this text, and the pointer to it in the image's data.
     void set_vmcoreinfo(std::string_view text);
     // What a kernel as this one says of itself.
@@ -108,6 +115,8 @@ class FakeGuest final : public guest_memory::GuestMemory {
     GuestVirt add_task(std::uint32_t pid, std::uint32_t tgid, std::string_view comm,
                        GuestVirt parent);
     GuestVirt init_task() const { return init_task_; }
+    GuestVirt init_pid_ns() const { return pid_ns_; }
+    GuestVirt css_set_table() const { return css_set_table_; }
     // Unlinks like a rootkit does.
     void unlink_from_task_list(GuestVirt task);
     void unlink_from_pid_idr(std::uint32_t pid);
@@ -151,7 +160,8 @@ class FakeGuest final : public guest_memory::GuestMemory {
     FakeBtf btf_;
     std::map<std::string, std::uint32_t, std::less<>> offsets_;
     std::map<std::string, std::uint32_t, std::less<>> sizes_;
-    GuestVirt init_task_, css_set_, pid_ns_, idr_node_;
+    GuestVirt init_task_, css_set_, css_set_table_, pid_ns_, idr_node_;
+    std::uint64_t function_next_ = 0;
     std::uint64_t reads_ = 0;
 };
 

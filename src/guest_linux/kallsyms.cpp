@@ -372,6 +372,13 @@ std::optional<Symbol> Symbols::nearest(GuestVirt address) const {
     return at(static_cast<std::size_t>(above - by_address_.begin()) - 1);
 }
 
+std::optional<GuestVirt> Symbols::after(GuestVirt address) const {
+    const auto above = std::ranges::upper_bound(
+        by_address_, address.value, {}, [&](std::uint32_t i) { return entries_[i].address; });
+    if (above == by_address_.end()) return std::nullopt;
+    return GuestVirt{entries_[*above].address};
+}
+
 std::string Symbols::layout_text() const {
     static constexpr std::array kEncodings{"absolute per-CPU", "base-relative", "self-relative"};
     return fmt::format("{} symbols, offsets {} names, {}", entries_.size(),

@@ -46,6 +46,9 @@ class Symbols {
     // The symbol whose address is the greatest one not above `address`.
     std::optional<Symbol> nearest(GuestVirt address) const;
 
+    // The least address above `address` that has a symbol.
+    std::optional<GuestVirt> after(GuestVirt address) const;
+
     std::size_t size() const { return entries_.size(); }
     Symbol at(std::size_t index) const;               // REQUIRES: index < size(); in address order
     GuestVirt names_at() const { return names_at_; }  // of kallsyms_names

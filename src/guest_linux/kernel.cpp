@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <bit>
 
+#include "guest_linux/symbol_ladder.h"
+
 namespace underseer::guest_linux {
 
 namespace {
@@ -42,6 +44,10 @@ Result<std::unique_ptr<Kernel>> Kernel::attach(guest_memory::GuestMemory* memory
             kernel->choose_root();
             kernel->check_vmcoreinfo();
             loaded = kernel->load_types();
+        }
+        if (loaded.has_value()) {
+            find_missing_symbols(*kernel, kernel->rodata_, kernel->rodata_extent_.virt);
+            kernel->find_build_id_note();
         }
         kernel->rodata_ = {};
         if (loaded.has_value()) loaded = kernel->check_alive(remains);
@@ -259,15 +265,20 @@ Result<void> Kernel::load_types() {
 }
 
 Result<GuestVirt> Kernel::symbol(std::string_view name) const {
-    if (const auto address = symbols_.address(name)) return *address;
-    return fail(Code::unavailable, fmt::format("this kernel has no symbol {}", name));
+    return symbol({name});
 }
 
 Result<GuestVirt> Kernel::symbol(std::initializer_list<std::string_view> names) const {
     for (const std::string_view name : names) {
         if (const auto address = symbols_.address(name)) return *address;
+        if (const auto found = adopted_.find(name); found != adopted_.end()) return found->second;
     }
     return fail(Code::unavailable, fmt::format("this kernel has no symbol {}", *names.begin()));
+}
+
+void Kernel::adopt_symbol(std::string_view name, GuestVirt address, std::string_view found_by) {
+    adopted_.emplace(name, address);
+    notes_.push_back(fmt::format("{} is not in kallsyms, found by: {}", name, found_by));
 }
 
 Field Kernel::field(std::string_view structure,
@@ -351,14 +362,15 @@ Result<std::vector<unsigned>> Kernel::possible_cpus() {
 
 // tk_core is {seqcount, timekeeper, ..}: a struct without a name until 6.12, tk_data since, an
 // array of them named timekeeper_data since 6.17 (kernel/time/timekeeping.c).
-Result<GuestVirt> Kernel::timekeeper() const {
-    const GuestVirt core = TRY(symbol({"tk_core", "timekeeper_data"}));
-    if (const Field inside = field("tk_data", "timekeeper"); inside.known()) {
-        return core + inside.offset;
-    }
+std::uint64_t Kernel::timekeeper_offset() const {
+    if (const Field inside = field("tk_data", "timekeeper"); inside.known()) return inside.offset;
     // Without a name: the sequence counter, padded to the timekeeper's alignment of 8.
     const std::uint64_t seq = std::max(size_of("seqcount_raw_spinlock"), size_of("seqcount"));
-    return core + (std::max<std::uint64_t>(seq, 4) + 7) / 8 * 8;
+    return (std::max<std::uint64_t>(seq, 4) + 7) / 8 * 8;
+}
+
+Result<GuestVirt> Kernel::timekeeper() const {
+    return TRY(symbol({"tk_core", "timekeeper_data"})) + timekeeper_offset();
 }
 
 Result<std::uint64_t> Kernel::boot_time() {
@@ -373,14 +385,18 @@ Result<std::uint64_t> Kernel::wall_clock() {
     return TRY(read(tk, field("timekeeper", "xtime_sec"))) * kNanosPerSecond;
 }
 
-// The GNU build id in the notes that the image carries (ELF note of type 3, System V gABI).
-Result<std::string> Kernel::build_id() {
-    const GuestVirt begin = TRY(symbol("__start_notes"));
-    const GuestVirt end = TRY(symbol("__stop_notes"));
-    if (end < begin || end - begin > (1u << 16))
-        return fail(Code::malformed, "notes are too large");
-    std::vector<std::byte> notes(end - begin);
-    TRY(memory_.read(begin, notes));
+namespace {
+
+std::string hex_text(Bytes bytes) {
+    std::string hex;
+    for (const std::byte byte : bytes) {
+        hex += fmt::format("{:02x}", std::to_integer<unsigned>(byte));
+    }
+    return hex;
+}
+
+// The GNU build id among ELF notes (type 3, System V gABI); "" when there is none.
+Result<std::string> build_id_in(Bytes notes) {
     ByteCursor cursor(notes);
     while (cursor.remaining() >= 12) {
         const auto name_bytes = TRY(cursor.read<std::uint32_t>());
@@ -390,13 +406,34 @@ Result<std::string> Kernel::build_id() {
         const Bytes value =
             TRY(cursor.read_bytes((std::size_t{value_bytes} + 3) & ~std::size_t{3}));
         if (type != 3 || !as_text(name).starts_with("GNU") || value_bytes > 64) continue;
-        std::string hex;
-        for (const std::byte byte : value.first(value_bytes)) {
-            hex += fmt::format("{:02x}", std::to_integer<unsigned>(byte));
-        }
-        return hex;
+        return hex_text(value.first(value_bytes));
     }
-    return fail(Code::unavailable, "the image carries no build id");
+    return std::string();
+}
+
+}  // namespace
+
+Result<std::string> Kernel::build_id() {
+    if (!build_id_note_.empty()) return build_id_note_;
+    const GuestVirt begin = TRY(symbol("__start_notes"));
+    const GuestVirt end = TRY(symbol("__stop_notes"));
+    if (end < begin || end - begin > (1u << 16))
+        return fail(Code::malformed, "notes are too large");
+    std::vector<std::byte> notes(end - begin);
+    TRY(memory_.read(begin, notes));
+    std::string id = TRY(build_id_in(notes));
+    if (id.empty()) return fail(Code::unavailable, "the image carries no build id");
+    return id;
+}
+
+// Without their symbols: by the note's header. The vDSO images, which have notes too, stand before
+// the kernel's own (include/asm-generic/vmlinux.lds.h, RO_DATA), so the last one counts.
+void Kernel::find_build_id_note() {
+    static constexpr std::string_view kHeader("\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0", 16);
+    if (symbol("__start_notes").has_value()) return;
+    const std::size_t at = as_text(rodata_).rfind(kHeader);
+    if (at == std::string_view::npos) return;
+    build_id_note_ = build_id_in(Bytes(rodata_).subspan(at)).value_or("");
 }
 
 // With page-table isolation the page after the top table is the one that user mode runs on; its

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <initializer_list>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -52,15 +53,19 @@ class Kernel {
 
     const KernelImage& image() const { return image_; }
     const Symbols& symbols() const { return symbols_; }
+    const std::optional<VmcoreInfo>& vmcoreinfo() const { return vmcoreinfo_; }
     const Btf& types() const { return types_; }
     VirtualMemory& memory() { return memory_; }
     guest_memory::GuestMemory& physical() { return memory_.physical(); }
     const std::vector<std::string>& notes() const { return notes_; }
 
-    // Code::unavailable, with the name, when kallsyms has none of that name.
+    // Code::unavailable, with the name, when neither kallsyms nor another rung has it.
     Result<GuestVirt> symbol(std::string_view name) const;
     // The first of several names that a thing has had over the versions.
     Result<GuestVirt> symbol(std::initializer_list<std::string_view> names) const;
+
+    // A symbol that kallsyms lacks and another rung found.
+    void adopt_symbol(std::string_view name, GuestVirt address, std::string_view found_by);
 
     // The first of `paths` that the struct has ("se.cfs_rq" goes through nested members).
     Field field(std::string_view structure, std::initializer_list<std::string_view> paths) const;
@@ -92,6 +97,8 @@ class Kernel {
     Result<std::uint64_t> boot_time();
     Result<std::uint64_t> wall_clock();
     event::SystemInfo info();
+    // Of the timekeeper in tk_core or timekeeper_data.
+    std::uint64_t timekeeper_offset() const;
 
     // Nothing that was read before is used any more: neither pages nor their mapping.
     void new_epoch() {
@@ -111,6 +118,7 @@ class Kernel {
     Result<std::vector<std::byte>> read_rodata(const ImageExtent& extent);
     Result<GuestVirt> timekeeper() const;
     Result<std::string> build_id();
+    void find_build_id_note();
     bool page_table_isolation();
 
     KernelImage image_;
@@ -118,6 +126,8 @@ class Kernel {
     ImageExtent rodata_extent_;
     std::vector<std::byte> rodata_;  // only while attaching
     Symbols symbols_;
+    std::map<std::string, GuestVirt, std::less<>> adopted_;
+    std::string build_id_note_;  // where kallsyms does not say where the notes are
     std::optional<VmcoreInfo> vmcoreinfo_;
     Btf types_;
     std::vector<std::string> notes_;

@@ -187,11 +187,20 @@ std::optional<ImageMap> follow_last_entry(GuestMemory& memory, std::uint64_t las
     return std::nullopt;
 }
 
+// Since 6.1 init/version.c leaves a weak copy of the banner in the image, without the build's
+// number
+// ("# SMP" for "#1 SMP").
+bool has_build_number(std::string_view banner) {
+    const std::size_t hash = banner.rfind('#');
+    return hash != std::string_view::npos && hash + 1 < banner.size() && banner[hash + 1] != ' ';
+}
+
 // The banner in what the image maps read-only and not executable.
 std::optional<std::pair<GuestVirt, std::string>> banner_of(GuestMemory& memory,
                                                            const ImageMap& map) {
     constexpr std::uint64_t kStep = 1u << 20;
     std::vector<std::byte> buffer(kStep + kBannerBytes);  // overlapping, so no banner is cut
+    std::optional<std::pair<GuestVirt, std::string>> first;
     for (const ImageExtent& extent : map.extents) {
         if (extent.writable || extent.executable) continue;
         for (std::uint64_t done = 0; done < extent.size_bytes; done += kStep) {
@@ -201,13 +210,15 @@ std::optional<std::pair<GuestVirt, std::string>> banner_of(GuestMemory& memory,
             if (op.status != ReadStatus::ok) continue;
             std::vector<Banner> found;
             banners_in(std::span<const std::byte>(op.into), op.from, found);
-            if (!found.empty()) {
-                return std::pair{extent.virt + (found.front().phys - extent.phys),
-                                 std::move(found.front().text)};
+            for (Banner& banner : found) {
+                const bool whole = has_build_number(banner.text);
+                if (first && !whole) continue;
+                first.emplace(extent.virt + (banner.phys - extent.phys), std::move(banner.text));
+                if (whole) return first;
             }
         }
     }
-    return std::nullopt;
+    return first;
 }
 
 // Top tables among the 4 KiB pages of [begin, end): pages whose last entry is `last` if one is

@@ -1,4 +1,4 @@
-#include "hypervisor/access.h"
+#include "hypervisor/ram.h"
 
 #include <fmt/format.h>
 #include <linux/capability.h>

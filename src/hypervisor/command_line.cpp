@@ -6,6 +6,7 @@
 #include <charconv>
 #include <map>
 #include <optional>
+#include "json/value.h"
 
 namespace underseer::hypervisor {
 
@@ -39,6 +40,27 @@ std::map<std::string, std::string> parse_list(std::string_view text) {
         }
     }
     finish();
+    return items;
+}
+
+// The same of what is given as JSON, which libvirt does for -object since QEMU 6.0: an object of
+// texts, numbers and truth values. Nothing when it is no JSON.
+std::optional<std::map<std::string, std::string>> parse_json_object(std::string_view text) {
+    if (!text.starts_with('{')) return std::nullopt;
+    const auto object = json::Value::parse(text);
+    if (!object.has_value()) return std::nullopt;
+    std::map<std::string, std::string> items;
+    const auto members = object->members();
+    if (!members.has_value()) return std::nullopt;
+    for (const auto& [key, value] : *members) {
+        if (const auto word = value.as_string(); word.has_value()) {
+            items[key] = *word;
+        } else if (const auto flag = value.as_bool(); flag.has_value()) {
+            items[key] = *flag ? "on" : "off";
+        } else if (const auto number = value.as_uint(); number.has_value()) {
+            items[key] = std::to_string(*number);
+        }
+    }
     return items;
 }
 
@@ -78,7 +100,8 @@ class CommandLine {
     }
 
     bool apply_value(std::string_view option, const std::string& value) {
-        const auto items = parse_list(value);
+        const auto object = parse_json_object(value);
+        const auto items = object ? *object : parse_list(value);
         if (option == "name") {
             const std::string guest = value_of(items, "guest");
             vm_.name = guest.empty() ? value_of(items, "") : guest;

@@ -11,7 +11,6 @@
 #include <map>
 
 #include "base/os.h"
-#include "hypervisor/access.h"
 #include "hypervisor/command_line.h"
 #include "hypervisor/ram.h"
 
@@ -142,7 +141,10 @@ std::string why_unreadable(const fs::path& directory, const Vm& vm) {
 
 void look_at_ram(const fs::path& directory, Vm& vm) {
     const auto maps = read_file(directory / "maps", 64u << 20);
-    vm.backing = maps.has_value() ? backing_of(*maps, vm) : RamBacking::unknown;
+    vm.backing =
+        maps.has_value()
+            ? backing_of(*maps, vm, read_file(directory / "mountinfo", 4u << 20).value_or(""))
+            : RamBacking::unknown;
     if (!vm.not_introspectable.empty()) return;
     vm.not_introspectable = maps.has_value()
                                 ? why_unreadable(directory, vm)

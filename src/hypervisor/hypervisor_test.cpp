@@ -10,7 +10,6 @@
 #include <fstream>
 #include <functional>
 
-#include "hypervisor/access.h"
 #include "hypervisor/command_line.h"
 #include "hypervisor/discover.h"
 #include "hypervisor/ram.h"
@@ -53,6 +52,19 @@ TEST(CommandLine, numa_nodes_order_the_blocks) {
     EXPECT_EQ(vm.ram_blocks[1].size_bytes, 768u << 20);
 }
 
+TEST(CommandLine, objects_may_be_json) {
+    const Vm vm = parsed(
+        {"-machine", "pc-q35-7.2,memory-backend=pc.ram", "-m", "256", "-object",
+         R"({"qom-type":"memory-backend-memfd","id":"pc.ram","share":true,"size":268435456})"});
+    ASSERT_EQ(vm.ram_blocks.size(), 1u);
+    EXPECT_EQ(vm.ram_blocks[0], (RamBlock{"pc.ram", 256u << 20, true, ""}));
+    const Vm file = parsed({"-machine", "q35,memory-backend=r", "-object",
+                            R"({"qom-type":"memory-backend-file","id":"r","size":1048576,)"
+                            R"("mem-path":"/dev/hugepages/x","share":false})"});
+    EXPECT_EQ(file.ram_blocks[0], (RamBlock{"r", 1u << 20, false, "/dev/hugepages/x"}));
+    EXPECT_EQ(parsed({"-object", "{\"qom-type\": [", "-m", "16"}).memory_bytes, 16u << 20);
+}
+
 TEST(CommandLine, confidential_guests_are_not_introspectable) {
     EXPECT_FALSE(
         parsed({"-machine", "q35,confidential-guest-support=sev0"}).not_introspectable.empty());
@@ -93,6 +105,21 @@ TEST(Ram, split_private_memory_is_one_block) {
         "7f0001000000-7f0001001000 ---p 00000000 00:00 0 \n";
     EXPECT_EQ(backing_of(maps, vm), RamBacking::anonymous);
     EXPECT_EQ(backing_of("garbage\n\n-", vm), RamBacking::unknown);
+}
+
+TEST(Ram, huge_pages_are_told_by_the_file_system_they_lie_on) {
+    const Vm vm = parsed({"-machine", "q35,memory-backend=r", "-m", "16", "-object",
+                          "memory-backend-file,id=r,size=16M,share=on,mem-path=/anywhere"});
+    const std::string maps =
+        "7f0000000000-7f0001000000 rw-s 00000000 00:1f 77 /anywhere/qemu_back_mem.r (deleted)\n";
+    EXPECT_EQ(backing_of(maps, vm,
+                         "28 1 0:30 / / rw - ext4 /dev/vda rw\n"
+                         "29 28 0:31 / /anywhere rw,relatime shared:9 - hugetlbfs none rw\n"),
+              RamBacking::hugetlbfs);
+    EXPECT_EQ(backing_of(maps, vm, "29 28 0:31 / /anywhere rw - tmpfs none rw\n"),
+              RamBacking::shared_file);
+    EXPECT_EQ(backing_of(maps, vm, "29 28 0:32 / /dev/hugepages rw - hugetlbfs none rw\n"),
+              RamBacking::shared_file);
 }
 
 TEST(Ram, a_block_keeps_its_place_beside_other_private_memory) {

@@ -64,6 +64,10 @@ Libvirt::Libvirt(std::unique_ptr<Library> library) : library_(std::move(library)
 Libvirt::Libvirt(Libvirt&&) noexcept = default;
 Libvirt::~Libvirt() = default;
 
+void Libvirt::abandon() {
+    library_->connection = nullptr;
+}
+
 Result<Libvirt> Libvirt::connect(const std::string& uri) {
     auto library = std::make_unique<Library>();
     library->handle = ::dlopen("libvirt.so.0", RTLD_NOW | RTLD_LOCAL);

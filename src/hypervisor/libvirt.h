@@ -32,6 +32,9 @@ class Libvirt {
     // Every domain that runs.
     Result<std::vector<ManagerFacts>> domains();
 
+    // Leaves the connection to the end of the process.
+    void abandon();
+
   private:
     struct Library;
     explicit Libvirt(std::unique_ptr<Library> library);

@@ -224,7 +224,10 @@ class SocketPeer final : public QmpPeer {
             const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
                 deadline_ - std::chrono::steady_clock::now());
             pollfd readable{fd_, POLLIN, 0};
-            if (left.count() <= 0 || ::poll(&readable, 1, static_cast<int>(left.count())) == 0) {
+            const int ready =
+                left.count() <= 0 ? 0 : ::poll(&readable, 1, static_cast<int>(left.count()));
+            if (ready < 0 && errno != EINTR) return fail(os_error("waiting for the monitor"));
+            if (ready == 0) {
                 return fail(Code::unavailable,
                             "the monitor does not answer: it serves one client at a time, and "
                             "another may hold it");

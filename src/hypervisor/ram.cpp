@@ -12,7 +12,6 @@
 #include <filesystem>
 #include <optional>
 
-#include "hypervisor/access.h"
 #include "hypervisor/discover.h"
 
 namespace underseer::hypervisor {
@@ -27,6 +26,7 @@ constexpr std::uint64_t kRamAlignment = 2u << 20, kMostMergedBytes = 64u << 20;
 struct Mapping {
     std::uint64_t begin = 0, end = 0, offset = 0, inode = 0;
     bool writable = false, shared = false;
+    std::string device;  // "major:minor" in hexadecimal
     std::string path;
     std::uint64_t size() const { return end - begin; }
 };
@@ -49,7 +49,8 @@ Mapping parse_mapping(std::string_view line) {
     mapping.shared = permissions.find('s') != std::string_view::npos;
     line.remove_prefix(std::min<std::size_t>(5, line.size()));
     mapping.offset = take_number(line, 16);
-    line.remove_prefix(std::min(line.find(' ') + 1, line.size()));  // device
+    mapping.device = line.substr(0, std::min(line.find(' '), line.size()));
+    line.remove_prefix(std::min(line.find(' ') + 1, line.size()));
     mapping.inode = take_number(line, 10);
     const std::size_t path = line.find_first_not_of(' ');
     if (path != std::string_view::npos) mapping.path = line.substr(path);
@@ -87,9 +88,24 @@ std::vector<Mapping> parse_maps(std::string_view maps) {
 
 RamBacking kind_of(const Mapping& mapping) {
     if (mapping.inode == 0 || !mapping.shared) return RamBacking::anonymous;
-    if (mapping.path.find("hugepages") != std::string::npos) return RamBacking::hugetlbfs;
     if (mapping.path.starts_with("/memfd:")) return RamBacking::shared_memfd;
     return RamBacking::shared_file;
+}
+
+// Whether a device of /proc/PID/maps is a hugetlbfs by /proc/PID/mountinfo, whose lines are "id
+// parent major:minor root .. - type source options" (Documentation/filesystems/proc.rst, 3.5) with
+// decimal numbers.
+bool is_hugetlbfs(std::string_view mountinfo, std::string_view device) {
+    const std::uint64_t major = take_number(device, 16), minor = take_number(device, 16);
+    const std::string wanted = fmt::format(" {}:{} ", major, minor);
+    while (!mountinfo.empty()) {
+        const std::size_t end = std::min(mountinfo.find('\n'), mountinfo.size());
+        const std::string_view line = mountinfo.substr(0, end);
+        mountinfo.remove_prefix(std::min(end + 1, mountinfo.size()));
+        const std::size_t type = line.find(" - hugetlbfs ");
+        if (type != std::string_view::npos && line.substr(0, type).find(wanted) < 20) return true;
+    }
+    return false;
 }
 
 // A mapping for every RAM block, in block order; nothing when one is missing. Blocks of one size
@@ -205,9 +221,13 @@ std::uint64_t ram_below_4g(const Vm& vm, std::uint64_t total) {
     return std::min(low, total);
 }
 
-RamBacking backing_of(std::string_view maps, const Vm& vm) {
+RamBacking backing_of(std::string_view maps, const Vm& vm, std::string_view mountinfo) {
     const auto blocks = match_blocks(parse_maps(maps), vm, /*upwards=*/false);
-    return blocks ? kind_of(blocks->front()) : RamBacking::unknown;
+    if (!blocks) return RamBacking::unknown;
+    const RamBacking kind = kind_of(blocks->front());
+    const bool huge =
+        kind == RamBacking::shared_file && is_hugetlbfs(mountinfo, blocks->front().device);
+    return huge ? RamBacking::hugetlbfs : kind;
 }
 
 Result<std::vector<RamSlice>> private_layout(std::string_view maps, const Vm& vm) {

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <poll.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -22,6 +23,8 @@ constexpr int kJailFailed = 99, kSurvived = 42;
 const ReadableRange kRange{kMemory, kBegin, kEnd};
 const Policy kIntrospector = introspector_policy(kChannel, {&kRange, 1}, 4096);
 const Policy kAnalyser = analyser_policy(kChannel);
+const Policy kMonitorReader = discoverer_policy(kChannel, {&kMemory, 1}, ManagerKind::monitor);
+const Policy kLibvirtReader = discoverer_policy(kChannel, {&kMemory, 1}, ManagerKind::libvirt);
 
 // Runs `act` in a closed jail of that role and tells how the process ended.
 Ending in_jail(const Policy& policy, const std::function<int()>& act) {
@@ -117,8 +120,9 @@ class EveryRole : public testing::TestWithParam<const Policy*> {
 bool goes_past_every_filter(long number) {
     return number == 335 || number == 336;
 }
-INSTANTIATE_TEST_SUITE_P(Jail, EveryRole, testing::Values(&kIntrospector, &kAnalyser),
-                         [](const auto& role) { return std::string(role.param->role); });
+INSTANTIATE_TEST_SUITE_P(
+    Jail, EveryRole, testing::Values(&kIntrospector, &kAnalyser, &kMonitorReader, &kLibvirtReader),
+    [](const auto& role) { return fmt::format("{}_{}", role.param->role, role.index); });
 
 TEST_P(EveryRole, is_killed_by_every_call_without_a_rule) {
     constexpr long kBehindTheLast = 512;
@@ -161,6 +165,41 @@ TEST_P(EveryRole, makes_no_memory_executable) {
         "mmap of guest memory",
         [] { return call(SYS_mmap, 0, 4096, PROT_READ, MAP_SHARED, kMemory, 0); }, role);
 #endif
+}
+
+TEST(Jail, the_discoverer_talks_to_its_peer_and_to_nobody_else) {
+    const auto in_discoverer = [](const std::function<int()>& act, ManagerKind kind) {
+        auto child = Child::fork([&] {
+            const Fd null(::open("/dev/null", O_RDWR));
+            for (const int fd : {0, 1, kChannel, kMemory}) ::dup2(null.get(), fd);
+            const int peers[] = {kMemory};
+            const int keep[] = {0, 1, 2, kChannel, kMemory};
+            const auto closed =
+                close_jail(discoverer_policy(kChannel, peers, kind), {.polled_fds = 2}, keep);
+            if (!closed.has_value()) return kJailFailed;
+            return act();
+        });
+        const Ending ending = child.value().wait(std::chrono::seconds(20)).value();
+        return ending.exited ? ending.status : -ending.status;
+    };
+    const auto expect = [&](int expected, const char* what, const std::function<int()>& act) {
+        EXPECT_EQ(in_discoverer(act, ManagerKind::monitor), expected) << what;
+        EXPECT_EQ(in_discoverer(act, ManagerKind::libvirt), expected) << what;
+    };
+    expect(7, "read", [] { return call(SYS_read, kMemory, buffer, 1) == 0 ? 7 : 1; });
+    expect(7, "write", [] { return call(SYS_write, kMemory, buffer, 1) == 1 ? 7 : 1; });
+    expect(7, "poll", [] {
+        pollfd both[] = {{kMemory, POLLIN, 0}, {kChannel, POLLIN, 0}};
+        return call(SYS_poll, both, 2, 0) == 2 ? 7 : 1;
+    });
+    expect(-SIGSYS, "another fd", [] { return call(SYS_read, 1, buffer, 1); });
+    expect(-SIGSYS, "pread", [] { return call(SYS_pread64, kMemory, buffer, 1, 0); });
+    expect(-SIGSYS, "sendmsg", [] { return call(SYS_sendmsg, kMemory, buffer, 0); });
+    expect(-SIGSYS, "connect", [] { return call(SYS_connect, kMemory, buffer, 16); });
+    expect(-SIGSYS, "socket", [] { return call(SYS_socket, AF_UNIX, SOCK_STREAM, 0); });
+    expect(-SIGSYS, "openat", [] { return call(SYS_openat, AT_FDCWD, "/", O_RDONLY); });
+    expect(-SIGSYS, "setfsuid", [] { return call(SYS_setfsuid, 0); });
+    expect(-SIGSYS, "execve", [] { return call(SYS_execve, "/bin/true", nullptr, nullptr); });
 }
 
 // What the filter hides is looked at with a policy that lets the look through.

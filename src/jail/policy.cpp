@@ -134,6 +134,22 @@ Policy analyser_policy(int channel_fd) {
     return policy;
 }
 
+Policy discoverer_policy(int channel_fd, std::span<const int> peer_fds, ManagerKind kind) {
+    Policy policy{"discoverer", common_rules(channel_fd)};
+    std::erase_if(policy.rules,
+                  [](const SyscallRule& rule) { return rule.number == __NR_clock_nanosleep; });
+    policy.rules.push_back(RULE(poll, "answers take their time"));
+    for (const int fd : peer_fds) {
+        policy.rules.push_back(RULE(read, "the manager's answers", fd_is(fd)));
+        policy.rules.push_back(RULE(write, "questions to the manager", fd_is(fd)));
+    }
+    if (kind == ManagerKind::libvirt) {
+        policy.rules.push_back(
+            RULE(rt_sigprocmask, "libvirt's client blocks signals while it waits"));
+    }
+    return policy;
+}
+
 std::vector<SyscallRule> sanitizer_extension() {
     return {
         RULE(sigaltstack, "sanitizer: signal stack of a dying thread"),

@@ -50,6 +50,11 @@ Policy introspector_policy(int channel_fd, std::span<const ReadableRange> ranges
 // The process that judges what introspectors report: it talks over `channel_fd`, and nothing else.
 Policy analyser_policy(int channel_fd);
 
+// The process that asks what manages a VM, over sockets that were connected before its jail closed:
+// it talks over `channel_fd` and `peer_fds`, and nothing else.
+enum class ManagerKind : std::uint8_t { monitor, libvirt };
+Policy discoverer_policy(int channel_fd, std::span<const int> peer_fds, ManagerKind kind);
+
 // What AddressSanitizer's run-time needs besides: added in sanitizer builds only.
 std::vector<SyscallRule> sanitizer_extension();
 

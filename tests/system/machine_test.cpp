@@ -1,7 +1,9 @@
 // Machine types, memory backings and sizes; and image files of a guest.
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -9,6 +11,7 @@
 #include "guest_memory/fake_images.h"
 #include "guest_memory/sources.h"
 #include "guests.h"
+#include "hypervisor/discover.h"
 
 namespace underseer::testing {
 namespace {
@@ -30,17 +33,19 @@ struct Machine {
 class Machines : public ::testing::TestWithParam<Machine> {};
 INSTANTIATE_TEST_SUITE_P(
     , Machines,
-    ::testing::Values(Machine{"q35_private", {.ram = Ram::anonymous}},
-                      Machine{"q35_file", {.ram = Ram::file}}, Machine{"pc", {.machine = "pc"}},
-                      Machine{"microvm", {.machine = "microvm"}}, Machine{"two_cpus", {.vcpus = 2}},
-                      Machine{"nokaslr", {.append = "nokaslr"}},
-                      Machine{"no5lvl", {.append = "no5lvl"}}, Machine{"pti", {.append = "pti=on"}},
-                      Machine{"q35_5_gib", {.memory_mib = 5120}},
-                      Machine{"pc_5_gib_private",
-                              {.memory_mib = 5120, .ram = Ram::anonymous, .machine = "pc"}},
-                      Machine{"numa_5_gib", {.memory_mib = 5120, .numa_nodes = 2}},
-                      Machine{"numa_5_gib_private",
-                              {.memory_mib = 5120, .ram = Ram::anonymous, .numa_nodes = 2}}),
+    ::testing::Values(
+        Machine{"q35_private", {.ram = Ram::anonymous}}, Machine{"q35_file", {.ram = Ram::file}},
+        Machine{"pc", {.machine = "pc"}}, Machine{"microvm", {.machine = "microvm"}},
+        Machine{"microvm_5_gib_private",
+                {.memory_mib = 5120, .ram = Ram::anonymous, .machine = "microvm"}},
+        Machine{"pc_5_gib_file", {.memory_mib = 5120, .ram = Ram::file, .machine = "pc"}},
+        Machine{"two_cpus", {.vcpus = 2}}, Machine{"nokaslr", {.append = "nokaslr"}},
+        Machine{"no5lvl", {.append = "no5lvl"}}, Machine{"pti", {.append = "pti=on"}},
+        Machine{"q35_5_gib", {.memory_mib = 5120}},
+        Machine{"pc_5_gib_private", {.memory_mib = 5120, .ram = Ram::anonymous, .machine = "pc"}},
+        Machine{"numa_5_gib", {.memory_mib = 5120, .numa_nodes = 2}},
+        Machine{"numa_5_gib_private",
+                {.memory_mib = 5120, .ram = Ram::anonymous, .numa_nodes = 2}}),
     [](const auto& machine) { return std::string(machine.param.name); });
 
 TEST_P(Machines, is_seen_into) {
@@ -65,6 +70,64 @@ TEST_P(Machines, is_seen_into) {
     EXPECT_EQ(info.kaslr_slide_bytes == 0, spec.append == "nokaslr");
     EXPECT_EQ(info.page_table_levels, spec.append == "no5lvl" ? 4u : 5u);
     EXPECT_EQ(info.page_table_isolation, spec.append == "pti=on");
+}
+
+// A hugetlbfs of the test's own, with as many pages more as it needs.
+class HugePages : public ::testing::TestWithParam<unsigned> {
+  protected:
+    static constexpr const char* kCount = "/proc/sys/vm/nr_hugepages";
+    static std::uint64_t count() { return std::stoull(read_file(kCount, 64).value_or("0")); }
+    static void set(std::uint64_t pages) {
+        const auto fd = open_file(kCount, O_WRONLY);
+        if (fd.has_value()) (void)write_all(fd->get(), as_bytes(std::to_string(pages)));
+    }
+    void SetUp() override {
+        if (::geteuid() != 0) GTEST_SKIP() << "needs root: it mounts a hugetlbfs";
+        before_ = count();
+        set(before_ + kPages);
+        if (count() < before_ + kPages) {
+            GTEST_SKIP() << "NOT TESTED: hugetlbfs: this host gives no " << kPages << " huge pages";
+        }
+        std::string pattern = (std::filesystem::temp_directory_path() / "underseer-huge-XXXXXX");
+        ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
+        ASSERT_EQ(::mount("none", pattern.c_str(), "hugetlbfs", 0, "pagesize=2M"), 0);
+        directory_ = pattern;
+    }
+    void TearDown() override {
+        if (!directory_.empty()) {
+            ::umount2(directory_.c_str(), MNT_DETACH);
+            std::filesystem::remove(directory_);
+        }
+        set(before_);
+    }
+
+    static constexpr std::uint64_t kPages = 128;  // 256 MiB
+    std::uint64_t before_ = 0;
+    std::string directory_;
+};
+INSTANTIATE_TEST_SUITE_P(, HugePages, ::testing::Values(1u, 2u),
+                         [](const auto& nodes) { return fmt::format("{}_nodes", nodes.param); });
+
+TEST_P(HugePages, is_seen_into) {
+    auto vm = TestVm::boot({.memory_mib = 256,
+                            .ram = Ram::hugetlbfs,
+                            .ram_directory = directory_,
+                            .numa_nodes = GetParam(),
+                            .workload = false});
+    if (!vm.has_value() && vm.error().code == Code::unavailable)
+        GTEST_SKIP() << vm.error().to_text();
+    ASSERT_TRUE(vm.has_value()) << vm.error().to_text();
+    const auto host = hypervisor::discover().value();
+    const auto found = std::ranges::find(host.vms, vm->pid(), &hypervisor::Vm::pid);
+    ASSERT_NE(found, host.vms.end());
+    EXPECT_EQ(to_string(found->backing), "hugetlbfs");
+    const std::string pid = vm->output_of("/bin/workload long > /dev/null & echo $!");
+    vm->output_of("sleep 1");
+    Introspector introspector = attach(*vm);
+    const auto tasks = processes(introspector);
+    const auto task = std::ranges::find(tasks, std::stoul(pid), &event::Task::pid);
+    ASSERT_NE(task, tasks.end());
+    EXPECT_EQ(task->argv.value().size(), 201u);
 }
 
 std::vector<guest_memory::FakeRange> ranges_of(const std::string& path) {

@@ -84,8 +84,14 @@ void TestAgent::launch() {
                        const Fd log(::open((directory_ + "/errors").c_str(),
                                            O_CREAT | O_APPEND | O_WRONLY, 0600));
                        ::dup2(log.get(), STDERR_FILENO);
-                       become({program_path("underseerd"), "--policy", directory_ + "/policy.toml",
-                               "--state", directory_ + "/state", "--run", directory_ + "/run"});
+                       std::vector<std::string> words{program_path("underseerd"),  "--policy",
+                                                      directory_ + "/policy.toml", "--state",
+                                                      directory_ + "/state",       "--run",
+                                                      directory_ + "/run"};
+                       if (!instances_.empty()) {
+                           words.insert(words.end(), {"--instances", instances_});
+                       }
+                       become(words);
                        return 127;
                    }).value());
 }

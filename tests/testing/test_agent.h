@@ -22,6 +22,7 @@ class TestAgent {
     ~TestAgent();
     TestAgent(const TestAgent&) = delete;
 
+    void use_instances(std::string path) { instances_ = std::move(path); }
     void start();                  // and waits until it answers
     int start_and_wait_for_end();  // for an agent that must refuse: its exit status
     int kill(int signal);          // and waits for its end: its exit status, or -signal
@@ -58,7 +59,7 @@ class TestAgent {
     void launch();
     void take_notifications();
 
-    std::string directory_;
+    std::string directory_, instances_;
     std::optional<jail::Child> agent_;
     Fd notify_;
 };

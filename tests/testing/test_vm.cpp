@@ -107,6 +107,7 @@ std::vector<std::string> command_line(const VmSpec& spec, const std::string& nam
                                                         : "memory-backend-file,share=on";
         std::string text = fmt::format("{},id={},size={}M", kind, id, mib);
         if (spec.ram == Ram::file) text += fmt::format(",mem-path={}/{}", directory, id);
+        if (spec.ram == Ram::hugetlbfs) text += ",prealloc=on,mem-path=" + spec.ram_directory;
         words.insert(words.end(), {"-object", text});
     };
     if (spec.numa_nodes > 1) {
@@ -149,6 +150,10 @@ std::vector<std::string> TestVm::kernels_at_hand() {
     }
     std::ranges::sort(names);
     return names;
+}
+
+std::string TestVm::kernel_path(const std::string& kernel) {
+    return kernel_directory(kernel);
 }
 
 std::string TestVm::release_of(const std::string& kernel) {

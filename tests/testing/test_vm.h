@@ -13,7 +13,7 @@
 
 namespace underseer::testing {
 
-enum class Ram : std::uint8_t { memfd, anonymous, file };
+enum class Ram : std::uint8_t { memfd, anonymous, file, hugetlbfs };
 
 struct VmSpec {
     std::string kernel = "6.1-cloud";  // a name of tools/guests/make.py
@@ -21,6 +21,7 @@ struct VmSpec {
     unsigned vcpus = 1;
     std::string append;  // kernel command line
     Ram ram = Ram::memfd;
+    std::string ram_directory;  // of hugetlbfs: where it is mounted
     std::string machine = "q35";
     std::string cpu = "max";
     unsigned numa_nodes = 1;
@@ -40,7 +41,8 @@ class TestVm {
     // Code::unavailable when the kernel is not at hand (tools/guests/make.py makes it).
     static Result<TestVm> boot(const VmSpec& spec);
     static std::vector<std::string> kernels_at_hand();
-    static std::string release_of(const std::string& kernel);  // "6.1.0-44-cloud-amd64"
+    static std::string kernel_path(const std::string& kernel);  // of vmlinuz and initrd.gz
+    static std::string release_of(const std::string& kernel);   // "6.1.0-44-cloud-amd64"
 
     TestVm(TestVm&&) = default;
     TestVm& operator=(TestVm&&) = default;

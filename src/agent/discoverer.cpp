@@ -1,0 +1,117 @@
+// The inside of the discoverer.
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <charconv>
+#include <filesystem>
+
+#include "agent/answer.h"
+#include "agent/discoverer_question.h"
+#include "agent/managers.h"
+#include "hypervisor/qmp.h"
+
+namespace underseer::agent {
+
+namespace {
+
+using namespace std::chrono_literals;
+using hypervisor::ManagerFacts;
+
+constexpr std::uint64_t kMaxDiscovererMemory = 512ull << 20;
+constexpr auto kMonitorTime = 1s;
+
+// Everything that libvirt's client has opened.
+std::vector<int> open_fds(int after) {
+    std::vector<int> fds;
+    std::error_code error;
+    for (std::filesystem::directory_iterator entry("/proc/self/fd", error), end;
+         !error && entry != end; entry.increment(error)) {
+        const std::string name = entry->path().filename();
+        int fd = -1;
+        std::from_chars(name.data(), name.data() + name.size(), fd);
+        if (fd > after && ::fcntl(fd, F_GETFD) >= 0) fds.push_back(fd);
+    }
+    // The last is the directory itself, which is closed by now.
+    std::erase_if(fds, [](int fd) { return ::fcntl(fd, F_GETFD) < 0; });
+    return fds;
+}
+
+Result<void> close_jail(jail::Channel& channel, const std::vector<int>& peers,
+                        jail::ManagerKind kind) {
+    const auto policy = jail::discoverer_policy(channel.fd(), peers, kind);
+    std::vector<int> keep{STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO, channel.fd()};
+    keep.insert(keep.end(), peers.begin(), peers.end());
+    const auto missing = TRY(jail::close_jail(
+        policy, {.max_memory_bytes = kMaxDiscovererMemory, .polled_fds = 2}, keep));
+    return channel.send(event::encode(missing));
+}
+
+Result<std::vector<ManagerFacts>> ask_monitor(jail::Channel& channel,
+                                              const DiscovererQuestion& question) {
+    auto monitor = hypervisor::connect_qmp({.path = question.path,
+                                            .pid = static_cast<pid_t>(question.pid),
+                                            .user = question.user,
+                                            .group = question.group});
+    TRY(close_jail(channel, monitor.has_value() ? std::vector{monitor->get()} : std::vector<int>(),
+                   jail::ManagerKind::monitor));
+    if (!monitor.has_value()) return fail(std::move(monitor).error());
+    return std::vector{TRY(hypervisor::ask_qmp(monitor->get(), kMonitorTime))};
+}
+
+Result<std::vector<ManagerFacts>> ask_libvirt(jail::Channel& channel,
+                                              const DiscovererQuestion& question) {
+    auto libvirt = hypervisor::Libvirt::connect(question.path);
+    TRY(close_jail(channel, open_fds(channel.fd()), jail::ManagerKind::libvirt));
+    if (!libvirt.has_value()) return fail(std::move(libvirt).error());
+    auto domains = libvirt->domains();
+    // Saying good-bye is more than its jail allows, and nobody misses it.
+    libvirt->abandon();
+    return domains;
+}
+
+Result<void> answer(jail::Channel& channel, const Result<std::vector<ManagerFacts>>& answer) {
+    AnswerEnd end;
+    if (answer.has_value()) {
+        event::Encoder frame;
+        frame.put(FrameKind::items);
+        for (const ManagerFacts& facts : *answer) {
+            frame.put(facts);
+            if (frame.bytes().size() < kItemsFrameBytes) continue;
+            TRY(channel.send(frame.take()));
+            frame = {};
+            frame.put(FrameKind::items);
+        }
+        TRY(channel.send(frame.take()));
+    } else {
+        end.failed = true;
+        end.code = static_cast<std::uint8_t>(answer.error().code);
+        end.error = answer.error().to_text().substr(0, limits::kMaxManagerTextBytes);
+    }
+    event::Encoder frame;
+    frame.put(FrameKind::end);
+    frame.put(end);
+    return channel.send(frame.take());
+}
+
+Result<void> serve(jail::Channel channel) {
+    ::signal(SIGPIPE, SIG_IGN);
+    const std::string frame = TRY(channel.receive());
+    const auto question = TRY(event::decode<DiscovererQuestion>(as_bytes(frame)));
+    return answer(channel, question.kind == DiscovererQuestion::Kind::monitor
+                               ? ask_monitor(channel, question)
+                               : ask_libvirt(channel, question));
+}
+
+}  // namespace
+
+int run_discoverer() {
+    const auto served = serve(jail::Channel(Fd(jail::kFirstWorkerFd)));
+    if (served.has_value()) return 0;
+    const std::string text = fmt::format("underseer: discoverer: {}\n", served.error().to_text());
+    (void)!::write(STDERR_FILENO, text.data(), text.size());
+    return 1;
+}
+
+}  // namespace underseer::agent

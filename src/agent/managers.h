@@ -1,0 +1,106 @@
+// What manages the VMs of this host is asked about them: libvirt where it does, a VMM's own QMP
+// monitor else. One process a question, the discoverer: it connects, closes its jail, asks, parses
+// and ends; whatever comes of it, a question has its answer or the reason why not in bounded time.
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/event_loop.h"
+#include "event/finding.h"
+#include "hypervisor/discover.h"
+#include "hypervisor/libvirt.h"
+#include "jail/channel.h"
+#include "jail/jail.h"
+#include "policy/instance_map.h"
+
+namespace underseer::agent {
+
+// A question on its way.
+class Inquiry {
+  public:
+    static constexpr std::chrono::milliseconds kLongest{3000};
+
+    static Result<Inquiry> of_monitor(const hypervisor::Vm& vm);
+    static Result<Inquiry> of_libvirt(const std::string& uri);
+
+    int fd() const { return channel_.fd(); }  // readable when take() has something to do
+    // The answer once it is whole; nothing before. Code::unavailable when the discoverer has ended
+    // without one.
+    Result<std::optional<std::vector<hypervisor::ManagerFacts>>> take();
+    // Waits for it, until `deadline` at the latest.
+    Result<std::vector<hypervisor::ManagerFacts>> wait(
+        std::chrono::steady_clock::time_point deadline);
+    bool greeted() const { return greeted_; }  // the discoverer's jail is closed
+    // Layers of the jail that this host did not allow.
+    const std::vector<std::string>& missing_layers() const { return missing_layers_; }
+
+  private:
+    Inquiry(jail::Child child, jail::Channel channel)
+        : child_(std::move(child)), channel_(std::move(channel)) {}
+    static Result<Inquiry> start(const std::string& question);
+
+    jail::Child child_;
+    jail::Channel channel_;
+    bool greeted_ = false;
+    std::vector<std::string> missing_layers_;
+    std::vector<hypervisor::ManagerFacts> facts_;
+};
+
+// The libvirt that is asked: $LIBVIRT_DEFAULT_URI, or that of the system.
+std::string libvirt_uri();
+
+// Whose a VM is: the mapping file's word before libvirt's, field by field.
+hypervisor::Identity identity_of(const policy::InstanceMap& map, const hypervisor::Vm& vm);
+policy::VmTraits traits_of(const hypervisor::Vm& vm);
+
+// What came of asking about one VM, or about all of libvirt's.
+struct Trouble {
+    pid_t pid = -1;  // -1: libvirt
+    Error why;
+};
+
+// Asks about all VMs at once, adds what is said to them, and tells what could not be had.
+std::vector<Trouble> ask_managers(std::vector<hypervisor::Vm>& vms);
+
+// The same for an event loop, again and again: state changes, and libvirt may be away for a while.
+class ManagerWatch {
+  public:
+    static constexpr std::chrono::milliseconds kAskEvery{10'000};
+
+    struct Callbacks {
+        std::function<void()> changed;  // something was said
+        std::function<void(const std::string& text)> note;
+    };
+    // `loop` must outlive this.
+    ManagerWatch(EventLoop* loop, Callbacks callbacks);
+    ManagerWatch(const ManagerWatch&) = delete;
+    ~ManagerWatch();
+
+    // The VMs that there are now: those whose time has come are asked about.
+    void update(const std::vector<hypervisor::Vm>& vms);
+    // Adds what was said last. False as long as the first answer is still to come.
+    bool apply(hypervisor::Vm& vm) const;
+
+  private:
+    struct Subject;
+    using Start = std::function<Result<Inquiry>()>;
+    void ask(const std::string& key, Start start);
+    void on_readable(const std::string& key);
+    void finish(const std::string& key, Result<std::vector<hypervisor::ManagerFacts>> answer);
+
+    EventLoop* loop_;
+    Callbacks callbacks_;
+    // By pid and start time; libvirt has the key "".
+    std::map<std::string, std::unique_ptr<Subject>> subjects_;
+};
+
+// The inside of the jail. Returns the exit status.
+int run_discoverer();
+
+}  // namespace underseer::agent

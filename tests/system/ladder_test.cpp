@@ -1,0 +1,84 @@
+// The kernel model with rungs of its ladder taken away, against the same model with all of them, on
+// every real kernel at hand. What the next rung finds must be the truth; what it does not find must
+// be unavailable, and nothing may be different.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+
+#include "guest_linux/guest.h"
+#include "guest_memory/cached_memory.h"
+#include "guest_memory/sources.h"
+#include "guests.h"
+
+namespace underseer::testing {
+namespace {
+
+using guest_linux::Guest;
+using guest_linux::Lacking;
+
+// All that guest_linux asks for by name.
+constexpr std::string_view kVariables[] = {
+    "init_task",  "init_pid_ns",  "init_uts_ns",   "css_set_table",         "modules",
+    "jiffies_64", "system_state", "runqueues",     "__per_cpu_offset",      "__cpu_possible_mask",
+    "prb",        "tcp_hashinfo", "vsyscall_mode", "special_mapping_vmops", "net_namespace_list"};
+
+class Ladder : public ::testing::TestWithParam<std::string> {
+  protected:
+    void SetUp() override {
+        auto vm = TestVm::boot({.kernel = GetParam(), .vcpus = 2});
+        if (!vm.has_value()) GTEST_SKIP() << vm.error().to_text();
+        vm_.emplace(std::move(*vm));
+        vm_->pause();
+        source_ = source_of(*vm_);
+    }
+
+    // Of the paused guest, in this process.
+    std::unique_ptr<Guest> attach(Lacking lacking) {
+        std::vector<int> fds;
+        for (const Fd& fd : source_.fds) fds.push_back(fd.get());
+        memory_.push_back(guest_memory::open_live(fds, source_.layout, source_.name).value());
+        caches_.push_back(std::make_unique<guest_memory::CachedMemory>(memory_.back().get()));
+        auto guest = Guest::attach(caches_.back().get(), {}, lacking);
+        EXPECT_TRUE(guest.has_value()) << guest.error().to_text();
+        return guest.has_value() ? std::move(*guest) : nullptr;
+    }
+
+    std::optional<TestVm> vm_;
+    agent::GuestSource source_;
+    std::vector<std::unique_ptr<guest_memory::GuestMemory>> memory_;
+    std::vector<std::unique_ptr<guest_memory::CachedMemory>> caches_;
+};
+INSTANTIATE_TEST_SUITE_P(, Ladder, ::testing::ValuesIn(all_kernels()), test_name);
+
+TEST_P(Ladder, without_data_symbols_everything_is_found_again) {
+    const auto whole = attach({}), bare = attach({.data_symbols = true});
+    ASSERT_TRUE(whole && bare);
+    for (const std::string_view name : kVariables) {
+        const auto truth = whole->kernel().symbol(name), found = bare->kernel().symbol(name);
+        if (!truth.has_value()) continue;  // not in this kernel
+        EXPECT_FALSE(bare->kernel().symbols().address(name)) << name;
+        ASSERT_TRUE(found.has_value()) << name;
+        EXPECT_EQ(*found, *truth) << name;
+    }
+    event::SystemInfo truth = whole->info(), found = bare->info();
+    truth.notes = found.notes = {};
+    truth.symbol_count = found.symbol_count = 0;
+    EXPECT_EQ(found, truth);
+    EXPECT_EQ(bare->tasks().items, whole->tasks().items);
+    EXPECT_EQ(bare->open_files(std::nullopt).items, whole->open_files(std::nullopt).items);
+    EXPECT_EQ(bare->memory_maps(std::nullopt).items, whole->memory_maps(std::nullopt).items);
+    EXPECT_EQ(bare->modules().value().items, whole->modules().value().items);
+    EXPECT_EQ(bare->sockets().value().items, whole->sockets().value().items);
+    EXPECT_EQ(bare->mounts().value().items, whole->mounts().value().items);
+    EXPECT_EQ(bare->interfaces().value().items, whole->interfaces().value().items);
+    EXPECT_EQ(bare->kernel_log().value().items, whole->kernel_log().value().items);
+    const auto views = bare->task_views(), true_views = whole->task_views();
+    for (std::size_t i = 0; i < views.size(); ++i) {
+        EXPECT_FALSE(views[i].gap) << *views[i].gap;
+        EXPECT_EQ(views[i].tasks, true_views[i].tasks) << to_string(views[i].view);
+    }
+}
+
+}  // namespace
+}  // namespace underseer::testing
