@@ -15,25 +15,12 @@ namespace {
 
 using namespace underseer;
 
-<<<<<<< HEAD
-constexpr std::string_view kHelp =
-    "usage: underseerd [options]\n\n"
-    "Watches the VMs of this host from below: finds them, checks them, keeps a signed log, and\n"
-    "answers `underseer status`. Ends on SIGTERM or SIGINT; SIGHUP reloads the policy.\n\n"
-    "Options:\n"
-    "  --policy FILE        the policy (/etc/underseer/policy.toml when it is there)\n"
-    "  --instances FILE     whose VMs are whose (/etc/underseer/instances.toml when it is there)\n"
-    "  --state DIR          keys, logs, manifest (/var/lib/underseer)\n"
-    "  --run DIR            control socket (/run/underseer)\n"
-    "  --check-policy FILE  says whether the file is a valid policy, and ends\n"
-    "  --seal               signs the installed programs and the policy as they are, and ends\n"
-    "  --version, --help\n\n"
-    "Exit status: 0 well; 2 wrong use; 5 not allowed, or refused to run changed programs; 6 the\n"
-    "log is in use (another agent?); 7 the policy is wrong; 9 the system failed.\n";
-=======
 using program::Kind;
 constexpr program::Option kPolicy{
     "--policy", "FILE", "the policy (/etc/underseer/policy.toml when it is there)", Kind::file};
+constexpr program::Option kInstances{
+    "--instances", "FILE", "whose VMs are whose (/etc/underseer/instances.toml when it is there)",
+    Kind::file};
 constexpr program::Option kState{"--state", "DIR", "keys, logs, manifest (/var/lib/underseer)",
                                  Kind::directory};
 constexpr program::Option kRun{"--run", "DIR", "control socket (/run/underseer)", Kind::directory};
@@ -76,7 +63,7 @@ const program::Program& description(bool of_the_build) {
             .see_also = {"underseer(1)", "underseer-policy(5)"}};
     };
     static const std::vector<const program::Option*> shown{
-        &kPolicy, &kState, &kRun, &kCheckPolicy, &kSeal, &kVersion, &kHelp};
+        &kPolicy, &kInstances, &kState, &kRun, &kCheckPolicy, &kSeal, &kVersion, &kHelp};
     static const program::Program for_people = make(shown);
     static const program::Program for_all = [] {
         auto options = shown;
@@ -85,7 +72,6 @@ const program::Program& description(bool of_the_build) {
     }();
     return of_the_build ? for_all : for_people;
 }
->>>>>>> report
 
 struct Options {
     agent::AgentOptions agent;
@@ -102,43 +88,15 @@ Result<Options> parse(int argc, char** argv) {
     if (::access(agent::kDefaultPolicy.data(), F_OK) == 0) {
         options.agent.policy = agent::kDefaultPolicy;
     }
-<<<<<<< HEAD
     if (::access(agent::kDefaultInstances.data(), F_OK) == 0) {
         options.agent.instances = agent::kDefaultInstances;
     }
-    for (int i = 1; i < argc; ++i) {
-        const std::string_view word = argv[i];
-        const auto value = [&]() -> Result<std::string> {
-            if (i + 1 < argc) return std::string(argv[++i]);
-            return fail(Code::invalid_argument, fmt::format("{} wants a value", word));
-        };
-        if (word == "--policy") {
-            options.agent.policy = TRY(value());
-        } else if (word == "--instances") {
-            options.agent.instances = TRY(value());
-        } else if (word == "--state") {
-            options.agent.state_dir = TRY(value());
-        } else if (word == "--run") {
-            options.agent.run_dir = TRY(value());
-        } else if (word == "--check-policy") {
-            options.check_policy = TRY(value());
-        } else if (word == "--seal") {
-            options.seal = true;
-        } else if (word == "--version") {
-            options.version = true;
-        } else if (word == "--help" || word == "-h") {
-            options.help = true;
-        } else {
-            return fail(Code::invalid_argument,
-                        fmt::format("there is no option '{}'; see underseerd --help", word));
-        }
-=======
     for (const auto& [option, value] : given.options) {
         if (option == &kPolicy) options.agent.policy = value;
+        if (option == &kInstances) options.agent.instances = value;
         if (option == &kState) options.agent.state_dir = value;
         if (option == &kRun) options.agent.run_dir = value;
         if (option == &kCheckPolicy) options.check_policy = value;
->>>>>>> report
     }
     options.seal = given.has(kSeal);
     options.help = given.has(kHelp);
@@ -180,8 +138,9 @@ Result<void> run(const Options& options) {
         return {};
     }
     if (::geteuid() != 0) {
-        agent::say(agent::LogLevel::notice,
-                   "without root the memory of other users' VMs cannot be read");
+        fmt::print(stderr,
+                   "underseerd: note: without root the memory of other users' VMs cannot "
+                   "be read\n");
     }
     return TRY(agent::Agent::start(options.agent))->run();
 }
