@@ -42,7 +42,8 @@ std::optional<json::Value> listed(const RunResult& ran, const std::string& name)
     const auto all = json::Value::parse(
         std::string_view(ran.output).substr(std::min(ran.output.find("[\n"), ran.output.size())));
     if (!all.has_value()) return std::nullopt;
-    for (const json::Value& vm : all->elements().value()) {
+    const auto vms = all->elements().value();
+    for (const json::Value& vm : vms) {
         if (text(vm, "name") == name) return vm;
     }
     return std::nullopt;
@@ -111,7 +112,7 @@ TEST_F(ManagersTest, another_user_is_told_what_is_missing_and_sees_nothing_as_cl
     EXPECT_EQ(doctor.status, 1) << doctor.output;
     const auto checks = json::Value::parse(doctor.output.substr(doctor.output.find("[\n")));
     ASSERT_TRUE(checks.has_value()) << doctor.output;
-    const json::Value rights = checks->elements()->front();
+    const json::Value rights = checks->elements().value().front();
     EXPECT_EQ(text(rights, "check"), "rights");
     EXPECT_EQ(text(rights, "state"), "missing");
     EXPECT_NE(text(rights, "next"), "");
@@ -124,7 +125,8 @@ TEST_F(ManagersTest, the_doctor_finds_this_host_well) {
     const auto checks = json::Value::parse(ran.output.substr(ran.output.find("[\n")));
     ASSERT_TRUE(checks.has_value()) << ran.output;
     std::map<std::string, std::string> states;
-    for (const json::Value& check : checks->elements().value()) {
+    const auto items = checks->elements().value();
+    for (const json::Value& check : items) {
         states[text(check, "check")] = text(check, "state") + ": " + text(check, "found");
     }
     EXPECT_EQ(states["jail"], "ok: a worker put on every layer");
