@@ -159,6 +159,51 @@ TEST_F(ManagersTest, the_agent_knows_owner_and_state_and_tells_of_a_vm_it_cannot
     EXPECT_TRUE(agent.workers("introspector").empty());
 }
 
+// A believed VMM that says it is confidential: a shell at a trusted place in a mount namespace of
+// its own, for there is no SEV or TDX to be had everywhere.
+TEST(ManagersOnce, a_confidential_vm_is_listed_and_told_as_not_introspectable_and_never_as_clean) {
+    if (::geteuid() != 0) GTEST_SKIP() << "needs root: it makes a mount namespace";
+    const std::string program = "/usr/local/bin/qemu-system-x86_64";
+    auto vmm = jail::Child::fork([&] {
+        std::error_code error;
+        if (::unshare(CLONE_NEWNS) != 0 ||
+            ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
+            ::mount("none", "/usr/local/bin", "tmpfs", 0, nullptr) != 0) {
+            return 1;
+        }
+        fs::copy_file("/bin/dash", program, error);
+        ::execl(program.c_str(), program.c_str(), "-c", "kill -STOP $$; :", "-name", "secret-vm",
+                "-machine", "q35,confidential-guest-support=sev0", nullptr);
+        return 1;
+    });
+    ASSERT_TRUE(vmm.has_value());
+    constexpr std::string_view kWhy = "a confidential VM: its memory is encrypted";
+    std::optional<json::Value> vm;
+    for (int i = 0; i < 50 && !vm; ++i) {
+        std::this_thread::sleep_for(100ms);
+        vm = listed(run_program(cli({"ls", "--json"})), "secret-vm");
+    }
+    ASSERT_TRUE(vm);
+    EXPECT_EQ(text(*vm, "not_introspectable"), kWhy);
+    EXPECT_EQ(text(*vm, "state"), "stopped by a signal");
+    const RunResult ps = run_program(cli({"ps", "secret-vm", "--direct"}));
+    EXPECT_EQ(ps.status, 6) << ps.output;
+    EXPECT_NE(ps.output.find(kWhy), std::string::npos);
+
+    TestAgent agent("[instances]\nonly = [\"name:secret-vm\"]\n");
+    agent.start();
+    agent.wait_until("it is known", [&] { return agent.instance("secret-vm").has_value(); });
+    const auto status = *agent.instance("secret-vm");
+    EXPECT_EQ(text(status, "why"), kWhy);
+    EXPECT_EQ(text(status, "last_outcome"), "unavailable");
+    EXPECT_NE(agent.cli({"status"}).output.find("not introspectable: " + std::string(kWhy)),
+              std::string::npos);
+    agent.wait_until("it is told", [&] {
+        return !agent.logged("secret-vm is not looked at: " + std::string(kWhy)).empty();
+    });
+    EXPECT_TRUE(agent.workers("introspector").empty());
+}
+
 // ---- libvirt ----------------------------------------------------------------------------------
 
 // A libvirtd of the test's own: everything that it reads and writes on this host lies in a mount
