@@ -1,6 +1,6 @@
-// Border: texts that name owners of VMs: the first byte chooses between a domain's XML, which whoever
-// defined the domain wrote, and the operator's mapping file. Must hold: parsing ends with a value or
-// an error that has a text.
+// Border: texts that name owners of VMs: the first byte chooses between a domain's XML, which
+// whoever defined the domain wrote, and the operator's mapping file. Must hold: parsing ends with a
+// value or an error that has a text.
 #include "hypervisor/libvirt.h"
 #include "policy/instance_map.h"
 

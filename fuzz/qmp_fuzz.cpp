@@ -1,5 +1,5 @@
-// Border: a monitor whose VMM an attacker has taken over. Must hold: asking ends, in the memory that
-// limits.h grants, and what comes of it crosses to the agent and back unchanged.
+// Border: a monitor whose VMM an attacker has taken over. Must hold: asking ends, in the memory
+// that limits.h grants, and what comes of it crosses to the agent and back unchanged.
 #include <algorithm>
 
 #include "event/wire.h"

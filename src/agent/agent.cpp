@@ -371,9 +371,10 @@ void Agent::refresh(InstanceWatch& watch, const hypervisor::Vm& vm) {
 
 void Agent::take_in(const hypervisor::Vm& vm) {
     const std::string key = process_key(vm);
-    Watched& watched = watched_[key];
-    watched.watch =
+    auto watch =
         std::make_unique<InstanceWatch>(&loop_, &policy_, vm, instance_of(vm), watch_callbacks());
+    Watched& watched = watched_[key];
+    watched.watch = std::move(watch);
     // Its RAM would live on in our introspector: the end must be noticed at once.
     watched.pidfd = Fd(static_cast<int>(::syscall(SYS_pidfd_open, vm.pid, 0)));
     if (watched.pidfd) {

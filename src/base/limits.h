@@ -62,8 +62,8 @@ inline constexpr std::size_t kMaxJsonBytes = 16u << 20;
 inline constexpr std::size_t kMaxJsonDepth = 64;
 
 // ---- what manages a VM (QMP, libvirt) --------------------------------------------------------
-// The largest reply that is asked for, query-memdev of 1024 backends, has 0.3 MB. Events may come in
-// between; a monitor that sends nothing else is given up.
+// The largest reply that is asked for, query-memdev of 1024 backends, has 0.3 MB. Events may come
+// in between; a monitor that sends nothing else is given up.
 inline constexpr std::size_t kMaxQmpLineBytes = 1u << 20;
 inline constexpr std::size_t kMaxQmpBytes = 8u << 20;
 inline constexpr std::size_t kMaxQmpEvents = 256;

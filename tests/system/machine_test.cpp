@@ -36,8 +36,6 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values(
         Machine{"q35_private", {.ram = Ram::anonymous}}, Machine{"q35_file", {.ram = Ram::file}},
         Machine{"pc", {.machine = "pc"}}, Machine{"microvm", {.machine = "microvm"}},
-        Machine{"microvm_5_gib_private",
-                {.memory_mib = 5120, .ram = Ram::anonymous, .machine = "microvm"}},
         Machine{"pc_5_gib_file", {.memory_mib = 5120, .ram = Ram::file, .machine = "pc"}},
         Machine{"two_cpus", {.vcpus = 2}}, Machine{"nokaslr", {.append = "nokaslr"}},
         Machine{"no5lvl", {.append = "no5lvl"}}, Machine{"pti", {.append = "pti=on"}},

@@ -42,7 +42,8 @@ std::optional<json::Value> listed(const RunResult& ran, const std::string& name)
     const auto all = json::Value::parse(
         std::string_view(ran.output).substr(std::min(ran.output.find("[\n"), ran.output.size())));
     if (!all.has_value()) return std::nullopt;
-    for (const json::Value& vm : all->elements().value()) {
+    const auto vms = all->elements().value();
+    for (const json::Value& vm : vms) {
         if (text(vm, "name") == name) return vm;
     }
     return std::nullopt;
@@ -111,7 +112,7 @@ TEST_F(ManagersTest, another_user_is_told_what_is_missing_and_sees_nothing_as_cl
     EXPECT_EQ(doctor.status, 1) << doctor.output;
     const auto checks = json::Value::parse(doctor.output.substr(doctor.output.find("[\n")));
     ASSERT_TRUE(checks.has_value()) << doctor.output;
-    const json::Value rights = checks->elements()->front();
+    const json::Value rights = checks->elements().value().front();
     EXPECT_EQ(text(rights, "check"), "rights");
     EXPECT_EQ(text(rights, "state"), "missing");
     EXPECT_NE(text(rights, "next"), "");
@@ -124,7 +125,8 @@ TEST_F(ManagersTest, the_doctor_finds_this_host_well) {
     const auto checks = json::Value::parse(ran.output.substr(ran.output.find("[\n")));
     ASSERT_TRUE(checks.has_value()) << ran.output;
     std::map<std::string, std::string> states;
-    for (const json::Value& check : checks->elements().value()) {
+    const auto items = checks->elements().value();
+    for (const json::Value& check : items) {
         states[text(check, "check")] = text(check, "state") + ": " + text(check, "found");
     }
     EXPECT_EQ(states["jail"], "ok: a worker put on every layer");
@@ -154,6 +156,51 @@ TEST_F(ManagersTest, the_agent_knows_owner_and_state_and_tells_of_a_vm_it_cannot
     agent.wait_until("it is excluded",
                      [&] { return text(*agent.instance(vm_->name()), "state") == "excluded"; });
     EXPECT_EQ(agent.logged("belongs to another tenant").size(), 1u);
+    EXPECT_TRUE(agent.workers("introspector").empty());
+}
+
+// A believed VMM that says it is confidential: a shell at a trusted place in a mount namespace of
+// its own, for there is no SEV or TDX to be had everywhere.
+TEST(ManagersOnce, a_confidential_vm_is_listed_and_told_as_not_introspectable_and_never_as_clean) {
+    if (::geteuid() != 0) GTEST_SKIP() << "needs root: it makes a mount namespace";
+    const std::string program = "/usr/local/bin/qemu-system-x86_64";
+    auto vmm = jail::Child::fork([&] {
+        std::error_code error;
+        if (::unshare(CLONE_NEWNS) != 0 ||
+            ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
+            ::mount("none", "/usr/local/bin", "tmpfs", 0, nullptr) != 0) {
+            return 1;
+        }
+        fs::copy_file("/bin/dash", program, error);
+        ::execl(program.c_str(), program.c_str(), "-c", "kill -STOP $$; :", "-name", "secret-vm",
+                "-machine", "q35,confidential-guest-support=sev0", nullptr);
+        return 1;
+    });
+    ASSERT_TRUE(vmm.has_value());
+    constexpr std::string_view kWhy = "a confidential VM: its memory is encrypted";
+    std::optional<json::Value> vm;
+    for (int i = 0; i < 50 && !vm; ++i) {
+        std::this_thread::sleep_for(100ms);
+        vm = listed(run_program(cli({"ls", "--json"})), "secret-vm");
+    }
+    ASSERT_TRUE(vm);
+    EXPECT_EQ(text(*vm, "not_introspectable"), kWhy);
+    EXPECT_EQ(text(*vm, "state"), "stopped by a signal");
+    const RunResult ps = run_program(cli({"ps", "secret-vm", "--direct"}));
+    EXPECT_EQ(ps.status, 6) << ps.output;
+    EXPECT_NE(ps.output.find(kWhy), std::string::npos);
+
+    TestAgent agent("[instances]\nonly = [\"name:secret-vm\"]\n");
+    agent.start();
+    agent.wait_until("it is known", [&] { return agent.instance("secret-vm").has_value(); });
+    const auto status = *agent.instance("secret-vm");
+    EXPECT_EQ(text(status, "why"), kWhy);
+    EXPECT_EQ(text(status, "last_outcome"), "unavailable");
+    EXPECT_NE(agent.cli({"status"}).output.find("not introspectable: " + std::string(kWhy)),
+              std::string::npos);
+    agent.wait_until("it is told", [&] {
+        return !agent.logged("secret-vm is not looked at: " + std::string(kWhy)).empty();
+    });
     EXPECT_TRUE(agent.workers("introspector").empty());
 }
 
