@@ -44,6 +44,9 @@ class Ladder : public ::testing::TestWithParam<std::string> {
         return guest.has_value() ? std::move(*guest) : nullptr;
     }
 
+    void expect_all_found_without_data_symbols();
+    void expect_processes_without_types();
+
     std::optional<TestVm> vm_;
     agent::GuestSource source_;
     std::vector<std::unique_ptr<guest_memory::GuestMemory>> memory_;
@@ -51,7 +54,7 @@ class Ladder : public ::testing::TestWithParam<std::string> {
 };
 INSTANTIATE_TEST_SUITE_P(, Ladder, ::testing::ValuesIn(all_kernels()), test_name);
 
-TEST_P(Ladder, without_data_symbols_everything_is_found_again) {
+void Ladder::expect_all_found_without_data_symbols() {
     const auto whole = attach({}), bare = attach({.data_symbols = true});
     ASSERT_TRUE(whole && bare);
     for (const std::string_view name : kVariables) {
@@ -87,7 +90,7 @@ TEST_P(Ladder, without_data_symbols_everything_is_found_again) {
     }
 }
 
-TEST_P(Ladder, without_types_processes_are_found_and_all_else_is_unavailable) {
+void Ladder::expect_processes_without_types() {
     const auto whole = attach({});
     for (const bool data_symbols : {false, true}) {
         const auto bare = attach({.data_symbols = data_symbols, .types = true});
@@ -138,6 +141,15 @@ TEST_P(Ladder, without_types_processes_are_found_and_all_else_is_unavailable) {
                 << to_string(views[i].view);
         }
     }
+}
+
+TEST_P(Ladder, every_rung_finds_the_truth_or_says_that_it_does_not) {
+    {
+        SCOPED_TRACE("CONFIG_KALLSYMS_ALL=n");
+        expect_all_found_without_data_symbols();
+    }
+    SCOPED_TRACE("CONFIG_DEBUG_INFO_BTF=n");
+    expect_processes_without_types();
 }
 
 }  // namespace
