@@ -152,5 +152,36 @@ TEST_P(Ladder, every_rung_finds_the_truth_or_says_that_it_does_not) {
     expect_processes_without_types();
 }
 
+// A kernel that was built without both (tools/guests/make.py 6.1-bare), against its own /proc.
+TEST(LadderOwnKernel, without_types_and_data_symbols_shows_the_processes_that_proc_shows) {
+    if (!nightly()) GTEST_SKIP() << "in the nightly run only";
+    auto vm = TestVm::boot({.kernel = "6.1-bare"});
+    if (!vm.has_value()) GTEST_SKIP() << vm.error().to_text();
+    auto introspector = testing::attach(*vm);
+    const auto info = introspector.ask<event::SystemInfo>({.topic = agent::Topic::info});
+    ASSERT_TRUE(info.has_value()) << info.error().to_text();
+    EXPECT_EQ(info->items.front().kernel_release, vm->release());
+    EXPECT_EQ(info->items.front().type_count, 0u);
+    const auto tasks = introspector.ask<event::Task>({.topic = agent::Topic::tasks}).value().items;
+    std::map<std::string, std::string> seen;
+    for (const event::Task& task : tasks) seen[std::to_string(task.pid)] = task.comm;
+    // Without those that this command itself starts.
+    const std::string own = vm->output_of(
+        "for p in /proc/[0-9]*; do echo ${p#/proc/} $(cat $p/comm 2>/dev/null); done | head -30");
+    std::size_t compared = 0;
+    for (std::size_t at = 0; at < own.size();) {
+        const std::size_t end = std::min(own.find('\n', at), own.size());
+        const std::string line = own.substr(at, end - at);
+        const std::size_t space = line.find(' ');
+        const std::string comm = space == std::string::npos ? "sh" : line.substr(space + 1);
+        if (comm != "sh" && comm != "cat" && comm != "head" && comm != "busybox") {
+            EXPECT_EQ(seen[line.substr(0, space)], line.substr(space + 1)) << line;
+            ++compared;
+        }
+        at = end + 1;
+    }
+    EXPECT_GT(compared, 10u);
+}
+
 }  // namespace
 }  // namespace underseer::testing
