@@ -14,6 +14,9 @@ constexpr std::uint64_t kImageMap = 0xffffffff80000000;
 constexpr std::uint64_t kDirectMap4 = 0xffff888000000000, kDirectMap5 = 0xff11000000000000;
 constexpr std::uint64_t kEntry = 0x3;  // present, writable
 constexpr std::uint64_t kHuge = 0x80, kNx = 1ull << 63;
+constexpr std::uint32_t kPfKthread = 0x00200000;
+// As far apart as real ones, which are larger than what of them is used here.
+constexpr std::uint32_t kTaskBytes = 8192;
 
 template <typename T>
 void append(std::vector<std::byte>& out, T value) {
@@ -368,23 +371,24 @@ void FakeGuest::build_types() {
     define("task_struct",
            {{"__state", u32, 0},
             {"flags", u32, 32},
-            {"pid", u32, 64},
-            {"tgid", u32, 96},
             {"", inner, 128},
+            {"mm", pointer, 192},
             {"tasks", list, 256},
-            {"thread_node", list, 384},
-            {"children", list, 512},
-            {"sibling", list, 640},
-            {"cg_list", list, 768},
-            {"pid_links", links, 896},
-            {"thread_pid", pointer, 1408},
-            {"signal", pointer, 1472},
-            {"real_parent", pointer, 1536},
-            {"mm", pointer, 1600},
-            {"comm", comm, 1664},
-            {"start_boottime", u64, 1792},
-            {"group_leader", pointer, 1856},
-            {"cgroups", pointer, 1920}},
+            {"start_boottime", u64, 384},
+            {"pid", u32, 448},
+            {"tgid", u32, 480},
+            {"real_parent", pointer, 512},
+            {"parent", pointer, 576},
+            {"children", list, 640},
+            {"sibling", list, 768},
+            {"group_leader", pointer, 896},
+            {"thread_pid", pointer, 960},
+            {"pid_links", links, 1024},
+            {"thread_node", list, 1536},
+            {"cg_list", list, 1664},
+            {"signal", pointer, 1792},
+            {"cgroups", pointer, 1856},
+            {"comm", comm, 1920}},
            256);
 }
 
@@ -450,11 +454,15 @@ void FakeGuest::build_init_task() {
     write(pid_ns_ + offset("pid_namespace", "idr") + 8, idr_node_.value | 2);
     add_symbol("css_set_table", 'd', table.value);
     add_symbol("init_pid_ns", 'D', pid_ns_.value);
-    init_task_ = allocate(256);
+    init_task_ = allocate(kTaskBytes);
     for (const char* list : {"tasks", "children", "sibling", "cg_list"}) {
         list_init(init_task_ + offset("task_struct", list));
     }
     std::memcpy(host(init_task_ + offset("task_struct", "comm")), "swapper/0", 9);
+    write(init_task_ + offset("task_struct", "flags"), kPfKthread);
+    for (const char* own : {"real_parent", "parent", "group_leader"}) {
+        write(init_task_ + offset("task_struct", own), init_task_.value);
+    }
     write(init_task_ + offset("task_struct", "cgroups"), css_set_.value);
     const GuestVirt number = allocate(80);  // init_struct_pid
     write(number + offset("pid", "numbers") + 8, pid_ns_.value);
@@ -470,12 +478,17 @@ void FakeGuest::build_init_task() {
 GuestVirt FakeGuest::add_task(std::uint32_t pid, std::uint32_t tgid, std::string_view comm,
                               GuestVirt parent) {
     CHECK(pid < 64);  // one node of the IDR
-    const GuestVirt task = allocate(256);
+    const GuestVirt task = allocate(kTaskBytes);
     const auto at = [&](std::string_view member) { return task + offset("task_struct", member); };
     write(at("pid"), pid);
     write(at("tgid"), tgid);
     write(at("start_boottime"), std::uint64_t{1'000'000} * pid);
     write(at("real_parent"), parent.value);
+    write(at("parent"), parent.value);
+    write(at("group_leader"), pid == tgid ? task.value : parent.value);
+    const std::string_view parents_name(
+        reinterpret_cast<const char*>(host(parent + offset("task_struct", "comm"))), 8);
+    if (comm == "kthreadd" || parents_name == "kthreadd") write(at("flags"), kPfKthread);
     std::memcpy(host(at("comm")), comm.data(), std::min<std::size_t>(comm.size(), 15));
     list_init(at("children"));
     const bool leader = pid == tgid;

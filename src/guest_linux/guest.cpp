@@ -53,6 +53,10 @@ Listing<event::Task> Guest::tasks(TaskDetail detail) {
 template <typename T, typename List>
 Listing<T> Guest::of_processes(std::optional<std::uint32_t> wanted, List&& list) {
     Listing<T> all;
+    if (const auto known = kernel_->require_types(); !known.has_value()) {
+        all.note(known.error());
+        return all;
+    }
     const TaskDetail brief{.user_memory = false, .environment = false, .paths = false};
     for (const event::Task& task : tasks(brief).items) {
         if (wanted ? task.pid != *wanted : !task.is_process()) continue;
@@ -79,22 +83,27 @@ Listing<event::Vma> Guest::memory_maps(std::optional<std::uint32_t> pid) {
 }
 
 Result<Listing<event::Module>> Guest::modules() {
+    TRY(kernel_->require_types());
     return list_modules(*kernel_);
 }
 
 Result<Listing<event::Socket>> Guest::sockets() {
+    TRY(kernel_->require_types());
     return list_sockets(*kernel_, files_, task_addresses());
 }
 
 Result<Listing<event::Mount>> Guest::mounts() {
+    TRY(kernel_->require_types());
     return list_mounts(*kernel_, paths_, task_addresses());
 }
 
 Result<Listing<event::NetworkInterface>> Guest::interfaces() {
+    TRY(kernel_->require_types());
     return list_interfaces(*kernel_);
 }
 
 Result<Listing<event::KernelLogLine>> Guest::kernel_log() {
+    TRY(kernel_->require_types());
     return list_kernel_log(*kernel_);
 }
 

@@ -6,12 +6,14 @@
 #include <bit>
 
 #include "guest_linux/symbol_ladder.h"
+#include "guest_linux/task_layout.h"
 
 namespace underseer::guest_linux {
 
 namespace {
 
 constexpr unsigned kMaxCpus = 8192;  // NR_CPUS of the largest distribution kernels
+constexpr unsigned kDerivations = 4;
 constexpr std::uint64_t kNanosPerSecond = 1'000'000'000;
 // arch/x86/include/asm/page_64_types.h: __START_KERNEL_map, and where an image without KASLR begins
 // (CONFIG_PHYSICAL_START is 16 MiB).
@@ -43,11 +45,12 @@ Result<std::unique_ptr<Kernel>> Kernel::attach(guest_memory::GuestMemory* memory
             kernel->load_vmcoreinfo();
             kernel->choose_root();
             kernel->check_vmcoreinfo();
-            loaded = kernel->load_types();
+            loaded = kernel->load_types(lacking);
         }
         if (loaded.has_value()) {
             find_missing_symbols(*kernel, kernel->rodata_, kernel->rodata_extent_.virt);
             kernel->find_build_id_note();
+            if (kernel->types_.type_count() == 0) loaded = kernel->derive_layout();
         }
         kernel->rodata_ = {};
         if (loaded.has_value()) loaded = kernel->check_alive(remains);
@@ -222,7 +225,8 @@ void Kernel::check_vmcoreinfo() {
     notes_.push_back(fmt::format("VMCOREINFO: {} statements confirmed", agreed));
 }
 
-Result<void> Kernel::load_types() {
+Result<void> Kernel::load_types(Lacking lacking) {
+    if (lacking.types) return {};
     const auto begin = symbols_.address("__start_BTF");
     const auto end = symbols_.address("__stop_BTF");
     const std::string_view text = as_text(rodata_);
@@ -259,9 +263,43 @@ Result<void> Kernel::load_types() {
             "the kernel's BTF is damaged: it is being unpacked, or what is left of a kernel "
             "is being overwritten, as while the guest is booting");
     }
+    return {};
+}
+
+// The rung below BTF.
+Result<void> Kernel::derive_layout() {
+    auto layout = derive_task_layout(*this);
+    // A list that changes while it is walked leads nowhere: that is timing, and tried again.
+    for (unsigned i = 1; i < kDerivations && !layout.has_value() && memory_.physical().live();
+         ++i) {
+        new_epoch();
+        layout = derive_task_layout(*this);
+    }
+    if (!layout.has_value()) {
+        return fail(std::move(layout).error().with_context(
+            "the kernel maps no BTF (CONFIG_DEBUG_INFO_BTF is off), and the layout of its tasks "
+            "cannot be derived"));
+    }
+    derived_ = std::move(*layout);
+    notes_.push_back(
+        fmt::format("no BTF: {} members of task_struct and signal_struct derived from "
+                    "the tasks themselves, all others are unavailable",
+                    derived_.size()));
+    return {};
+}
+
+Result<void> Kernel::require_types() const {
+    if (types_.type_count() != 0) return {};
     return fail(Code::unavailable,
-                "the kernel maps no BTF (CONFIG_DEBUG_INFO_BTF is off), so the "
-                "layout of its structures is not known");
+                "the kernel maps no BTF (CONFIG_DEBUG_INFO_BTF is off), so the layout of its "
+                "structures is not known");
+}
+
+Unexpected Kernel::no_member(const Field& field) const {
+    return fail(Code::unavailable,
+                types_.type_count() != 0
+                    ? fmt::format("this kernel's types have no member {}", field.name)
+                    : fmt::format("no BTF, and the place of {} cannot be derived", field.name));
 }
 
 Result<GuestVirt> Kernel::symbol(std::string_view name) const {
@@ -285,7 +323,13 @@ Field Kernel::field(std::string_view structure,
                     std::initializer_list<std::string_view> paths) const {
     Field result{.name = *paths.begin()};
     const auto id = types_.find_struct(structure);
-    if (!id) return result;
+    if (!id) {
+        const auto derived = derived_.find(fmt::format("{}.{}", structure, *paths.begin()));
+        if (derived == derived_.end()) return result;
+        result = derived->second;
+        result.name = *paths.begin();
+        return result;
+    }
     for (const std::string_view path : paths) {
         const auto member = types_.find_member(*id, path);
         if (!member) continue;
@@ -310,10 +354,7 @@ std::uint64_t Kernel::size_of(std::string_view structure) const {
 }
 
 Result<std::uint64_t> Kernel::read(GuestVirt object, const Field& field) {
-    if (!field.known()) {
-        return fail(Code::unavailable,
-                    fmt::format("this kernel's types have no member {}", field.name));
-    }
+    if (!field.known()) return no_member(field);
     std::uint64_t value = 0;
     if (field.bit_count != 0) {
         const unsigned bytes = (field.bit_shift + field.bit_count + 7u) / 8;
@@ -330,10 +371,7 @@ Result<GuestVirt> Kernel::read_pointer(GuestVirt object, const Field& field) {
 }
 
 Result<std::string> Kernel::read_text(GuestVirt object, const Field& field) {
-    if (!field.known()) {
-        return fail(Code::unavailable,
-                    fmt::format("this kernel's types have no member {}", field.name));
-    }
+    if (!field.known()) return no_member(field);
     return memory_.read_cstring(object + field.offset, field.size_bytes);
 }
 

@@ -72,6 +72,8 @@ class Kernel {
     Field field(std::string_view structure, std::string_view path) const {
         return field(structure, {path});
     }
+    // Code::unavailable in a kernel without BTF: there only some members of task_struct are known.
+    Result<void> require_types() const;
     // 0 when the struct is not known.
     std::uint64_t size_of(std::string_view structure) const;
 
@@ -113,7 +115,9 @@ class Kernel {
     void choose_root();
     void check_vmcoreinfo();
     bool leads_to_image(GuestPhys root);
-    Result<void> load_types();
+    Result<void> load_types(Lacking lacking);
+    Result<void> derive_layout();
+    Unexpected no_member(const Field& field) const;
     Result<void> check_alive(std::span<const VitalSigns> remains);
     Result<std::vector<std::byte>> read_rodata(const ImageExtent& extent);
     Result<GuestVirt> timekeeper() const;
@@ -130,6 +134,7 @@ class Kernel {
     std::string build_id_note_;  // where kallsyms does not say where the notes are
     std::optional<VmcoreInfo> vmcoreinfo_;
     Btf types_;
+    std::map<std::string, Field, std::less<>> derived_;  // where there are no types
     std::vector<std::string> notes_;
 };
 

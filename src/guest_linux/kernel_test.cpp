@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "guest_linux/fake_guest.h"
+#include "guest_linux/task_views.h"
 
 namespace underseer::guest_linux {
 namespace {
@@ -93,6 +94,62 @@ TEST(Kernel, half_of_memory_unreadable_is_an_error_and_not_a_crash) {
             return ((at.value / kPageSize) * 0x9e3779b97f4a7c15 + seed) >> 60 < 2;
         };
         (void)Kernel::attach(&guest);
+    }
+}
+
+// A description of types with a task_struct that is not this kernel's.
+std::vector<std::byte> decoy_btf() {
+    FakeBtf decoy;
+    const std::uint32_t number = decoy.add_int("int", 4);
+    decoy.add_struct("task_struct", 64, {{"pid", number, 32}, {"exit_state", number, 64}});
+    return decoy.build();
+}
+
+TEST(Kernel, btf_that_the_kernel_does_not_map_read_only_is_not_taken) {
+    for (const bool btf : {true, false}) {
+        FakeGuest guest({.btf = btf});
+        const auto blob = decoy_btf();
+        std::memcpy(guest.host_phys(GuestPhys{9u << 20}), blob.data(), blob.size());
+        std::memcpy(guest.host(guest.allocate(blob.size())), blob.data(), blob.size());
+        guest.finish();
+        const auto kernel = Kernel::attach(&guest);
+        ASSERT_EQ(kernel.has_value(), btf);
+        if (!btf) continue;
+        EXPECT_EQ((*kernel)->field("task_struct", "exit_state").offset, 16u);
+    }
+}
+
+TEST(Kernel, damaged_btf_in_front_of_the_true_one_is_passed_over) {
+    const auto good = decoy_btf();
+    for (std::size_t damage = 0; damage < 4; ++damage) {
+        FakeGuest guest({});
+        guest.finish();
+        auto bad = good;
+        if (damage == 0) bad.resize(bad.size() / 2);                     // cut off
+        if (damage == 1) bad[24 + 7] = std::byte{0x1f};                  // a kind that there is not
+        if (damage == 2) bad[12] = bad[13] = bad[14] = std::byte{0xff};  // 16 MiB of types
+        if (damage == 3) bad[24 + 16 + 12] = std::byte{0xff};            // a member of no type
+        const GuestVirt before{0xffffffff82200000 + 0x200000 + 0x2f0000};
+        std::memcpy(guest.host(before), bad.data(), bad.size());
+        const auto kernel = Kernel::attach(&guest);
+        ASSERT_TRUE(kernel.has_value()) << kernel.error().to_text();
+        EXPECT_EQ((*kernel)->field("task_struct", "exit_state").offset, 16u) << damage;
+    }
+}
+
+TEST(Kernel, tasks_in_holes_and_beyond_memory_end_a_view_with_a_reason) {
+    for (const std::uint64_t where :
+         {0xffff8880fee00000ull, 0xffff888003c00000ull, 0x0000700000000000ull, 0x10ull}) {
+        FakeGuest guest({});
+        const GuestVirt task = guest.add_task(1, 1, "init", guest.init_task());
+        guest.finish();
+        guest.is_hole = [](GuestPhys at) { return at.value >> 20 == 0x3c; };
+        const auto kernel = Kernel::attach(&guest).value();
+        guest.write(task + guest.offset("task_struct", "tasks"), where);
+        const auto before = guest.reads();
+        const auto view = TaskViews(kernel.get()).walk(TaskView::task_list, {});
+        EXPECT_TRUE(view.gap) << where;
+        EXPECT_LT(guest.reads() - before, 1000u);
     }
 }
 

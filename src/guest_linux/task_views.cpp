@@ -110,6 +110,14 @@ TaskViewResult TaskViews::walk(TaskView view, const std::vector<GuestVirt>& know
 
 Result<void> TaskViews::walk_once(TaskView view, const std::vector<GuestVirt>& known,
                                   std::vector<GuestVirt>& found) {
+    // Without types only what links processes and threads is known.
+    const bool few =
+        view == TaskView::task_list || view == TaskView::tree || view == TaskView::thread_list;
+    if (!few) TRY(kernel_->require_types());
+    if (view != TaskView::task_list &&
+        !(f_.signal.known() && f_.thread_head.known() && f_.thread_node.known())) {
+        return fail(Code::unavailable, "the lists of threads are not known");
+    }
     switch (view) {
         case TaskView::task_list:
             return walk_task_list(found);

@@ -44,6 +44,9 @@ class Ladder : public ::testing::TestWithParam<std::string> {
         return guest.has_value() ? std::move(*guest) : nullptr;
     }
 
+    void expect_all_found_without_data_symbols();
+    void expect_processes_without_types();
+
     std::optional<TestVm> vm_;
     agent::GuestSource source_;
     std::vector<std::unique_ptr<guest_memory::GuestMemory>> memory_;
@@ -51,7 +54,7 @@ class Ladder : public ::testing::TestWithParam<std::string> {
 };
 INSTANTIATE_TEST_SUITE_P(, Ladder, ::testing::ValuesIn(all_kernels()), test_name);
 
-TEST_P(Ladder, without_data_symbols_everything_is_found_again) {
+void Ladder::expect_all_found_without_data_symbols() {
     const auto whole = attach({}), bare = attach({.data_symbols = true});
     ASSERT_TRUE(whole && bare);
     for (const std::string_view name : kVariables) {
@@ -61,10 +64,17 @@ TEST_P(Ladder, without_data_symbols_everything_is_found_again) {
         ASSERT_TRUE(found.has_value()) << name;
         EXPECT_EQ(*found, *truth) << name;
     }
-    event::SystemInfo truth = whole->info(), found = bare->info();
-    truth.notes = found.notes = {};
-    truth.symbol_count = found.symbol_count = 0;
-    EXPECT_EQ(found, truth);
+    EXPECT_EQ(bare->kernel().symbol("tk_core").value(),
+              whole->kernel().symbol({"tk_core", "timekeeper_data"}).value());
+    const event::SystemInfo truth = whole->info(), found = bare->info();
+    EXPECT_EQ(found.banner, truth.banner);
+    EXPECT_EQ(found.build_id, truth.build_id);
+    EXPECT_EQ(found.host_name, truth.host_name);
+    EXPECT_EQ(found.boot_time.value(), truth.boot_time.value());
+    EXPECT_EQ(found.wall_clock.value(), truth.wall_clock.value());
+    EXPECT_EQ(found.page_table_root, truth.page_table_root);
+    EXPECT_EQ(found.page_table_isolation, truth.page_table_isolation);
+    EXPECT_EQ(found.cpus, truth.cpus);
     EXPECT_EQ(bare->tasks().items, whole->tasks().items);
     EXPECT_EQ(bare->open_files(std::nullopt).items, whole->open_files(std::nullopt).items);
     EXPECT_EQ(bare->memory_maps(std::nullopt).items, whole->memory_maps(std::nullopt).items);
@@ -78,6 +88,99 @@ TEST_P(Ladder, without_data_symbols_everything_is_found_again) {
         EXPECT_FALSE(views[i].gap) << *views[i].gap;
         EXPECT_EQ(views[i].tasks, true_views[i].tasks) << to_string(views[i].view);
     }
+}
+
+void Ladder::expect_processes_without_types() {
+    const auto whole = attach({});
+    for (const bool data_symbols : {false, true}) {
+        const auto bare = attach({.data_symbols = data_symbols, .types = true});
+        ASSERT_TRUE(whole && bare);
+        for (const auto& [structure, member] : {std::pair{"task_struct", "pid"},
+                                                {"task_struct", "tgid"},
+                                                {"task_struct", "comm"},
+                                                {"task_struct", "flags"},
+                                                {"task_struct", "tasks"},
+                                                {"task_struct", "real_parent"},
+                                                {"task_struct", "children"},
+                                                {"task_struct", "sibling"},
+                                                {"task_struct", "group_leader"},
+                                                {"task_struct", "signal"},
+                                                {"task_struct", "thread_node"},
+                                                {"signal_struct", "thread_head"}}) {
+            const auto found = bare->kernel().field(structure, member);
+            EXPECT_TRUE(found.known()) << member;
+            EXPECT_EQ(found.offset, whole->kernel().field(structure, member).offset) << member;
+        }
+        const auto tasks = bare->tasks().items, true_tasks = whole->tasks().items;
+        ASSERT_EQ(tasks.size(), true_tasks.size());
+        for (std::size_t i = 0; i < tasks.size(); ++i) {
+            EXPECT_EQ(tasks[i].address, true_tasks[i].address);
+            EXPECT_EQ(tasks[i].pid, true_tasks[i].pid);
+            EXPECT_EQ(tasks[i].tgid, true_tasks[i].tgid);
+            EXPECT_EQ(tasks[i].ppid, true_tasks[i].ppid);
+            EXPECT_EQ(tasks[i].comm, true_tasks[i].comm);
+            EXPECT_EQ(tasks[i].kernel_thread, true_tasks[i].kernel_thread);
+            EXPECT_FALSE(tasks[i].credentials.available());
+            EXPECT_FALSE(tasks[i].start_time.available());
+            EXPECT_FALSE(tasks[i].namespaces.available());
+        }
+        EXPECT_EQ(bare->info().build_id, whole->info().build_id);
+        EXPECT_EQ(bare->info().banner, whole->info().banner);
+        EXPECT_EQ(bare->info().cpus, whole->info().cpus);
+        EXPECT_FALSE(bare->info().boot_time.available());
+        EXPECT_FALSE(bare->modules().has_value());
+        EXPECT_FALSE(bare->sockets().has_value());
+        EXPECT_FALSE(bare->mounts().has_value());
+        EXPECT_FALSE(bare->interfaces().has_value());
+        EXPECT_FALSE(bare->kernel_log().has_value());
+        EXPECT_EQ(bare->open_files(std::nullopt).items.size(), 0u);
+        EXPECT_NE(bare->open_files(std::nullopt).unreadable, 0u);
+        const auto views = bare->task_views(), true_views = whole->task_views();
+        for (std::size_t i = 0; i < views.size(); ++i) {
+            EXPECT_TRUE(views[i].gap || views[i].tasks == true_views[i].tasks)
+                << to_string(views[i].view);
+        }
+    }
+}
+
+TEST_P(Ladder, every_rung_finds_the_truth_or_says_that_it_does_not) {
+    {
+        SCOPED_TRACE("CONFIG_KALLSYMS_ALL=n");
+        expect_all_found_without_data_symbols();
+    }
+    SCOPED_TRACE("CONFIG_DEBUG_INFO_BTF=n");
+    expect_processes_without_types();
+}
+
+// A kernel that was built without both (tools/guests/make.py 6.1-bare), against its own /proc.
+TEST(LadderOwnKernel, without_types_and_data_symbols_shows_the_processes_that_proc_shows) {
+    if (!nightly()) GTEST_SKIP() << "in the nightly run only";
+    auto vm = TestVm::boot({.kernel = "6.1-bare"});
+    if (!vm.has_value()) GTEST_SKIP() << vm.error().to_text();
+    auto introspector = testing::attach(*vm);
+    const auto info = introspector.ask<event::SystemInfo>({.topic = agent::Topic::info});
+    ASSERT_TRUE(info.has_value()) << info.error().to_text();
+    EXPECT_EQ(info->items.front().kernel_release, vm->release());
+    EXPECT_EQ(info->items.front().type_count, 0u);
+    const auto tasks = introspector.ask<event::Task>({.topic = agent::Topic::tasks}).value().items;
+    std::map<std::string, std::string> seen;
+    for (const event::Task& task : tasks) seen[std::to_string(task.pid)] = task.comm;
+    // Without those that this command itself starts.
+    const std::string own = vm->output_of(
+        "for p in /proc/[0-9]*; do echo ${p#/proc/} $(cat $p/comm 2>/dev/null); done | head -30");
+    std::size_t compared = 0;
+    for (std::size_t at = 0; at < own.size();) {
+        const std::size_t end = std::min(own.find('\n', at), own.size());
+        const std::string line = own.substr(at, end - at);
+        const std::size_t space = line.find(' ');
+        const std::string comm = space == std::string::npos ? "sh" : line.substr(space + 1);
+        if (comm != "sh" && comm != "cat" && comm != "head" && comm != "busybox") {
+            EXPECT_EQ(seen[line.substr(0, space)], line.substr(space + 1)) << line;
+            ++compared;
+        }
+        at = end + 1;
+    }
+    EXPECT_GT(compared, 10u);
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Fetches guest kernels of several Debian suites and builds a small initial RAM disk for each.
 
-Usage: tools/guests/make.py [--list] [KERNEL...]        (all kernels when none is named)
+Usage: tools/guests/make.py [--list] [KERNEL...]   (when none is named: all but those built from source)
 
 Every suite has an apt configuration of its own below the cache, so that the host's stays as it is.
 The cache is ${UNDERSEER_CACHE:-${XDG_CACHE_HOME:-~/.cache}/underseer}; what is there is not made
@@ -32,6 +32,19 @@ KERNELS = {
     "6.12-rt": ("trixie", "linux-image-rt-amd64"),
     "7.2-cloud": ("sid", "linux-image-cloud-amd64"),
 }
+# Kernels built here from their suite's source package, and only when they are named: it takes an hour.
+OWN_KERNELS = {"6.1-bare": ("bookworm", "linux-source-6.1")}
+OWN_TOOLS = ["gcc", "libc6-dev", "flex", "bison", "m4", "bc", "libelf-dev", "libssl-dev", "tar", "xz-utils",
+             "diffutils", "gzip", "hostname"]
+# What a test guest needs on top of tinyconfig. No BTF, and kallsyms of functions only.
+OWN_CONFIG = """
+64BIT SMP PRINTK TTY SERIAL_8250 SERIAL_8250_CONSOLE BLK_DEV_INITRD RD_GZIP BINFMT_ELF BINFMT_SCRIPT
+PROC_FS PROC_SYSCTL SYSFS DEVTMPFS TMPFS SHMEM MULTIUSER FUTEX EPOLL SIGNALFD TIMERFD EVENTFD POSIX_TIMERS
+HIGH_RES_TIMERS FILE_LOCKING ADVISE_SYSCALLS MEMBARRIER AIO BUG INOTIFY_USER NET UNIX INET PACKET
+CGROUPS NAMESPACES UTS_NS PID_NS NET_NS IPC_NS USER_NS SYSVIPC PCI ACPI MODULES MODULE_UNLOAD KALLSYMS
+RELOCATABLE RANDOMIZE_BASE KEXEC VM_EVENT_COUNTERS POSIX_MQUEUE KCMP STACKPROTECTOR DEBUG_FS
+!KALLSYMS_ALL !DEBUG_INFO_BTF !DEBUG_INFO !MODULE_SIG
+"""
 # What a kernel's module build runs besides the compiler that its headers name.
 CHROOT_TOOLS = ["make", "dash", "bash", "coreutils", "findutils", "grep", "sed", "mawk", "perl-base"]
 # Module loaded idle so that /proc/modules has something to compare; present in every kernel here.
@@ -132,6 +145,60 @@ def fetch_kernel(name):
         return None
     shutil.copy(candidates[0], folder / "vmlinuz")
     (folder / "release").write_text(release + "\n")
+    return folder
+
+
+def build_own_kernel(name):
+    """Builds a kernel of OWN_KERNELS in a chroot of its suite; None (and said why) when it cannot be."""
+    folder = cache_dir() / "kernels" / name
+    if (folder / "release").exists():
+        return folder
+    suite_name, package = OWN_KERNELS[name]
+    say(f"{name}: building it from {package} of {suite_name}; this takes long")
+    suite = Suite(suite_name)
+    try:
+        suite.update()
+        root = chroot_of(suite, OWN_TOOLS, [])
+        if not root:
+            return None
+        with tempfile.TemporaryDirectory(dir=root / "tmp") as work:
+            work = pathlib.Path(work)
+            suite.unpack([package], work)
+            source = work / "source"
+            source.mkdir()
+            tar = next(work.glob(f"usr/src/{package}.tar.*"))
+            subprocess.run(["tar", "-xf", tar, "-C", source, "--strip-components=1"], check=True)
+            wanted = OWN_CONFIG.split()
+            (source / "own.config").write_text("".join(
+                f"# CONFIG_{option[1:]} is not set\n" if option.startswith("!") else f"CONFIG_{option}=y\n"
+                for option in wanted))
+            inside = "/" + str(source.relative_to(root))
+
+            def make(*targets):
+                return subprocess.run(
+                    ["unshare", f"--mount-proc={root}/proc", "chroot", root, "nice", "make", "-s", "-C", inside,
+                     "KBUILD_BUILD_USER=underseer", "KBUILD_BUILD_HOST=example", *targets],
+                    check=True, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE).stdout
+
+            make("tinyconfig")
+            config = source / ".config"
+            config.write_text(config.read_text() + (source / "own.config").read_text())
+            make("olddefconfig")
+            config_text = config.read_text()
+            for option in wanted:
+                if (f"\nCONFIG_{option.lstrip('!')}=y\n" in config_text) == option.startswith("!"):
+                    say(f"{name}: this source does not take {option}")
+            make(f"-j{os.cpu_count()}", "bzImage")
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "root").mkdir(exist_ok=True)  # no modules
+            shutil.copy(source / "arch/x86/boot/bzImage", folder / "vmlinuz")
+            shutil.copy(config, folder / "config")
+            (folder / "release").write_text(make("kernelrelease").strip() + "\n")
+    except (subprocess.CalledProcessError, StopIteration) as error:
+        detail = getattr(error, "stderr", "") or getattr(error, "stdout", "") or str(error)
+        say(f"{name}: could not be built: {detail.strip()[-2000:]}")
+        return None
     return folder
 
 
@@ -284,7 +351,7 @@ def build_hide(name, folder):
 def build_initrd(name, folder):
     init = GUEST / "init.sh"
     workload = build_program("workload")
-    hide = build_hide(name, folder)
+    hide = build_hide(name, folder) if name in KERNELS else None
     parts = [init.read_bytes(), workload.read_bytes(), hide.read_bytes() if hide else b""]
     digest = hashlib.sha256(b"\0".join(parts) + repr(EXTRA_MODULES).encode()).hexdigest()[:16]
     initrd = folder / f"initrd-{digest}.gz"
@@ -316,11 +383,13 @@ def build_initrd(name, folder):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--list", action="store_true", help="print what is there as JSON, make nothing")
-    parser.add_argument("kernels", nargs="*", metavar="KERNEL", help=", ".join(KERNELS))
+    parser.add_argument("kernels", nargs="*", metavar="KERNEL",
+                        help=", ".join([*KERNELS, *OWN_KERNELS]))
     options = parser.parse_args()
     for name in options.kernels:
-        if name not in KERNELS:
-            raise SystemExit(f"guests: there is no kernel '{name}'; there are {', '.join(KERNELS)}")
+        if name not in KERNELS and name not in OWN_KERNELS:
+            raise SystemExit(f"guests: there is no kernel '{name}'; there are "
+                             f"{', '.join([*KERNELS, *OWN_KERNELS])}")
     # One at a time: several worktrees share the cache.
     lock = open(cache_dir() / "lock", "w")
     fcntl.flock(lock, fcntl.LOCK_EX)
@@ -328,7 +397,7 @@ def main():
     for name in options.kernels or KERNELS:
         folder = cache_dir() / "kernels" / name
         if not options.list:
-            folder = fetch_kernel(name)
+            folder = fetch_kernel(name) if name in KERNELS else build_own_kernel(name)
             if folder:
                 hides = build_initrd(name, folder)
                 say(f"{name}: ready ({(folder / 'release').read_text().strip()}"
