@@ -12,6 +12,8 @@
 #include "listings.h"
 #include "manual_text.h"
 #include "output.h"
+#include "output_file.h"
+#include "report.h"
 #include "target.h"
 
 namespace underseer::cli {
@@ -289,6 +291,17 @@ const std::vector<Row>& rows() {
           .options = {&kForce, &kJson},
           .exits = of_a_guest({{10, "pages are missing in the dump"}})},
          dump_memory},
+        {{.name = "report",
+          .group = kFiles,
+          .what = "what there is to see in it, as one HTML file to hand on",
+          .more = "System, findings, processes, modules, sockets, mounts, interfaces, kernel log; "
+                  "what could not be seen and why; the SHA-256 of an image. The file needs nothing "
+                  "but a browser, and nothing in it runs. Without OUTPUT it is named after what it "
+                  "is about. It is readable by you only: it holds what the guest's memory held.",
+          .words = {{"INSTANCE|IMAGE", Kind::target}, {"OUTPUT", Kind::file, false}},
+          .options = {&kForce, &kJson, &kDirect, &kRun},
+          .exits = of_a_guest({{1, "the report has findings"}, {10, "a check could not look"}})},
+         report},
         {{.name = "help",
           .group = kHidden,
           .what = "the same as COMMAND --help",

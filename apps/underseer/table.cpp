@@ -9,7 +9,8 @@ namespace underseer::cli {
 namespace {
 
 // Bytes of the well-formed, harmless UTF-8 character at text[at]; 0 when it is none. U+0080..U+009F
-// are controls, U+200E.., U+202A.., U+2066.. turn the writing direction around.
+// are controls; others turn the writing direction around (U+202E, U+2066..) or are not seen at all
+// (U+200B, U+2060.., the tags of U+E0000..): with those two names look alike that are not.
 std::size_t plain_length(std::string_view text, std::size_t at) {
     const auto byte = [&](std::size_t i) { return static_cast<std::uint8_t>(text[i]); };
     const std::uint8_t first = byte(at);
@@ -28,10 +29,14 @@ std::size_t plain_length(std::string_view text, std::size_t at) {
     constexpr std::uint32_t kSmallest[] = {0, 0, 0xa0, 0x800, 0x10000};
     if (point < kSmallest[length] || point > 0x10ffff || (point >= 0xd800 && point < 0xe000))
         return 0;
-    const bool direction = (point >= 0x200e && point <= 0x200f) ||
-                           (point >= 0x2028 && point <= 0x202e) ||
-                           (point >= 0x2066 && point <= 0x2069) || point == 0xfeff;
-    return direction ? 0 : length;
+    const auto within = [&](std::uint32_t first_of, std::uint32_t last_of) {
+        return point >= first_of && point <= last_of;
+    };
+    const bool unseen = point == 0xad || point == 0x61c || point == 0x180e ||
+                        within(0x200b, 0x200f) || within(0x2028, 0x202e) ||
+                        within(0x2060, 0x206f) || point == 0xfeff || within(0xfff9, 0xfffb) ||
+                        within(0xe0000, 0xe007f);
+    return unseen ? 0 : length;
 }
 
 // Characters, as a terminal counts most of them: one column each.
