@@ -69,7 +69,7 @@ td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap;
 tr:last-child td{border-bottom:0}
 code,.log,.tree{font:12.5px/1.6 ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace}
 code{overflow-wrap:anywhere}
-.log{white-space:pre-wrap;overflow-wrap:anywhere;margin:0}
+.log{white-space:pre-wrap;overflow-wrap:anywhere;margin:0;max-height:440px;overflow-y:auto}
 .tree,.tree ul{list-style:none;margin:0;padding-left:20px}
 .tree{padding-left:0}
 .tree li{overflow-wrap:anywhere}
@@ -79,7 +79,7 @@ code{overflow-wrap:anywhere}
 .user{color:var(--dim)}
 .kernel{color:var(--dim)}
 summary{cursor:pointer}
-.long summary{color:inherit}
+.tree .long,.tree .long summary{display:inline}
 .tag{display:inline-block;border-radius:4px;padding:0 7px;font-size:12px;font-weight:600;
 background:var(--head);margin-right:6px}
 .finding{border:1px solid var(--bad);border-radius:8px;padding:14px 16px;margin:0 0 12px}
@@ -91,6 +91,8 @@ footer{color:var(--dim);font-size:12px;padding-bottom:40px}
 background:#fff}nav{display:none}section{padding:8px 0;border:0;border-top:1px solid #ccc;
 border-radius:0}tr,.finding,.tile{break-inside:avoid}thead{display:table-header-group}
 main,header,footer{max-width:none;padding:0}h2{break-after:avoid}.scroll{overflow:visible}
+.log{max-height:none;overflow:visible}
+details::details-content{content-visibility:visible}
 @page{margin:14mm}}
 )css";
 
@@ -277,6 +279,18 @@ std::string facts(const std::vector<std::pair<std::string, std::string>>& rows) 
     return text + "</dl>\n";
 }
 
+std::string input_section(const ReportContent& content) {
+    std::vector<std::pair<std::string, std::string>> input;
+    for (const auto& [name, value] : content.input) {
+        input.emplace_back(name,
+                           name == "SHA-256" ? "<code>" + html(value) + "</code>" : html(value));
+    }
+    input.emplace_back("Read", fmt::format("from {} to {} UTC", time_text(content.begun_ns),
+                                           time_text(content.made_ns)));
+    input.emplace_back("Read with", html(content.tool));
+    return section("input", "Input", "what this report rests on", facts(input));
+}
+
 std::string system_section(const ReportContent& content) {
     if (content.system.answer.items.empty()) {
         return section(
@@ -290,7 +304,7 @@ std::string system_section(const ReportContent& content) {
     return section(
         "system", "System", "",
         facts({{"Kernel", html(info.kernel_release)},
-               {"Banner", folded(info.banner)},
+               {"Banner", html(std::string_view(info.banner).substr(0, kMaxText))},
                {"Build id", code(optional_text(info.build_id))},
                {"Host name", optional_text(info.host_name)},
                {"Booted", optional_time(info.boot_time)},
@@ -481,14 +495,14 @@ std::string log_section(const std::vector<event::KernelLogLine>& lines) {
             "all.</p>\n",
             kMaxLogLines, lines.size());
     }
-    text += "<details><summary>Show</summary><pre class=\"log\">";
+    text += "<pre class=\"log\">";
     for (std::size_t i = from; i < lines.size(); ++i) {
         const event::KernelLogLine& line = lines[i];
         text += fmt::format("[{:5}.{:06}] {}\n", line.time_since_boot_ns / 1'000'000'000,
                             line.time_since_boot_ns % 1'000'000'000 / 1000,
                             html(std::string_view(line.text).substr(0, kMaxText)));
     }
-    return text + "</pre></details>\n";
+    return text + "</pre>\n";
 }
 
 // Fields that could not be had, counted, with the first reason of each.
@@ -610,6 +624,7 @@ std::string report_page(const ReportContent& content) {
     page += "<nav>";
     for (const auto& [id, name] :
          std::initializer_list<std::pair<const char*, const char*>>{{"findings", "Findings"},
+                                                                    {"input", "Input"},
                                                                     {"system", "System"},
                                                                     {"processes", "Processes"},
                                                                     {"modules", "Modules"},
@@ -617,11 +632,11 @@ std::string report_page(const ReportContent& content) {
                                                                     {"mounts", "Mounts"},
                                                                     {"interfaces", "Interfaces"},
                                                                     {"log", "Kernel log"},
-                                                                    {"coverage", "Coverage"},
-                                                                    {"input", "Input"}}) {
+                                                                    {"coverage", "Coverage"}}) {
         page += fmt::format("<a href=\"#{}\">{}</a>", id, name);
     }
-    page += "</nav></header><main>\n" + findings_section(content) + system_section(content);
+    page += "</nav></header><main>\n" + findings_section(content) + input_section(content) +
+            system_section(content);
     page += seen_section("processes", "Processes", content.tasks, tree_section);
     page += seen_section("modules", "Modules", content.modules, modules_section);
     page += seen_section("sockets", "Sockets", content.sockets,
@@ -630,15 +645,6 @@ std::string report_page(const ReportContent& content) {
     page += seen_section("interfaces", "Interfaces", content.interfaces, interfaces_section);
     page += seen_section("log", "Kernel log", content.kernel_log, log_section);
     page += coverage_section(content);
-    std::vector<std::pair<std::string, std::string>> input;
-    for (const auto& [name, value] : content.input) {
-        input.emplace_back(name,
-                           name == "SHA-256" ? "<code>" + html(value) + "</code>" : html(value));
-    }
-    input.emplace_back("Read", fmt::format("from {} to {} UTC", time_text(content.begun_ns),
-                                           time_text(content.made_ns)));
-    input.emplace_back("Read with", html(content.tool));
-    page += section("input", "Input", "what this report rests on", facts(input));
     page +=
         "</main><footer>Times are UTC; those inside the guest are by its own clock. Text that the "
         "guest wrote is shown as it is; characters that cannot be seen, or that turn the "

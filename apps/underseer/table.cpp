@@ -88,6 +88,30 @@ void Table::add(std::vector<std::string> cells) {
     rows_.push_back(std::move(cells));
 }
 
+// Takes from the widest columns of text until the line fits. Numbers stay whole.
+void Table::fit(std::vector<std::size_t>& widths, std::size_t width) const {
+    constexpr std::size_t kNarrowest = 10;
+    std::size_t line = 2 * (widths.size() - 1);
+    for (const std::size_t one : widths) line += one;
+    while (line > width) {
+        std::size_t widest = widths.size(), second = kNarrowest;
+        for (std::size_t i = 0; i < widths.size(); ++i) {
+            if (columns_[i].align == Align::right) continue;
+            if (widest == widths.size() || widths[i] > widths[widest]) {
+                if (widest != widths.size()) second = std::max(second, widths[widest]);
+                widest = i;
+            } else {
+                second = std::max(second, widths[i]);
+            }
+        }
+        if (widest == widths.size() || widths[widest] <= kNarrowest) return;
+        const std::size_t spare = std::max<std::size_t>(1, widths[widest] - second);
+        const std::size_t taken = std::min(spare, line - width);
+        widths[widest] -= taken;
+        line -= taken;
+    }
+}
+
 std::string Table::render(std::size_t width, bool bold) const {
     std::vector<std::size_t> widths;
     for (const Column& column : columns_) widths.push_back(columns_of(column.title));
@@ -96,14 +120,14 @@ std::string Table::render(std::size_t width, bool bold) const {
             widths[i] = std::max(widths[i], columns_of(row[i]));
         }
     }
+    if (width != 0) fit(widths, width);
     const auto line_of = [&](const std::vector<std::string>& cells) {
         std::string line;
         for (std::size_t i = 0; i < cells.size(); ++i) {
-            const std::string fill(widths[i] - columns_of(cells[i]), ' ');
+            const std::string cell = cut(cells[i], widths[i]);
+            const std::string fill(widths[i] - columns_of(cell), ' ');
             const bool last = i + 1 == cells.size();
-            line += columns_[i].align == Align::right ? fill + cells[i]
-                    : last                            ? cells[i]
-                                                      : cells[i] + fill;
+            line += columns_[i].align == Align::right ? fill + cell : last ? cell : cell + fill;
             if (!last) line += "  ";
         }
         return width == 0 ? line : cut(std::move(line), width);
