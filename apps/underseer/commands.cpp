@@ -14,6 +14,8 @@
 #include "listings.h"
 #include "manual_text.h"
 #include "output.h"
+#include "output_file.h"
+#include "report.h"
 #include "target.h"
 #include "vms.h"
 
@@ -251,6 +253,17 @@ const std::vector<Row>& rows() {
                      "the demo has failed, or packages that it needs are missing; it says which"},
                     {3, "the demo is not installed"}}},
          demo},
+        {{.name = "report",
+          .group = kFiles,
+          .what = "what there is to see in it, as one HTML file to hand on",
+          .more = "System, findings, processes, modules, sockets, mounts, interfaces, kernel log; "
+                  "what could not be seen and why; the SHA-256 of an image. The file needs nothing "
+                  "but a browser, and nothing in it runs. Without OUTPUT it is named after what it "
+                  "is about. It is readable by you only: it holds what the guest's memory held.",
+          .words = {{"INSTANCE|IMAGE", Kind::target}, {"OUTPUT", Kind::file, false}},
+          .options = {&kForce, &kJson, &kDirect, &kRun},
+          .exits = of_a_guest({{1, "the report has findings"}, {10, "a check could not look"}})},
+         report},
         {{.name = "help",
           .group = kHidden,
           .what = "the same as COMMAND --help",

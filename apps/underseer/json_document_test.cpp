@@ -5,7 +5,7 @@
 
 #include <type_traits>
 
-#include "agent/status.h"
+#include "agent/agent_client.h"
 #include "base/os.h"
 #include "event/finding.h"
 #include "event/observation.h"

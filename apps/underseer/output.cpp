@@ -5,12 +5,19 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <ctime>
 
 namespace underseer::cli {
 
 bool on_terminal() {
     return ::isatty(STDOUT_FILENO) != 0;
+}
+
+// https://no-color.org
+bool with_colours() {
+    const char* refused = std::getenv("NO_COLOR");
+    return on_terminal() && (refused == nullptr || *refused == '\0');
 }
 
 std::size_t terminal_width() {
@@ -29,11 +36,11 @@ void print(std::string_view text) {
 }
 
 void print_table(const Table& table) {
-    print(table.render(terminal_width(), on_terminal()));
+    print(table.render(terminal_width(), with_colours()));
 }
 
 std::string toned(Tone tone, std::string_view text) {
-    if (!on_terminal() || tone == Tone::plain) return std::string(text);
+    if (!with_colours() || tone == Tone::plain) return std::string(text);
     const std::string_view code = tone == Tone::bold      ? "1"
                                   : tone == Tone::good    ? "32"
                                   : tone == Tone::warning ? "33"

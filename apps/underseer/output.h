@@ -12,6 +12,7 @@
 namespace underseer::cli {
 
 bool on_terminal();
+bool with_colours();           // on a terminal, unless NO_COLOR is set
 std::size_t terminal_width();  // 0: not a terminal, nothing is cut
 void print(std::string_view text);
 // Columns for prose: those of the terminal, at most 100.

@@ -9,7 +9,8 @@ namespace underseer::cli {
 namespace {
 
 // Bytes of the well-formed, harmless UTF-8 character at text[at]; 0 when it is none. U+0080..U+009F
-// are controls, U+200E.., U+202A.., U+2066.. turn the writing direction around.
+// are controls; others turn the writing direction around (U+202E, U+2066..) or are not seen at all
+// (U+200B, U+2060.., the tags of U+E0000..): with those two names look alike that are not.
 std::size_t plain_length(std::string_view text, std::size_t at) {
     const auto byte = [&](std::size_t i) { return static_cast<std::uint8_t>(text[i]); };
     const std::uint8_t first = byte(at);
@@ -28,10 +29,14 @@ std::size_t plain_length(std::string_view text, std::size_t at) {
     constexpr std::uint32_t kSmallest[] = {0, 0, 0xa0, 0x800, 0x10000};
     if (point < kSmallest[length] || point > 0x10ffff || (point >= 0xd800 && point < 0xe000))
         return 0;
-    const bool direction = (point >= 0x200e && point <= 0x200f) ||
-                           (point >= 0x2028 && point <= 0x202e) ||
-                           (point >= 0x2066 && point <= 0x2069) || point == 0xfeff;
-    return direction ? 0 : length;
+    const auto within = [&](std::uint32_t first_of, std::uint32_t last_of) {
+        return point >= first_of && point <= last_of;
+    };
+    const bool unseen = point == 0xad || point == 0x61c || point == 0x180e ||
+                        within(0x200b, 0x200f) || within(0x2028, 0x202e) ||
+                        within(0x2060, 0x206f) || point == 0xfeff || within(0xfff9, 0xfffb) ||
+                        within(0xe0000, 0xe007f);
+    return unseen ? 0 : length;
 }
 
 // Characters, as a terminal counts most of them: one column each.
@@ -83,6 +88,30 @@ void Table::add(std::vector<std::string> cells) {
     rows_.push_back(std::move(cells));
 }
 
+// Takes from the widest columns of text until the line fits. Numbers stay whole.
+void Table::fit(std::vector<std::size_t>& widths, std::size_t width) const {
+    constexpr std::size_t kNarrowest = 10;
+    std::size_t line = 2 * (widths.size() - 1);
+    for (const std::size_t one : widths) line += one;
+    while (line > width) {
+        std::size_t widest = widths.size(), second = kNarrowest;
+        for (std::size_t i = 0; i < widths.size(); ++i) {
+            if (columns_[i].align == Align::right) continue;
+            if (widest == widths.size() || widths[i] > widths[widest]) {
+                if (widest != widths.size()) second = std::max(second, widths[widest]);
+                widest = i;
+            } else {
+                second = std::max(second, widths[i]);
+            }
+        }
+        if (widest == widths.size() || widths[widest] <= kNarrowest) return;
+        const std::size_t spare = std::max<std::size_t>(1, widths[widest] - second);
+        const std::size_t taken = std::min(spare, line - width);
+        widths[widest] -= taken;
+        line -= taken;
+    }
+}
+
 std::string Table::render(std::size_t width, bool bold) const {
     std::vector<std::size_t> widths;
     for (const Column& column : columns_) widths.push_back(columns_of(column.title));
@@ -91,14 +120,14 @@ std::string Table::render(std::size_t width, bool bold) const {
             widths[i] = std::max(widths[i], columns_of(row[i]));
         }
     }
+    if (width != 0) fit(widths, width);
     const auto line_of = [&](const std::vector<std::string>& cells) {
         std::string line;
         for (std::size_t i = 0; i < cells.size(); ++i) {
-            const std::string fill(widths[i] - columns_of(cells[i]), ' ');
+            const std::string cell = cut(cells[i], widths[i]);
+            const std::string fill(widths[i] - columns_of(cell), ' ');
             const bool last = i + 1 == cells.size();
-            line += columns_[i].align == Align::right ? fill + cells[i]
-                    : last                            ? cells[i]
-                                                      : cells[i] + fill;
+            line += columns_[i].align == Align::right ? fill + cell : last ? cell : cell + fill;
             if (!last) line += "  ";
         }
         return width == 0 ? line : cut(std::move(line), width);

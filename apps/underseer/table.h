@@ -26,12 +26,15 @@ class Table {
 
     // One cell a column; cells are made printable here.
     void add(std::vector<std::string> cells);
-    // With `width` > 0 lines are cut to that many columns; `bold` marks the titles.
+    // With `width` > 0 long texts are cut so that lines have at most that many columns; `bold`
+    // marks the titles.
     std::string render(std::size_t width, bool bold) const;
 
     bool empty() const { return rows_.empty(); }
 
   private:
+    void fit(std::vector<std::size_t>& widths, std::size_t width) const;
+
     std::vector<Column> columns_;
     std::vector<std::vector<std::string>> rows_;
 };

@@ -24,7 +24,11 @@ Result<agent::GuestSource> image_source(const std::string& path) {
     struct stat status{};
     if (::fstat(fd.get(), &status) != 0) return fail(os_error(fmt::format("examining {}", path)));
     if (!S_ISREG(status.st_mode)) {
-        return fail(Code::invalid_argument, fmt::format("{} is no regular file", path));
+        const char* what = S_ISDIR(status.st_mode) ? "a directory" : "no regular file";
+        return fail(Code::unsupported,
+                    fmt::format("{} is {}, not a memory image; an image is a file (LiME, AVML, ELF "
+                                "core, kdump-compressed, raw)",
+                                path, what));
     }
     source.image_bytes = static_cast<std::uint64_t>(status.st_size);
     source.fds.push_back(std::move(fd));
@@ -33,7 +37,15 @@ Result<agent::GuestSource> image_source(const std::string& path) {
 
 Result<agent::GuestSource> vm_source(const std::string& wanted) {
     const hypervisor::Host host = TRY(hypervisor::discover());
-    const hypervisor::Vm vm = TRY(hypervisor::select(host, wanted));
+    auto selected = hypervisor::select(host, wanted);
+    if (!selected.has_value() && selected.error().code == Code::not_found && ::geteuid() != 0) {
+        // What program another user's process runs is hidden from us: it may be there all the same.
+        return fail(Code::permission,
+                    fmt::format("no VM that this user may see is called '{}'; VMs of other users "
+                                "are looked into by root, or by asking the agent (underseerd)",
+                                wanted));
+    }
+    const hypervisor::Vm vm = TRY(std::move(selected));
     if (!vm.not_introspectable.empty() && ::geteuid() == 0) {
         return fail(Code::unavailable, fmt::format("the VM {} is not introspectable: {}",
                                                    vm.label(), vm.not_introspectable));

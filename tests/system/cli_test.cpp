@@ -1,0 +1,213 @@
+// The command line as a person meets it when something is wrong: what is said, and the exit status.
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <signal.h>
+#include <sys/stat.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <thread>
+
+#include "guest_memory/fake_images.h"
+#include "guests.h"
+#include "testing/test_agent.h"
+
+namespace underseer::testing {
+namespace {
+
+namespace fs = std::filesystem;
+using namespace std::chrono_literals;
+
+constexpr unsigned kNobody = 65534;
+
+class Cli : public ::testing::Test {
+  protected:
+    Cli() {
+        std::string name = fs::temp_directory_path() / "underseer-cli-XXXXXX";
+        CHECK(::mkdtemp(name.data()) != nullptr);
+        ::chmod(name.c_str(), 0755);
+        directory_ = name;
+    }
+    ~Cli() override {
+        std::error_code ignored;
+        fs::remove_all(directory_, ignored);
+    }
+
+    std::string write(const std::string& name, Bytes bytes, mode_t mode = 0644) {
+        const std::string path = directory_ / name;
+        const Fd file = open_file(path, O_WRONLY | O_CREAT | O_TRUNC, mode).value();
+        CHECK(write_all(file.get(), bytes).has_value());
+        return path;
+    }
+    // Runs `underseer WORDS`, without an agent, and expects this status and this in what it says.
+    void expect(int status, const std::vector<std::string>& words, const std::string& said,
+                unsigned user = 0) {
+        std::vector<std::string> all{program_path("underseer")};
+        all.insert(all.end(), words.begin(), words.end());
+        const RunResult ran = run_program(all, user);
+        EXPECT_EQ(ran.status, status) << words[0] << ": " << ran.output;
+        EXPECT_NE(ran.output.find(said), std::string::npos) << ran.output;
+        EXPECT_EQ(ran.output.find('\x1b'), std::string::npos);
+    }
+
+    fs::path directory_;
+};
+
+TEST_F(Cli, wrong_words) {
+    expect(2, {"pss", "vm"}, "Did you mean 'ps'?");
+    expect(2, {"ps"}, "'ps' needs INSTANCE|IMAGE");
+    expect(2, {"modules", "vm", "--threads"}, "does not take --threads");
+    expect(0, {"ps", "--help"}, "usage: underseer ps");
+    expect(0, {"--version"}, "underseer ");
+}
+
+TEST_F(Cli, no_such_vm_or_file) {
+    expect(3, {"ps", "no-such-vm", "--direct"}, "no-such-vm");
+    expect(3, {"ps", "/no/such/image"}, "/no/such/image");
+}
+
+TEST_F(Cli, what_is_no_image) {
+    const std::string fifo = directory_ / "fifo";
+    ASSERT_EQ(::mkfifo(fifo.c_str(), 0644), 0);
+    expect(8, {"ps", directory_}, "a directory");
+    expect(8, {"ps", fifo}, "no regular file");
+    expect(8, {"ps", "/dev/zero"}, "no regular file");
+    expect(8, {"report", "/dev/zero", directory_ / "r.html"}, "no regular file");
+    EXPECT_FALSE(fs::exists(directory_ / "r.html"));
+}
+
+TEST_F(Cli, an_image_that_may_not_be_read) {
+    const std::string image =
+        write("secret.raw", guest_memory::fake_memory_bytes(1u << 20, 1), 0600);
+    expect(5, {"ps", image}, "secret.raw", kNobody);
+}
+
+TEST_F(Cli, a_truncated_image) {
+    const auto whole =
+        guest_memory::avml_image({{0, guest_memory::fake_memory_bytes(4u << 20, 1)}});
+    const std::string image = write("cut.avml", std::span(whole).first(whole.size() / 2));
+    expect(7, {"ps", image}, "cut.avml");
+}
+
+TEST_F(Cli, an_image_without_linux) {
+    const std::string image = write("other.raw", guest_memory::fake_memory_bytes(4u << 20, 1));
+    expect(12, {"ps", image}, "other.raw");
+    expect(12, {"report", image, directory_ / "r.html"}, "other.raw");
+    EXPECT_FALSE(fs::exists(directory_ / "r.html"));
+}
+
+TEST_F(Cli, two_vms_of_one_name) {
+    const auto twin = [] {
+        return jail::Child::fork([] {
+                   const int null = ::open("/dev/null", O_RDWR);
+                   for (int fd = 0; fd < 3; ++fd) ::dup2(null, fd);
+                   ::execl("/usr/bin/qemu-system-x86_64", "qemu-system-x86_64", "-name",
+                           "underseer-twin", "-S", "-m", "32", "-accel", "tcg", "-display", "none",
+                           "-nodefaults", static_cast<char*>(nullptr));
+                   return 127;
+               })
+            .value();
+    };
+    auto one = twin(), other = twin();
+    RunResult ran;
+    for (int tries = 0; tries < 100 && ran.status != 4; ++tries) {
+        std::this_thread::sleep_for(100ms);
+        ran = run_program({program_path("underseer"), "ps", "underseer-twin", "--direct"});
+    }
+    EXPECT_EQ(ran.status, 4) << ran.output;
+    // It says how to tell them apart.
+    EXPECT_NE(ran.output.find(std::to_string(one.pid())), std::string::npos) << ran.output;
+    EXPECT_NE(ran.output.find(std::to_string(other.pid())), std::string::npos) << ran.output;
+    one.kill(), other.kill();
+    (void)one.wait(10s), (void)other.wait(10s);
+}
+
+class CliOnAGuest : public Cli {
+  protected:
+    void SetUp() override {
+        auto vm = TestVm::boot({.memory_mib = 256});
+        if (!vm.has_value() && vm.error().code == Code::unavailable) {
+            GTEST_SKIP() << vm.error().to_text();
+        }
+        ASSERT_TRUE(vm.has_value()) << vm.error().to_text();
+        vm_.emplace(std::move(*vm));
+    }
+    std::optional<TestVm> vm_;
+};
+
+TEST_F(CliOnAGuest, needs_root_and_tells_when_the_vm_ends) {
+    expect(5, {"ps", vm_->name(), "--direct"}, vm_->name(), kNobody);
+    std::thread off([&] {
+        std::this_thread::sleep_for(4s);
+        vm_->power_off();
+    });
+    expect(11, {"ps", vm_->name(), "--direct", "--watch", "--json"}, "ended");
+    off.join();
+    expect(3, {"ps", vm_->name(), "--direct"}, vm_->name());
+}
+
+// Whether text is UTF-8 without anything a terminal obeys.
+void expect_harmless(const std::string& text) {
+    for (const char c : text) {
+        ASSERT_TRUE(static_cast<unsigned char>(c) >= 0x20 || c == '\n') << text.substr(0, 500);
+        ASSERT_NE(c, '\x7f');
+    }
+    EXPECT_EQ(text.find("\xc2\x9b"), std::string::npos) << "CSI in one character";
+    EXPECT_EQ(text.find('\xff'), std::string::npos) << "no UTF-8";
+}
+
+TEST_F(CliOnAGuest, nothing_that_it_writes_steers_a_terminal_or_a_browser) {
+    vm_->output_of(
+        "E=$(printf '\\033]0;owned\\007'); R=$(printf 'gpj.\\342\\200\\256exe'); "
+        "B=$(printf '\\377\\376\\302\\233'); L=$(head -c 65000 /dev/zero | tr '\\0' A); "
+        "sh -c 'printf \"<b>\\033[2J\" > /proc/$$/comm; sleep 1000; true' "
+        "'<script>alert(1)</script>' "
+        "'\"><img src=x onerror=alert(1)>' \"$E\" \"$R\" \"$B\" \"$L\" >/dev/null 2>&1 & "
+        "sleep 1");
+    const auto run = [&](std::vector<std::string> words) {
+        words.insert(words.begin(), program_path("underseer"));
+        words.push_back("--direct");
+        RunResult ran = run_program(words);
+        EXPECT_EQ(ran.status, 0) << ran.output;
+        return ran.output;
+    };
+    for (const char* command : {"ps", "tree", "files", "maps", "dmesg"}) {
+        expect_harmless(run({command, vm_->name()}));
+    }
+    const std::string shown = run({"ps", vm_->name()});
+    EXPECT_NE(shown.find("\\x1b]0;owned\\x07"), std::string::npos);
+    EXPECT_NE(shown.find("gpj.\\xe2\\x80\\xaeexe"), std::string::npos);
+    const std::string text = run({"ps", vm_->name(), "--json"});
+    expect_harmless(text);
+    EXPECT_TRUE(json::Value::parse(text).has_value());
+    EXPECT_NE(text.find("\\u001b]0;owned"), std::string::npos);
+
+    const std::string output = directory_ / "report.html";
+    run({"report", vm_->name(), output});
+    const std::string page = read_file(output, 16u << 20).value();
+    expect_harmless(page);
+    EXPECT_EQ(page.find("<script"), std::string::npos);
+    EXPECT_EQ(page.find("<img"), std::string::npos);
+    EXPECT_NE(page.find("&lt;script&gt;alert(1)"), std::string::npos);
+    EXPECT_NE(page.find(vm_->release()), std::string::npos);
+    EXPECT_LT(page.size(), 1u << 20) << "64 KiB of arguments are cut";
+    struct stat status{};
+    ASSERT_EQ(::stat(output.c_str(), &status), 0);
+    EXPECT_EQ(status.st_mode & 07777, 0600u);
+    expect(2, {"report", vm_->name(), output, "--direct"}, "--force");
+    EXPECT_EQ(read_file(output, 16u << 20).value(), page);
+    expect(0, {"report", vm_->name(), output, "--direct", "--force"}, "report.html");
+}
+
+TEST_F(CliOnAGuest, a_report_on_an_image_names_its_hash) {
+    const std::string core = directory_ / "guest.core", output = directory_ / "report.html";
+    ASSERT_TRUE(vm_->dump_to(core, "elf").has_value());
+    expect(0, {"report", core, output}, "report.html");
+    const RunResult hashed = run_program({"/usr/bin/sha256sum", core});
+    const std::string page = read_file(output, 16u << 20).value();
+    EXPECT_NE(page.find(hashed.output.substr(0, 64)), std::string::npos);
+    EXPECT_EQ(std::distance(fs::directory_iterator(directory_), fs::directory_iterator()), 2);
+}
+
+}  // namespace
+}  // namespace underseer::testing
