@@ -1,6 +1,7 @@
 #include "commands.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <array>
 #include <chrono>
@@ -8,9 +9,11 @@
 
 #include "agent_commands.h"
 #include "dump.h"
+#include "export.h"
 #include "hypervisor/discover.h"
 #include "listings.h"
 #include "output.h"
+#include "output_file.h"
 #include "target.h"
 
 namespace underseer::cli {
@@ -34,7 +37,8 @@ Result<agent::Answer<T>> ask(Target& target, const Options& options, Topic topic
                             .one_pid = options.pid.has_value(),
                             .pid = options.pid.value_or(0),
                             .environment = options.environment,
-                            .threads = options.threads};
+                            .threads = options.threads,
+                            .deep = options.deep};
     auto answer = TRY(target.ask<T>(question));
     warn_of_gap(answer.unreadable, answer.first_gap);
     return answer;
@@ -82,7 +86,11 @@ Result<int> info(const Options& options) {
 
 Result<int> check(const Options& options) {
     Target target = TRY(Target::open(options));
-    const auto answer = TRY(ask<event::CheckReport>(target, options, Topic::hidden_processes));
+    const bool patience = options.deep && ::isatty(STDERR_FILENO) != 0;
+    if (patience) fmt::print(stderr, "Searching all of the guest's memory ..");
+    auto asked = ask<event::CheckReport>(target, options, Topic::hidden_processes);
+    if (patience) fmt::print(stderr, "\r\x1b[K");
+    const auto answer = TRY(std::move(asked));
     int status = 0;
     for (const event::CheckReport& report : answer.items) {
         if (!options.json) print(text_of(report));
@@ -96,6 +104,10 @@ Result<int> check(const Options& options) {
 Result<int> dump_memory(const Options& options) {
     TRY(check_output(options));
     return dump(TRY(open_introspector(options)), options);
+}
+
+Result<int> export_kernel(const Options& options) {
+    return export_symbols(options);
 }
 
 void print_host_json(const hypervisor::Host& host) {
@@ -165,7 +177,7 @@ struct Command {
     Result<int> (*run)(const Options&);
 };
 
-constexpr std::array<Command, 17> kCommands{{
+constexpr std::array<Command, 18> kCommands{{
     {"ls", "the VMs of this host, and whether they can be looked into", ls},
     {"info", "kernel, build id, boot time, how it was found", info},
     {"ps", "processes (--threads, --environment with --json)", list<event::Task, Topic::tasks>},
@@ -177,11 +189,12 @@ constexpr std::array<Command, 17> kCommands{{
     {"mounts", "mounts of every namespace", list<event::Mount, Topic::mounts>},
     {"interfaces", "network interfaces", list<event::NetworkInterface, Topic::interfaces>},
     {"dmesg", "the kernel's log", list<event::KernelLogLine, Topic::kernel_log>},
-    {"check", "looks for hidden processes; exit status 1 when there is one", check},
+    {"check", "looks for hidden processes (--deep); exit status 1 when there is one", check},
     {"status", "the agent of this host, and how well it sees each instance", status},
     {"findings", "what is open; exit status 1 when something is", findings},
     {"log", "log show | follow | verify [DIRECTORY]: the agent's signed log", log},
     {"dump", "its memory as an ELF core: dump INSTANCE|IMAGE OUTPUT (--force)", dump_memory},
+    {"export", "symbols for Volatility 3: export INSTANCE|IMAGE [OUTPUT]", export_kernel},
     {"help", "this text", nullptr},
 }};
 
@@ -202,13 +215,14 @@ std::string help_text() {
         "  --pid N       of one process only\n"
         "  --json        for programs: stable keys, numbers above 2^53 as strings\n"
         "  --threads     every thread, not only processes\n"
+        "  --deep        of check: search all memory too, for what no list leads to\n"
         "  --watch       again every second\n"
         "  --direct      look into the VM ourselves even when an agent runs\n"
         "  --bulk        of log: the bulk log instead of the critical one\n"
         "  --state DIR   the agent's state directory (/var/lib/underseer)\n"
         "  --run DIR     where its control socket is (/run/underseer)\n"
         "  --key FILE    of log verify: the public enrolment key\n"
-        "  --force       dump: replace the output file\n"
+        "  --force       dump, export: replace the output file\n"
         "\nExit status: 0 well; 1 a check has found something; 2 wrong use; 3 no such VM or file;\n"
         "4 several VMs of that name; 5 not allowed (not root?); 6 cannot be looked into; 7 "
         "malformed\n"

@@ -1,19 +1,15 @@
 #include "dump.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
-#include <cerrno>
 #include <chrono>
-#include <csignal>
 #include <cstdio>
-#include <cstdlib>
 
 #include "agent/ram_reader.h"
 #include "guest_memory/elf_writer.h"
 #include "json/writer.h"
+#include "output_file.h"
 #include "table.h"
 
 namespace underseer::cli {
@@ -22,66 +18,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 constexpr double kMib = 1u << 20;
-
-// The dump grows under a name of its own and gets its real one when it is whole, so that nobody
-// takes half a dump for a dump. Removed again when it is not kept.
-class PartialFile {
-  public:
-    static Result<PartialFile> create(const std::string& output) {
-        std::string path = output + ".partial-XXXXXX";
-        const int fd = ::mkostemp(path.data(), O_CLOEXEC);  // mode 0600
-        if (fd < 0) return fail(os_error(fmt::format("creating a file beside {}", output)));
-        return PartialFile(Fd(fd), std::move(path));
-    }
-    PartialFile(PartialFile&& other) noexcept
-        : fd_(std::move(other.fd_)), path_(std::exchange(other.path_, {})) {}
-    PartialFile& operator=(PartialFile&&) = delete;
-    ~PartialFile() {
-        if (!path_.empty()) ::unlink(path_.c_str());
-    }
-
-    int fd() const { return fd_.get(); }
-
-    Result<void> keep_as(const std::string& output, bool replace) {
-        if (::fsync(fd_.get()) != 0) return fail(os_error(fmt::format("saving {}", output)));
-        const unsigned flags = replace ? 0 : RENAME_NOREPLACE;
-        if (::renameat2(AT_FDCWD, path_.c_str(), AT_FDCWD, output.c_str(), flags) != 0) {
-            return fail(os_error(fmt::format("naming the dump {}", output)));
-        }
-        path_.clear();
-        return {};
-    }
-
-  private:
-    PartialFile(Fd fd, std::string path) : fd_(std::move(fd)), path_(std::move(path)) {}
-
-    Fd fd_;
-    std::string path_;
-};
-
-// Ctrl-C and a plain kill end a dump in order, so that the partial file goes.
-class StopSignals {
-  public:
-    StopSignals() {
-        stop_wanted = 0;
-        struct sigaction action{};
-        action.sa_handler = [](int) { stop_wanted = 1; };
-        ::sigaction(SIGINT, &action, &interrupt_);
-        ::sigaction(SIGTERM, &action, &terminate_);
-    }
-    StopSignals(const StopSignals&) = delete;
-    StopSignals& operator=(const StopSignals&) = delete;
-    ~StopSignals() {
-        ::sigaction(SIGINT, &interrupt_, nullptr);
-        ::sigaction(SIGTERM, &terminate_, nullptr);
-    }
-    bool wanted() const { return stop_wanted != 0; }
-
-  private:
-    static volatile std::sig_atomic_t stop_wanted;
-    struct sigaction interrupt_{}, terminate_{};
-};
-volatile std::sig_atomic_t StopSignals::stop_wanted = 0;
 
 // One line on standard error, drawn again ten times a second; nothing when that is no terminal.
 class ProgressBar {
@@ -142,26 +78,6 @@ void print_summary(const Options& options, const agent::RamReader& memory,
 }
 
 }  // namespace
-
-Result<void> check_output(const Options& options) {
-    if (options.argument.empty()) {
-        return fail(Code::invalid_argument,
-                    "'dump' needs the file to write: underseer dump INSTANCE|IMAGE OUTPUT");
-    }
-    struct stat status{};
-    if (::lstat(options.argument.c_str(), &status) != 0) {
-        if (errno == ENOENT) return {};
-        return fail(os_error(fmt::format("examining {}", options.argument)));
-    }
-    // Replacing a device or what a link leads to would be a surprise, --force or not.
-    if (!S_ISREG(status.st_mode)) {
-        return fail(Code::invalid_argument,
-                    fmt::format("{} is there and no regular file", options.argument));
-    }
-    if (options.force) return {};
-    return fail(Code::invalid_argument,
-                fmt::format("{} is there already; --force replaces it", options.argument));
-}
 
 Result<int> dump(agent::Introspector introspector, const Options& options) {
     auto memory = TRY(agent::RamReader::open(&introspector));

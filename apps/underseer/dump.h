@@ -6,9 +6,6 @@
 
 namespace underseer::cli {
 
-// Fails before anything is read when the output may not be written there.
-Result<void> check_output(const Options& options);
-
 // Writes an ELF core to options.argument. The value is the exit status: 0, or 10 when pages are
 // missing.
 Result<int> dump(agent::Introspector introspector, const Options& options);

@@ -38,6 +38,8 @@ Result<Options> parse_options(const std::vector<std::string>& arguments) {
             options.watch = true;
         } else if (argument == "--force") {
             options.force = true;
+        } else if (argument == "--deep") {
+            options.deep = true;
         } else if (argument == "--help" || argument == "-h") {
             options.help = true;
         } else if (argument == "--pid" && i + 1 < arguments.size()) {
@@ -63,7 +65,8 @@ Result<Options> parse_options(const std::vector<std::string>& arguments) {
     }
     if (!words.empty()) options.command = words[0];
     if (words.size() > 1) options.target = words[1];
-    const bool takes_three = options.command == "log" || options.command == "dump";
+    const bool takes_three =
+        options.command == "log" || options.command == "dump" || options.command == "export";
     if (words.size() > 2 && takes_three) options.argument = words[2];
     const std::size_t most = takes_three ? 3 : 2;
     if (words.size() > most) {

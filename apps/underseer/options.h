@@ -21,6 +21,7 @@ struct Options {
     bool environment = false;
     bool watch = false;
     bool force = false;
+    bool deep = false;  // of check: search all RAM
     bool help = false;
     bool direct = false;                       // look ourselves even when an agent runs
     bool bulk = false;                         // the bulk log

@@ -37,6 +37,9 @@ inline constexpr std::size_t kMaxKernelSymbols = 4u << 20;
 // KSYM_NAME_LEN is 512 since 6.1 (include/linux/kallsyms.h).
 inline constexpr std::size_t kMaxSymbolNameBytes = 1024;
 
+// As an ISF a distribution kernel has some 20 MB; one with everything in it about 100.
+inline constexpr std::size_t kMaxSymbolFileBytes = 256u << 20;
+
 // ---- images of memory ------------------------------------------------------------------------
 // A machine has some ten ranges of RAM; AVML makes one of every 16 MiB, so this is 1 TiB.
 inline constexpr std::size_t kMaxImageRanges = 1u << 16;

@@ -103,10 +103,15 @@ class FakeGuest final : public guest_memory::GuestMemory {
     GuestVirt add_task(std::uint32_t pid, std::uint32_t tgid, std::string_view comm,
                        GuestVirt parent);
     GuestVirt init_task() const { return init_task_; }
+    // The same memory as the direct map shows it.
+    GuestVirt direct(GuestVirt at) const;
+    // A task with a kernel stack as one that sleeps has, in a slab of task_structs.
+    void make_real(GuestVirt task);
     // Unlinks like a rootkit does.
     void unlink_from_task_list(GuestVirt task);
     void unlink_from_pid_idr(std::uint32_t pid);
     void unlink_from_css_set(GuestVirt task);
+    void unlink_from_tree(GuestVirt task);
 
     template <typename T>
     void write(GuestVirt at, T value) {
@@ -132,6 +137,7 @@ class FakeGuest final : public guest_memory::GuestMemory {
     void build_page_tables();
     void build_types();
     void build_init_task();
+    void build_scheduler();
     void list_init(GuestVirt head);
     void list_add_tail(GuestVirt node, GuestVirt head);
     void list_remove(GuestVirt node);
@@ -147,6 +153,8 @@ class FakeGuest final : public guest_memory::GuestMemory {
     std::map<std::string, std::uint32_t, std::less<>> offsets_;
     std::map<std::string, std::uint32_t, std::less<>> sizes_;
     GuestVirt init_task_, css_set_, pid_ns_, idr_node_;
+    GuestVirt sched_class_, task_cache_, struct_pages_, tasks_;
+    std::uint64_t next_task_ = 0;
     std::uint64_t reads_ = 0;
 };
 
