@@ -1,6 +1,7 @@
 #include "commands.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
@@ -10,6 +11,7 @@
 #include "demo.h"
 #include "doctor.h"
 #include "dump.h"
+#include "export.h"
 #include "hypervisor/discover.h"
 #include "listings.h"
 #include "manual_text.h"
@@ -40,7 +42,8 @@ Result<agent::Answer<T>> ask(Target& target, const Options& options, Topic topic
                             .one_pid = options.pid.has_value(),
                             .pid = options.pid.value_or(0),
                             .environment = options.environment,
-                            .threads = options.threads};
+                            .threads = options.threads,
+                            .deep = options.deep};
     auto answer = TRY(target.ask<T>(question));
     warn_of_gap(answer.unreadable, answer.first_gap);
     return answer;
@@ -88,7 +91,11 @@ Result<int> info(const Options& options) {
 
 Result<int> check(const Options& options) {
     Target target = TRY(Target::open(options));
-    const auto answer = TRY(ask<event::CheckReport>(target, options, Topic::hidden_processes));
+    const bool patience = options.deep && ::isatty(STDERR_FILENO) != 0;
+    if (patience) fmt::print(stderr, "Searching all of the guest's memory ..");
+    auto asked = ask<event::CheckReport>(target, options, Topic::hidden_processes);
+    if (patience) fmt::print(stderr, "\r\x1b[K");
+    const auto answer = TRY(std::move(asked));
     int status = 0;
     for (const event::CheckReport& report : answer.items) {
         if (!options.json) print(text_of(report));
@@ -102,6 +109,10 @@ Result<int> check(const Options& options) {
 Result<int> dump_memory(const Options& options) {
     TRY(check_output(options));
     return dump(TRY(open_introspector(options)), options);
+}
+
+Result<int> export_symbols_of(const Options& options) {
+    return export_symbols(options);
 }
 
 // ---- the table --------------------------------------------------------------------------------
@@ -200,7 +211,7 @@ const std::vector<Row>& rows() {
           .more = "Compares what the kernel's own lists say about processes. A process that some "
                   "lists show and others do not, in five looks over two seconds, is a finding.",
           .words = {{"INSTANCE|IMAGE", Kind::target}},
-          .options = {&kJson, &kDirect, &kRun},
+          .options = {&kDeep, &kJson, &kDirect, &kRun},
           .exits = of_a_guest({{1, "something was found"}, {10, "the check could not look"}})},
          check},
         {{.name = "findings",
@@ -253,6 +264,16 @@ const std::vector<Row>& rows() {
                      "the demo has failed, or packages that it needs are missing; it says which"},
                     {3, "the demo is not installed"}}},
          demo},
+        {{.name = "export",
+          .group = kFiles,
+          .what = "its kernel's symbols and types, for Volatility 3",
+          .more = "A symbol file (ISF) of a kernel that nobody has debug information for. Put it "
+                  "into a folder named linux under Volatility's symbol path. Without OUTPUT it is "
+                  "named after the kernel.",
+          .words = {{"INSTANCE|IMAGE", Kind::target}, {"OUTPUT", Kind::file, false}},
+          .options = {&kForce},
+          .exits = of_a_guest()},
+         export_symbols_of},
         {{.name = "report",
           .group = kFiles,
           .what = "what there is to see in it, as one HTML file to hand on",

@@ -38,7 +38,7 @@ struct Taker {
     const program::Option* option;
     Result<void> (*take)(Options&, const std::string& value);
 };
-constexpr std::array<Taker, 16> kTakers{{
+constexpr std::array<Taker, 17> kTakers{{
     {&option::kPid, take_pid},
     {&option::kJson, set<&Options::json>},
     {&option::kThreads, set<&Options::threads>},
@@ -47,6 +47,7 @@ constexpr std::array<Taker, 16> kTakers{{
     {&option::kDirect, set<&Options::direct>},
     {&option::kBulk, set<&Options::bulk>},
     {&option::kForce, set<&Options::force>},
+    {&option::kDeep, set<&Options::deep>},
     {&option::kOnce, set<&Options::once>},
     {&option::kHelp, set<&Options::help>},
     {&option::kVersion, set<&Options::version>},

@@ -27,6 +27,7 @@ enum class Topic : std::uint8_t {
     interfaces,
     kernel_log,
     hidden_processes,
+    symbol_file,  // the kernel model as an ISF, in parts of text
     ram_regions,  // where there is RAM; answered without looking for a kernel
     ram_bytes,    // what is in it, for a dump
 };
@@ -40,18 +41,17 @@ struct Question {
     std::uint32_t pid = 0;
     bool environment = false;   // of tasks
     bool threads = false;       // every thread, not only processes
+    bool deep = false;          // of hidden_processes: search all RAM as well
     std::uint64_t address = 0;  // of ram_bytes: physical, and at most kMaxRamQuestion bytes
     std::uint64_t size_bytes = 0;
 
     static constexpr auto fields() {
         using event::Field;
-        return std::tuple{Field{"topic", &Question::topic},
-                          Field{"one_pid", &Question::one_pid},
-                          Field{"pid", &Question::pid},
-                          Field{"environment", &Question::environment},
-                          Field{"threads", &Question::threads},
-                          Field{"address", &Question::address},
-                          Field{"size_bytes", &Question::size_bytes}};
+        return std::tuple{
+            Field{"topic", &Question::topic},     Field{"one_pid", &Question::one_pid},
+            Field{"pid", &Question::pid},         Field{"environment", &Question::environment},
+            Field{"threads", &Question::threads}, Field{"deep", &Question::deep},
+            Field{"address", &Question::address}, Field{"size_bytes", &Question::size_bytes}};
     }
 };
 
@@ -85,6 +85,16 @@ struct IntrospectorStart {
                           Field{"alternative", &IntrospectorStart::alternative}};
     }
 };
+// A part of a long text; the parts in their order are the whole.
+struct TextPart {
+    std::string text;
+
+    static constexpr auto fields() {
+        using event::Field;
+        return std::tuple{Field{"text", &TextPart::text}};
+    }
+};
+
 // One region of RAM.
 struct RamExtent {
     std::uint64_t begin = 0;

@@ -11,6 +11,7 @@
 
 #include "detect/hidden_process/hidden_process.h"
 #include "guest_linux/guest.h"
+#include "guest_linux/isf.h"
 #include "guest_memory/cached_memory.h"
 #include "guest_memory/sources.h"
 
@@ -30,6 +31,7 @@ constexpr std::uint64_t kMaxReadBytes = 16u << 20;
 constexpr std::size_t kMaxRemains = 8;
 // A kernel that turns out not to run is left for another one this often within one question.
 constexpr unsigned kAttempts = 3;
+constexpr std::size_t kTextPartBytes = kItemsFrameBytes - 64;  // one fills a frame
 constexpr std::uint64_t kRamPieceBytes = 64u << 10;  // of a dump: a frame holds a few of them
 
 class Worker {
@@ -88,6 +90,7 @@ class Worker {
 
     void leave_kernel() {
         guest_.reset();
+        suspect_ = false;
         if (remains_.size() == kMaxRemains) remains_.erase(remains_.begin());
         remains_.push_back(signs_);
     }
@@ -217,12 +220,23 @@ class Worker {
                 return frames_of(guest_->kernel_log());
             case Topic::hidden_processes:
                 return frames_of<event::CheckReport>(
-                    Listing<event::CheckReport>{{hidden_processes()}, 0, {}});
+                    Listing<event::CheckReport>{{hidden_processes(question.deep)}, 0, {}});
+            case Topic::symbol_file:
+                return frames_of(symbol_file());
             case Topic::ram_regions:
             case Topic::ram_bytes:
                 break;
         }
         return {failure({Code::unsupported, 0, "an unknown question"})};
+    }
+
+    Result<Listing<TextPart>> symbol_file() {
+        const std::string text = TRY(guest_linux::isf_of(guest_->kernel()));
+        Listing<TextPart> listing;
+        for (std::size_t at = 0; at < text.size(); at += kTextPartBytes) {
+            listing.items.push_back({text.substr(at, kTextPartBytes)});
+        }
+        return listing;
     }
 
     Listing<event::Task> tasks(const Question& question) {
@@ -244,15 +258,26 @@ class Worker {
         return listing;
     }
 
-    event::CheckReport hidden_processes() {
-        detect::HiddenProcessCheck check;
+    // RAM is searched when that is asked for, when views still differ at a second look (a process
+    // that comes or goes has come or gone by then), and for as long as that finds something: what
+    // only RAM shows must not seem to be gone because nobody asked.
+    event::CheckReport hidden_processes(bool deep) {
+        bool search = deep || suspect_;
+        detect::HiddenProcessCheck check(search);
         for (unsigned look = 0; look < detect::HiddenProcessCheck::kLooks; ++look) {
             if (look > 0 && cache_->live()) sleep_ms(detect::HiddenProcessCheck::kPauseMs);
+            if (look == 2 && !search) {
+                search = true;
+                check = detect::HiddenProcessCheck(search);
+                look = 0;
+            }
             check.look(*guest_);
             // Memory that does not change says the same at every look.
             if (!check.suspicious()) break;
         }
-        return check.report(*guest_);
+        auto report = check.report(*guest_);
+        suspect_ = search && report.outcome == event::Outcome::finding;
+        return report;
     }
 
     static void sleep_ms(unsigned ms) {
@@ -303,7 +328,8 @@ class Worker {
     std::unique_ptr<GuestMemory> ram_;  // for a dump of what holds no Linux
     std::unique_ptr<CachedMemory> cache_;
     std::unique_ptr<Guest> guest_;
-    guest_linux::VitalSigns signs_;                 // of guest_, when they were last seen
+    bool suspect_ = false;           // the last search for hidden processes has found one
+    guest_linux::VitalSigns signs_;  // of guest_, when they were last seen
     std::vector<guest_linux::VitalSigns> remains_;  // of kernels that have ended
 };
 

@@ -42,6 +42,9 @@ inline constexpr std::size_t kMaxVmcoreInfoBytes = 4096;
 // some hundreds.
 inline constexpr std::size_t kMaxVmcoreInfoCandidates = 1u << 14;
 
+// As an ISF a distribution kernel has some 20 MB; one with everything in it about 100.
+inline constexpr std::size_t kMaxSymbolFileBytes = 256u << 20;
+
 // ---- images of memory ------------------------------------------------------------------------
 // A machine has some ten ranges of RAM; AVML makes one of every 16 MiB, so this is 1 TiB.
 inline constexpr std::size_t kMaxImageRanges = 1u << 16;

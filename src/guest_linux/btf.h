@@ -86,6 +86,11 @@ class Btf {
     };
     std::optional<Array> array(std::uint32_t id) const;
 
+    // Of an integer: bits of BTF_INT_SIGNED, _CHAR, _BOOL (Documentation/bpf/btf.rst).
+    std::uint32_t int_encoding(const Type& integer) const {
+        return word(integer.extra) >> 24 & 0xf;
+    }
+
     // Value of an enumerator of any (anonymous or named) enum.
     std::optional<std::int64_t> enumerator(std::string_view name) const;
 

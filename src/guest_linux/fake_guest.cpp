@@ -16,7 +16,8 @@ constexpr std::uint64_t kEntry = 0x3;  // present, writable
 constexpr std::uint64_t kHuge = 0x80, kNx = 1ull << 63;
 constexpr std::uint32_t kPfKthread = 0x00200000;
 // As far apart as real ones, which are larger than what of them is used here.
-constexpr std::uint32_t kTaskBytes = 8192;
+constexpr std::uint32_t kTaskBytes = 8192, kStructPageBytes = 64;
+constexpr std::uint64_t kSlabOrder = 6, kSlabTasks = (kPageSize << kSlabOrder) / kTaskBytes;
 
 template <typename T>
 void append(std::vector<std::byte>& out, T value) {
@@ -243,6 +244,7 @@ FakeGuest::FakeGuest(Options options) : options_(options), ram_(options.ram_byte
     data_next_ = data_virt_ + 64 * kPageSize;  // tables first
     build_page_tables();
     build_types();
+    build_scheduler();
     build_init_task();
 }
 
@@ -365,6 +367,7 @@ void FakeGuest::build_types() {
             {"hlist", hnode, 256},
             {"subsys", states, 384}},
            64);
+    const std::uint32_t thread = define("thread_struct", {{"sp", u64, 0}}, 64);
     // An anonymous union around exit_state, to be looked through.
     const std::uint32_t inner = btf_.add_struct("", 8, {{"exit_state", u32, 0}}, true);
     offsets_["task_struct.exit_state"] = 16;
@@ -388,8 +391,17 @@ void FakeGuest::build_types() {
             {"cg_list", list, 1664},
             {"signal", pointer, 1792},
             {"cgroups", pointer, 1856},
-            {"comm", comm, 1920}},
-           256);
+            {"comm", comm, 1920},
+            {"stack", pointer, 2048},
+            {"sched_class", pointer, 2112},
+            {"on_cpu", u32, 2176},
+            {"thread", thread, 2240}},
+           344);
+    define("inactive_task_frame", {{"ret_addr", u64, 64 * 6}}, 56);
+    define("page", {{"flags", u64, 0}}, kStructPageBytes);
+    define("slab", {{"slab_cache", pointer, 64}}, kStructPageBytes);
+    const std::uint32_t order = define("kmem_cache_order_objects", {{"x", u32, 0}}, 4);
+    define("kmem_cache", {{"size", u32, 0}, {"oo", order, 32}, {"min", order, 64}}, 64);
 }
 
 GuestVirt FakeGuest::add_function(std::string_view name, std::string_view code) {
@@ -436,6 +448,42 @@ void FakeGuest::list_remove(GuestVirt node) {
     write(next + 8, previous.value);
 }
 
+// One slab of task_structs, of kSlabOrder pages, and the array of struct page that says so.
+void FakeGuest::build_scheduler() {
+    sched_class_ = GuestVirt{rodata_virt_ + 0x800};
+    add_symbol("fair_sched_class", 'R', sched_class_.value);
+    const GuestVirt variables = allocate(64);
+    add_symbol("page_offset_base", 'D', variables.value);
+    add_symbol("vmemmap_base", 'D', variables.value + 8);
+    add_symbol("task_struct_cachep", 'd', variables.value + 16);
+    task_cache_ = allocate(64);
+    write(task_cache_ + offset("kmem_cache", "size"), kTaskBytes);
+    const auto order = static_cast<std::uint32_t>(kSlabOrder << 16 | kSlabTasks);
+    write(task_cache_ + offset("kmem_cache", "oo"), order);
+    write(task_cache_ + offset("kmem_cache", "min"), std::uint32_t{1u << 16 | 1});
+    tasks_ = direct(allocate(kPageSize << kSlabOrder, kPageSize << kSlabOrder));
+    // Only the frames of the slab have a struct page here.
+    struct_pages_ = direct(allocate(kStructPageBytes << kSlabOrder));
+    write(struct_pages_ + offset("slab", "slab_cache"), task_cache_.value);
+    const std::uint64_t map = options_.levels == 5 ? kDirectMap5 : kDirectMap4;
+    write(variables, map);
+    write(variables + 8, struct_pages_.value - phys(tasks_).value / kPageSize * kStructPageBytes);
+    write(variables + 16, task_cache_.value);
+}
+
+GuestVirt FakeGuest::direct(GuestVirt at) const {
+    return GuestVirt{(options_.levels == 5 ? kDirectMap5 : kDirectMap4) + phys(at).value};
+}
+
+void FakeGuest::make_real(GuestVirt task) {
+    const GuestVirt stack = allocate(1024);
+    const GuestVirt sp = stack + 512;
+    write(sp + offset("inactive_task_frame", "ret_addr"), text_virt_ + 0x1234);
+    write(task + offset("task_struct", "stack"), stack.value);
+    write(task + offset("task_struct", "thread"), sp.value);
+    write(task + offset("task_struct", "sched_class"), sched_class_.value);
+}
+
 void FakeGuest::build_init_task() {
     const GuestVirt table = allocate(128 * 8);
     css_set_ = allocate(64);
@@ -478,7 +526,8 @@ void FakeGuest::build_init_task() {
 GuestVirt FakeGuest::add_task(std::uint32_t pid, std::uint32_t tgid, std::string_view comm,
                               GuestVirt parent) {
     CHECK(pid < 64);  // one node of the IDR
-    const GuestVirt task = allocate(kTaskBytes);
+    CHECK(next_task_ < kSlabTasks);
+    const GuestVirt task = tasks_ + kTaskBytes * next_task_++;
     const auto at = [&](std::string_view member) { return task + offset("task_struct", member); };
     write(at("pid"), pid);
     write(at("tgid"), tgid);
@@ -509,6 +558,7 @@ GuestVirt FakeGuest::add_task(std::uint32_t pid, std::uint32_t tgid, std::string
     write(number + offset("pid", "numbers") + 8, pid_ns_.value);
     write(at("thread_pid"), number.value);
     write(idr_node_ + offset("xa_node", "slots") + 8ull * pid, number.value);
+    make_real(task);
     return task;
 }
 
@@ -520,6 +570,10 @@ void FakeGuest::unlink_from_pid_idr(std::uint32_t pid) {
 }
 void FakeGuest::unlink_from_css_set(GuestVirt task) {
     list_remove(task + offset("task_struct", "cg_list"));
+}
+
+void FakeGuest::unlink_from_tree(GuestVirt task) {
+    list_remove(task + offset("task_struct", "sibling"));
 }
 
 void FakeGuest::finish() {

@@ -117,10 +117,15 @@ class FakeGuest final : public guest_memory::GuestMemory {
     GuestVirt init_task() const { return init_task_; }
     GuestVirt init_pid_ns() const { return pid_ns_; }
     GuestVirt css_set_table() const { return css_set_table_; }
+    // The same memory as the direct map shows it.
+    GuestVirt direct(GuestVirt at) const;
+    // A task with a kernel stack as one that sleeps has, in a slab of task_structs.
+    void make_real(GuestVirt task);
     // Unlinks like a rootkit does.
     void unlink_from_task_list(GuestVirt task);
     void unlink_from_pid_idr(std::uint32_t pid);
     void unlink_from_css_set(GuestVirt task);
+    void unlink_from_tree(GuestVirt task);
 
     template <typename T>
     void write(GuestVirt at, T value) {
@@ -146,6 +151,7 @@ class FakeGuest final : public guest_memory::GuestMemory {
     void build_page_tables();
     void build_types();
     void build_init_task();
+    void build_scheduler();
     void list_init(GuestVirt head);
     void list_add_tail(GuestVirt node, GuestVirt head);
     void list_remove(GuestVirt node);
@@ -161,7 +167,8 @@ class FakeGuest final : public guest_memory::GuestMemory {
     std::map<std::string, std::uint32_t, std::less<>> offsets_;
     std::map<std::string, std::uint32_t, std::less<>> sizes_;
     GuestVirt init_task_, css_set_, css_set_table_, pid_ns_, idr_node_;
-    std::uint64_t function_next_ = 0;
+    GuestVirt sched_class_, task_cache_, struct_pages_, tasks_;
+    std::uint64_t function_next_ = 0, next_task_ = 0;
     std::uint64_t reads_ = 0;
 };
 

@@ -16,6 +16,7 @@ Guest::Guest(std::unique_ptr<Kernel> kernel)
       paths_(kernel_.get()),
       tasks_(kernel_.get(), &paths_),
       views_(kernel_.get()),
+      scan_(kernel_.get()),
       files_(kernel_.get(), &paths_),
       maps_(kernel_.get(), &paths_, &tasks_) {}
 
@@ -25,15 +26,31 @@ Result<std::unique_ptr<Guest>> Guest::attach(guest_memory::GuestMemory* memory,
     return std::unique_ptr<Guest>(new Guest(std::move(kernel)));
 }
 
-std::vector<GuestVirt> Guest::task_addresses() {
+namespace {
+
+std::vector<GuestVirt> tasks_of(const std::vector<TaskViewResult>& views) {
     std::vector<GuestVirt> addresses;
     std::unordered_set<GuestVirt> seen;
-    for (const TaskViewResult& view : views_.walk_all()) {
+    for (const TaskViewResult& view : views) {
         for (const GuestVirt task : view.tasks) {
             if (seen.insert(task).second) addresses.push_back(task);
         }
     }
     return addresses;
+}
+
+}  // namespace
+
+std::vector<GuestVirt> Guest::task_addresses() {
+    return tasks_of(views_.walk_all());
+}
+
+TaskPlaces Guest::find_task_places(const std::vector<TaskViewResult>& views) {
+    return scan_.search(tasks_of(views));
+}
+
+TaskViewResult Guest::ram_scan(const TaskPlaces& places, const std::vector<TaskViewResult>& views) {
+    return {TaskView::ram_scan, scan_.live(places, tasks_of(views)), places.gap};
 }
 
 Listing<event::Task> Guest::tasks(TaskDetail detail) {

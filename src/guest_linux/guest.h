@@ -9,6 +9,7 @@
 #include "guest_linux/memory_maps.h"
 #include "guest_linux/open_files.h"
 #include "guest_linux/paths.h"
+#include "guest_linux/task_scan.h"
 #include "guest_linux/task_views.h"
 #include "guest_linux/tasks.h"
 
@@ -29,6 +30,10 @@ class Guest {
     // task_struct addresses of every process and thread that any view shows.
     std::vector<GuestVirt> task_addresses();
     std::vector<TaskViewResult> task_views() { return views_.walk_all(); }
+    // The view that trusts no list: where task_structs lie in RAM is searched once (seconds on a
+    // large guest), which of them live is read anew each time. `views` are those of task_views().
+    TaskPlaces find_task_places(const std::vector<TaskViewResult>& views);
+    TaskViewResult ram_scan(const TaskPlaces& places, const std::vector<TaskViewResult>& views);
     Result<event::Task> task(GuestVirt address, TaskDetail detail = {}) {
         return tasks_.read(address, detail);
     }
@@ -55,6 +60,7 @@ class Guest {
     Paths paths_;
     Tasks tasks_;
     TaskViews views_;
+    TaskScan scan_;
     OpenFiles files_;
     MemoryMaps maps_;
 };

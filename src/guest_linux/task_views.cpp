@@ -40,6 +40,8 @@ std::string_view to_string(TaskView view) {
             return "run_queue";
         case TaskView::current:
             return "current";
+        case TaskView::ram_scan:
+            return "ram_scan";
     }
     return "unknown";
 }
@@ -72,16 +74,33 @@ TaskViews::TaskViews(Kernel* kernel) : kernel_(kernel) {
         .css_mg_tasks = k.field("css_set", "mg_tasks"),
         .css_dying_tasks = k.field("css_set", "dying_tasks"),
         .rq_curr = k.field("rq", "curr"),
+        .rq_donor = k.field("rq", "donor"),
         .rq_cfs_tasks = k.field("rq", "cfs_tasks"),
-        .rq_rt_queue = k.field("rq", "rt.active.queue"),
+        .rq_rt = k.field("rq", "rt"),
+        .rt_rq_queue = k.field("rt_rq", "active.queue"),
         .rq_dl_root = k.field("rq", "dl.root.rb_root.rb_node"),
         .rq_scx_runnable = k.field("rq", "scx.runnable_list"),
         .se_group_node = k.field("task_struct", "se.group_node"),
+        .rt = k.field("task_struct", "rt"),
         .rt_run_list = k.field("task_struct", "rt.run_list"),
         .rt_my_q = k.field("sched_rt_entity", "my_q"),
         .dl_rb_node = k.field("task_struct", "dl.rb_node"),
+        .dl_server = k.field("task_struct", "dl.dl_server"),
         .scx_node = k.field("task_struct", "scx.runnable_node"),
+        .group_list = k.field("task_group", "list"),
+        .group_cfs_rq = k.field("task_group", "cfs_rq"),
+        .cfs_limbo = k.field("cfs_rq", "throttled_limbo_list"),
+        .throttle_node = k.field("task_struct", "throttle_node"),
     };
+    // An array of pointers; one per-CPU pointer in 7.2 (kernel/sched/sched.h, struct task_group).
+    const Btf& types = k.types();
+    const auto group = types.find_struct("task_group");
+    const auto queues = group ? types.find_member(*group, "cfs_rq") : std::nullopt;
+    if (!queues) return;
+    const Btf::Type& pointer = types.type(types.strip(queues->type));
+    group_queues_per_cpu_ =
+        pointer.kind == BtfKind::pointer &&
+        types.type(types.strip(pointer.size_or_type)).kind == BtfKind::structure;
 }
 
 TaskViewResult TaskViews::walk(TaskView view, const std::vector<GuestVirt>& known) {
@@ -133,8 +152,10 @@ Result<void> TaskViews::walk_once(TaskView view, const std::vector<GuestVirt>& k
             return walk_run_queues(found);
         case TaskView::current:
             return walk_current(found);
+        case TaskView::ram_scan:
+            break;
     }
-    return fail(Code::unsupported, "an unknown view of the tasks");
+    return fail(Code::unsupported, "this view of the tasks is not walked by lists");
 }
 
 std::vector<TaskViewResult> TaskViews::walk_all() {
@@ -310,17 +331,27 @@ Result<void> TaskViews::walk_css_sets(std::vector<GuestVirt>& out) {
     return worst;
 }
 
-Result<void> TaskViews::walk_rt_queue(GuestVirt rq, std::vector<GuestVirt>& out) {
+Result<void> TaskViews::walk_rt_queue(GuestVirt rt_rq, std::vector<GuestVirt>& out,
+                                      unsigned depth) {
+    if (depth > limits::kMaxTreeDepth) return fail(Code::limit, "real-time groups nest too deep");
     for (unsigned priority = 0; priority < kRtPriorities; ++priority) {
-        TRY(kernel_->walk_list(rq + f_.rq_rt_queue.offset + 16ull * priority, [&](GuestVirt node) {
+        Result<void> inside;
+        const GuestVirt queue = rt_rq + f_.rt_rq_queue.offset + 16ull * priority;
+        TRY(kernel_->walk_list(queue, [&](GuestVirt node) {
             // An entity with a queue of its own is a group (CONFIG_RT_GROUP_SCHED), not a task.
             const GuestVirt task = container(node, f_.rt_run_list);
-            const GuestVirt entity = task + kernel_->field("task_struct", "rt").offset;
-            const bool group =
-                f_.rt_my_q.known() && kernel_->read(entity, f_.rt_my_q).value_or(0) != 0;
-            if (!group) out.push_back(task);
-            return true;
+            const GuestVirt group =
+                f_.rt_my_q.known()
+                    ? kernel_->read_pointer(task + f_.rt.offset, f_.rt_my_q).value_or(GuestVirt{})
+                    : GuestVirt{};
+            if (group) {
+                inside = walk_rt_queue(group, out, depth + 1);
+            } else {
+                out.push_back(task);
+            }
+            return inside.has_value() && out.size() < limits::kMaxTasks;
         }));
+        TRY(std::move(inside));
     }
     return {};
 }
@@ -337,14 +368,45 @@ Result<void> TaskViews::walk_dl_queue(GuestVirt rq, std::vector<GuestVirt>& out)
         // struct rb_node {__rb_parent_color, rb_right, rb_left} (include/linux/rbtree_types.h)
         stack.push_back(TRY(kernel_->memory().read<std::uint64_t>(node + 8)));
         stack.push_back(TRY(kernel_->memory().read<std::uint64_t>(node + 16)));
-        out.push_back(container(node, f_.dl_rb_node));
+        // A server that lends the CPU to another class since 6.8 (struct rq.fair_server) is an
+        // entity in this tree, but no task.
+        const GuestVirt task = container(node, f_.dl_rb_node);
+        if (f_.dl_server.known() && TRY(kernel_->read(task, f_.dl_server)) != 0) continue;
+        out.push_back(task);
     }
     return {};
 }
 
+// Since 6.18 a task of a group that has used up its quota waits off every queue, in a list of the
+// group's (throttle_cfs_rq_work(), kernel/sched/fair.c); before, it stayed in cfs_tasks.
+Result<void> TaskViews::walk_throttled(const std::vector<unsigned>& cpus,
+                                       std::vector<GuestVirt>& out) {
+    if (!f_.cfs_limbo.known() || !f_.throttle_node.known() || !f_.group_cfs_rq.known()) return {};
+    Result<void> worst;
+    TRY(kernel_->walk_list(TRY(kernel_->symbol("task_groups")), [&](GuestVirt node) {
+        const GuestVirt group = container(node, f_.group_list);
+        const auto queues = kernel_->read_pointer(group, f_.group_cfs_rq);
+        for (const unsigned cpu : cpus) {
+            if (!queues.has_value() || !*queues) break;
+            const auto queue = group_queues_per_cpu_
+                                   ? kernel_->per_cpu(*queues, cpu)
+                                   : kernel_->memory().read<GuestVirt>(*queues + 8ull * cpu);
+            if (!queue.has_value() || !*queue) continue;
+            auto walked = kernel_->walk_list(*queue + f_.cfs_limbo.offset, [&](GuestVirt waiting) {
+                out.push_back(container(waiting, f_.throttle_node));
+                return out.size() < limits::kMaxTasks;
+            });
+            if (!walked.has_value()) worst = std::move(walked);
+        }
+        return out.size() < limits::kMaxTasks;
+    }));
+    return worst;
+}
+
 Result<void> TaskViews::walk_run_queues(std::vector<GuestVirt>& out) {
     const GuestVirt runqueues = TRY(kernel_->symbol("runqueues"));
-    for (const unsigned cpu : TRY(kernel_->possible_cpus())) {
+    const std::vector<unsigned> cpus = TRY(kernel_->possible_cpus());
+    for (const unsigned cpu : cpus) {
         const GuestVirt rq = TRY(kernel_->per_cpu(runqueues, cpu));
         if (f_.rq_cfs_tasks.known()) {
             TRY(kernel_->walk_list(rq + f_.rq_cfs_tasks.offset, [&](GuestVirt node) {
@@ -358,10 +420,10 @@ Result<void> TaskViews::walk_run_queues(std::vector<GuestVirt>& out) {
                 return true;
             }));
         }
-        TRY(walk_rt_queue(rq, out));
+        TRY(walk_rt_queue(rq + f_.rq_rt.offset, out));
         TRY(walk_dl_queue(rq, out));
     }
-    return {};
+    return walk_throttled(cpus, out);
 }
 
 // rq->curr rather than the per-CPU current_task: the same task, and its name never changed.
@@ -369,10 +431,14 @@ Result<void> TaskViews::walk_current(std::vector<GuestVirt>& out) {
     const GuestVirt runqueues = TRY(kernel_->symbol("runqueues"));
     for (const unsigned cpu : TRY(kernel_->possible_cpus())) {
         const GuestVirt rq = TRY(kernel_->per_cpu(runqueues, cpu));
-        const GuestVirt task = TRY(kernel_->read_pointer(rq, f_.rq_curr));
-        // The idle task (pid 0) is in no list.
-        if (!task || TRY(kernel_->read(task, f_.pid)) == 0) continue;
-        out.push_back(task);
+        // With proxy execution (6.12+) another task may lend the one that runs its place.
+        for (const Field& member : {f_.rq_curr, f_.rq_donor}) {
+            if (!member.known()) continue;
+            const GuestVirt task = TRY(kernel_->read_pointer(rq, member));
+            // The idle task (pid 0) is in no list.
+            if (!task || TRY(kernel_->read(task, f_.pid)) == 0) continue;
+            out.push_back(task);
+        }
     }
     return {};
 }

@@ -18,12 +18,13 @@ enum class TaskView : std::uint8_t {
     pid_idr,      // the IDR of every pid namespace
     tree,         // children/sibling, from init and kthreadd down
     css_set,      // tasks of every css_set (cgroup membership)
-    run_queue,    // fair, real-time and deadline queues of every CPU
+    run_queue,    // fair, real-time, deadline and ext queues of every CPU, and throttled tasks
     current,      // what every CPU runs now
+    ram_scan,     // what TaskScan finds in RAM itself; only when it is asked for
 };
 inline constexpr std::array kAllTaskViews{
     TaskView::task_list, TaskView::thread_list, TaskView::pid_idr, TaskView::tree,
-    TaskView::css_set,   TaskView::run_queue,   TaskView::current};
+    TaskView::css_set,   TaskView::run_queue,   TaskView::current, TaskView::ram_scan};
 std::string_view to_string(TaskView view);
 
 struct TaskViewResult {
@@ -38,7 +39,7 @@ class TaskViews {
 
     // `known` are the processes that other views have shown (for thread_list).
     TaskViewResult walk(TaskView view, const std::vector<GuestVirt>& known);
-    // All of them; thread_list last, over what the others found.
+    // All that follow the kernel's own lists; thread_list last, over what the others found.
     std::vector<TaskViewResult> walk_all();
 
     // init_pid_ns and every pid namespace that a task found so far lives in.
@@ -54,7 +55,8 @@ class TaskViews {
     Result<void> walk_tree(std::vector<GuestVirt>& out);
     Result<void> walk_css_sets(std::vector<GuestVirt>& out);
     Result<void> walk_run_queues(std::vector<GuestVirt>& out);
-    Result<void> walk_rt_queue(GuestVirt rq, std::vector<GuestVirt>& out);
+    Result<void> walk_rt_queue(GuestVirt rt_rq, std::vector<GuestVirt>& out, unsigned depth = 0);
+    Result<void> walk_throttled(const std::vector<unsigned>& cpus, std::vector<GuestVirt>& out);
     Result<void> walk_dl_queue(GuestVirt rq, std::vector<GuestVirt>& out);
     Result<void> walk_current(std::vector<GuestVirt>& out);
     Result<GuestVirt> task_of_pid(GuestVirt pid);
@@ -65,9 +67,11 @@ class TaskViews {
             thread_pid, pid, tgid, group_leader;
         Field pid_level, pid_numbers, pid_tasks, upid_ns, ns_idr, xa_head, node_shift, node_slots;
         Field css_hlist, css_tasks, css_mg_tasks, css_dying_tasks;
-        Field rq_curr, rq_cfs_tasks, rq_rt_queue, rq_dl_root, rq_scx_runnable, se_group_node,
-            rt_run_list, rt_my_q, dl_rb_node, scx_node;
+        Field rq_curr, rq_donor, rq_cfs_tasks, rq_rt, rt_rq_queue, rq_dl_root, rq_scx_runnable,
+            se_group_node, rt, rt_run_list, rt_my_q, dl_rb_node, dl_server, scx_node;
+        Field group_list, group_cfs_rq, cfs_limbo, throttle_node;
     } f_;
+    bool group_queues_per_cpu_ = false;
 };
 
 }  // namespace underseer::guest_linux

@@ -2,55 +2,17 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 
-#include <cstdlib>
 #include <filesystem>
 
 #include "guest_memory/fake_images.h"
 #include "guests.h"
+#include "program.h"
 
 namespace underseer::testing {
 namespace {
 
 namespace fs = std::filesystem;
-
-// A directory of our own, gone at the end.
-class Directory {
-  public:
-    Directory() : path_(fs::temp_directory_path() / "underseer-dump-XXXXXX") {
-        std::string name = path_;
-        CHECK(::mkdtemp(name.data()) != nullptr);
-        path_ = name;
-    }
-    ~Directory() {
-        std::error_code ignored;
-        fs::remove_all(path_, ignored);
-    }
-    std::string operator/(const std::string& name) const { return path_ / name; }
-    std::size_t entries() const {
-        return static_cast<std::size_t>(
-            std::distance(fs::directory_iterator(path_), fs::directory_iterator()));
-    }
-
-  private:
-    fs::path path_;
-};
-
-struct Ran {
-    int status = 0;
-    std::string out, err;
-};
-Ran run(const Directory& directory, const std::string& words) {
-    const std::string out = directory / "out", err = directory / "err";
-    const int status =
-        std::system(fmt::format("'{}' {} > {} 2> {}", UNDERSEER_PROGRAM, words, out, err).c_str());
-    Ran ran{WEXITSTATUS(status), read_file(out, 64u << 20).value(),
-            read_file(err, 1u << 20).value()};
-    fs::remove(out);
-    fs::remove(err);
-    return ran;
-}
 
 std::string write_file(const std::string& path, Bytes bytes) {
     const Fd file = open_file(path, O_WRONLY | O_CREAT | O_TRUNC, 0644).value();

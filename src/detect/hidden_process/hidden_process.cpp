@@ -52,8 +52,11 @@ class TaskPeek {
         facts.pid = static_cast<std::uint32_t>(TRY(kernel_.read(task, pid_)));
         facts.tgid = static_cast<std::uint32_t>(TRY(kernel_.read(task, tgid_)));
         facts.start_time = TRY(kernel_.read(task, start_));
-        facts.exiting = TRY(kernel_.read(task, exit_state_)) != 0 ||
-                        (TRY(kernel_.read(task, flags_)) & kPfExiting) != 0;
+        // It is taken out of the views after it has given up its address space (exit_mm(),
+        // kernel/exit.c). Who still has one is not that far, whatever the flags say.
+        const bool marked = TRY(kernel_.read(task, exit_state_)) != 0 ||
+                            (TRY(kernel_.read(task, flags_)) & kPfExiting) != 0;
+        facts.exiting = marked && TRY(kernel_.read(task, mm_)) == 0;
         return facts;
     }
 
@@ -64,6 +67,7 @@ class TaskPeek {
     guest_linux::Field start_ = kernel_.field("task_struct", {"start_boottime", "real_start_time"});
     guest_linux::Field exit_state_ = kernel_.field("task_struct", "exit_state");
     guest_linux::Field flags_ = kernel_.field("task_struct", "flags");
+    guest_linux::Field mm_ = kernel_.field("task_struct", "mm");
 };
 
 }  // namespace
@@ -73,7 +77,15 @@ void HiddenProcessCheck::look(Guest& guest) {
     std::unordered_map<GuestVirt, std::uint32_t> shown;
     std::uint32_t complete = 0;
     coverage_ = {};
-    for (const TaskViewResult& view : guest.task_views()) {
+    std::vector<TaskViewResult> all = guest.task_views();
+    if (search_ram_ && !places_) {
+        places_ = guest.find_task_places(all);
+        // The search has taken its time: the views are compared as they are now.
+        guest.new_epoch();
+        all = guest.task_views();
+    }
+    if (places_) all.push_back(guest.ram_scan(*places_, all));
+    for (const TaskViewResult& view : all) {
         for (const GuestVirt task : view.tasks) shown[task] |= bit(view.view);
         if (view.gap) {
             coverage_.gaps.push_back(

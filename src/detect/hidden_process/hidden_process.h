@@ -7,12 +7,16 @@
 // a finding only when it is the same task, with the same members missing, in every one of several
 // looks that are spread over time.
 //
+// Where it is asked for, RAM itself is searched for tasks as well. A live task that is found there
+// is expected in the other views like any other; one that is not found there is no suspect.
+//
 // TRUST: every structure read here is the guest's. A lie can hide a task from this check only by
 // making all views agree; unreadable or endless structures end in `unavailable` or a gap.
 #pragma once
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <vector>
 
 #include "event/finding.h"
@@ -28,8 +32,11 @@ class HiddenProcessCheck {
     static constexpr unsigned kLooks = 5;
     static constexpr unsigned kPauseMs = 500;
 
-    // One look. Call kLooks times, kPauseMs apart, each in a new epoch; an early stop is possible
-    // as soon as suspicious() is false after a look: then nothing can become a finding any more.
+    explicit HiddenProcessCheck(bool search_ram = false) : search_ram_(search_ram) {}
+
+    // One look, the first of which searches RAM where that is asked for. Call kLooks times,
+    // kPauseMs apart, each in a new epoch; an early stop is possible as soon as suspicious() is
+    // false after a look: then nothing can become a finding any more.
     void look(guest_linux::Guest& guest);
     bool suspicious() const { return !candidates_.empty(); }
 
@@ -54,6 +61,8 @@ class HiddenProcessCheck {
     event::Finding finding(guest_linux::Guest& guest, const Identity& who,
                            const Sighting& sighting) const;
 
+    bool search_ram_;
+    std::optional<guest_linux::TaskPlaces> places_;  // with search_ram_, after the first look
     unsigned looks_ = 0;
     std::map<Identity, Sighting> candidates_;
     event::Coverage coverage_;

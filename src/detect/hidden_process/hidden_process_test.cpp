@@ -20,8 +20,8 @@ class HiddenProcess : public testing::Test {
         guest_ = Guest::attach(&fake_).value();
     }
 
-    event::CheckReport check() {
-        HiddenProcessCheck check;
+    event::CheckReport check(bool search_ram = false) {
+        HiddenProcessCheck check(search_ram);
         for (unsigned i = 0; i < HiddenProcessCheck::kLooks; ++i) {
             check.look(*guest_);
             if (between_looks) between_looks(i);
@@ -77,6 +77,29 @@ TEST_F(HiddenProcess, a_hidden_thread_is_found) {
     const auto report = check();
     ASSERT_EQ(report.findings.size(), 1u);
     EXPECT_EQ(report.findings[0].subject, "sh-worker (pid 8)");
+}
+
+TEST_F(HiddenProcess, what_no_list_leads_to_is_found_in_ram_when_asked) {
+    EXPECT_EQ(check(/*search_ram=*/true).outcome, event::Outcome::clean);
+    const GuestVirt orphan = fake_.add_task(9, 9, "orphan", init_);
+    fake_.unlink_from_task_list(orphan);
+    fake_.unlink_from_pid_idr(9);
+    fake_.unlink_from_css_set(orphan);
+    fake_.unlink_from_tree(orphan);
+    EXPECT_EQ(check().outcome, event::Outcome::clean);
+    const auto report = check(/*search_ram=*/true);
+    ASSERT_EQ(report.findings.size(), 1u);
+    EXPECT_EQ(report.findings[0].subject, "orphan (pid 9)");
+    EXPECT_EQ(evidence(report.findings[0], "shown by"), "ram_scan");
+    EXPECT_EQ(evidence(report.findings[0], "missing in"),
+              "task_list, thread_list, pid_idr, tree, css_set");
+}
+
+TEST_F(HiddenProcess, who_is_marked_as_exiting_but_has_its_memory_still_is_found) {
+    fake_.unlink_from_pid_idr(7);
+    fake_.write(shell_ + fake_.offset("task_struct", "exit_state"), std::uint32_t{0x20});
+    fake_.write(shell_ + fake_.offset("task_struct", "mm"), init_.value);
+    EXPECT_EQ(check().findings.size(), 1u);
 }
 
 TEST_F(HiddenProcess, a_difference_that_ends_is_no_finding) {
