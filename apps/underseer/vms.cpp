@@ -1,6 +1,7 @@
 #include "vms.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include "listings.h"
 #include "output.h"
@@ -123,7 +124,12 @@ Result<int> ls(const Options& options) {
                    kernel_of(vm, options)});
     }
     print_table(table);
-    if (table.empty()) fmt::print(stderr, "No VM runs on this host.\n");
+    if (table.empty()) {
+        fmt::print(stderr, "{}\n",
+                   ::geteuid() == 0 ? "No VM runs on this host."
+                                    : "No VM runs on this host that you may see: run it as root "
+                                      "(sudo) for those of other users.");
+    }
     print_notes(known);
     return 0;
 }

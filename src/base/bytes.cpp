@@ -41,4 +41,34 @@ Result<void> ByteCursor::seek(std::size_t position) {
     return {};
 }
 
+std::size_t utf8_sequence_bytes(std::string_view text) {
+    const auto at = [&](std::size_t i) {
+        return i < text.size() ? static_cast<unsigned char>(text[i]) : 0u;
+    };
+    const auto follows = [&](std::size_t i) { return (at(i) & 0xc0u) == 0x80u; };
+    const unsigned first = at(0);
+    if (first < 0x80) return 1;
+    if (first < 0xc2 || first > 0xf4) return 0;
+    if (first < 0xe0) return follows(1) ? 2 : 0;
+    const unsigned second = at(1);
+    if (first < 0xf0) {
+        if (first == 0xe0 && second < 0xa0) return 0;
+        if (first == 0xed && second >= 0xa0) return 0;
+        return follows(1) && follows(2) ? 3 : 0;
+    }
+    if (first == 0xf0 && second < 0x90) return 0;
+    if (first == 0xf4 && second >= 0x90) return 0;
+    return follows(1) && follows(2) && follows(3) ? 4 : 0;
+}
+
+std::size_t utf8_prefix_bytes(std::string_view text) {
+    std::size_t at = 0;
+    while (at < text.size()) {
+        const std::size_t length = utf8_sequence_bytes(text.substr(at));
+        if (length == 0) break;
+        at += length;
+    }
+    return at;
+}
+
 }  // namespace underseer

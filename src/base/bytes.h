@@ -84,6 +84,12 @@ class ByteCursor {
     std::size_t position_ = 0;
 };
 
+// Length of the UTF-8 sequence at the beginning of `text` (Unicode 15, table 3-7), 0 when it is
+// none: overlong forms, surrogates and code points above U+10FFFF are none.
+std::size_t utf8_sequence_bytes(std::string_view text);
+// How much of `text` is valid UTF-8, from its beginning.
+std::size_t utf8_prefix_bytes(std::string_view text);
+
 }  // namespace underseer
 
 template <typename Space>

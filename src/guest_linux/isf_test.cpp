@@ -113,7 +113,7 @@ TEST(Isf, gives_offsets_symbols_and_the_banner_as_the_kernel_has_them) {
             << name;
     }
     // exit_state stands in an anonymous union, which readers look through.
-    const auto inner = fields.at("unnamed_field_4").value();
+    const auto inner = fields.at("unnamed_field_2").value();
     EXPECT_TRUE(inner.at("anonymous").value().as_bool().value());
     const auto symbols = isf.at("symbols").value();
     EXPECT_EQ(symbols.members().value().size(), kernel->symbols().size());

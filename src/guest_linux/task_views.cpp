@@ -87,7 +87,9 @@ TaskViews::TaskViews(Kernel* kernel) : kernel_(kernel) {
         .dl_rb_node = k.field("task_struct", "dl.rb_node"),
         .dl_server = k.field("task_struct", "dl.dl_server"),
         .scx_node = k.field("task_struct", "scx.runnable_node"),
-        .group_list = k.field("task_group", "list"),
+        .rq_root_group = k.field("rq", "cfs.tg"),
+        .group_children = k.field("task_group", "children"),
+        .group_siblings = k.field("task_group", "siblings"),
         .group_cfs_rq = k.field("task_group", "cfs_rq"),
         .cfs_limbo = k.field("cfs_rq", "throttled_limbo_list"),
         .throttle_node = k.field("task_struct", "throttle_node"),
@@ -378,28 +380,34 @@ Result<void> TaskViews::walk_dl_queue(GuestVirt rq, std::vector<GuestVirt>& out)
 }
 
 // Since 6.18 a task of a group that has used up its quota waits off every queue, in a list of the
-// group's (throttle_cfs_rq_work(), kernel/sched/fair.c); before, it stayed in cfs_tasks.
-Result<void> TaskViews::walk_throttled(const std::vector<unsigned>& cpus,
+// group's (throttle_cfs_rq_work(), kernel/sched/fair.c); before, it stayed in cfs_tasks. The groups
+// are a tree, whose root the queue of a CPU itself belongs to.
+Result<void> TaskViews::walk_throttled(GuestVirt first_rq, const std::vector<unsigned>& cpus,
                                        std::vector<GuestVirt>& out) {
     if (!f_.cfs_limbo.known() || !f_.throttle_node.known() || !f_.group_cfs_rq.known()) return {};
     Result<void> worst;
-    TRY(kernel_->walk_list(TRY(kernel_->symbol("task_groups")), [&](GuestVirt node) {
-        const GuestVirt group = container(node, f_.group_list);
-        const auto queues = kernel_->read_pointer(group, f_.group_cfs_rq);
+    const auto keep_worst = [&](Result<void> walked) {
+        if (!walked.has_value()) worst = std::move(walked);
+    };
+    std::vector<GuestVirt> groups{TRY(kernel_->read_pointer(first_rq, f_.rq_root_group))};
+    for (std::size_t i = 0; i < groups.size(); ++i) {
+        const auto queues = kernel_->read_pointer(groups[i], f_.group_cfs_rq);
         for (const unsigned cpu : cpus) {
             if (!queues.has_value() || !*queues) break;
             const auto queue = group_queues_per_cpu_
                                    ? kernel_->per_cpu(*queues, cpu)
                                    : kernel_->memory().read<GuestVirt>(*queues + 8ull * cpu);
             if (!queue.has_value() || !*queue) continue;
-            auto walked = kernel_->walk_list(*queue + f_.cfs_limbo.offset, [&](GuestVirt waiting) {
+            keep_worst(kernel_->walk_list(*queue + f_.cfs_limbo.offset, [&](GuestVirt waiting) {
                 out.push_back(container(waiting, f_.throttle_node));
                 return out.size() < limits::kMaxTasks;
-            });
-            if (!walked.has_value()) worst = std::move(walked);
+            }));
         }
-        return out.size() < limits::kMaxTasks;
-    }));
+        keep_worst(kernel_->walk_list(groups[i] + f_.group_children.offset, [&](GuestVirt node) {
+            groups.push_back(container(node, f_.group_siblings));
+            return groups.size() < limits::kMaxListSteps;
+        }));
+    }
     return worst;
 }
 
@@ -423,7 +431,8 @@ Result<void> TaskViews::walk_run_queues(std::vector<GuestVirt>& out) {
         TRY(walk_rt_queue(rq + f_.rq_rt.offset, out));
         TRY(walk_dl_queue(rq, out));
     }
-    return walk_throttled(cpus, out);
+    if (cpus.empty()) return {};
+    return walk_throttled(TRY(kernel_->per_cpu(runqueues, cpus.front())), cpus, out);
 }
 
 // rq->curr rather than the per-CPU current_task: the same task, and its name never changed.

@@ -221,7 +221,7 @@ TEST_F(QmpSockets, roots_rights_are_not_lent_to_a_path) {
     EXPECT_EQ(connect_qmp(socket).error().code, Code::permission);  // the socket is not writable
     ::chmod(path().c_str(), 0777);
     EXPECT_TRUE(connect_qmp(socket).has_value());
-    ::chown(path().c_str(), 1234, 1234);
+    ASSERT_EQ(::chown(path().c_str(), 1234, 1234), 0);
     EXPECT_NE(connect_qmp(socket).error().message.find("it is user 1234's"), std::string::npos);
     // And root is root again.
     EXPECT_TRUE(open_file("/etc/shadow", O_RDONLY).has_value());

@@ -110,12 +110,15 @@ bool is_hugetlbfs(std::string_view mountinfo, std::string_view device) {
 
 // A mapping for every RAM block, in block order; nothing when one is missing. Blocks of one size
 // are told apart by the order in which QEMU made them: files by inode, anonymous memory downwards
-// from the top of the address space.
+// from the top of the address space. `reversed` is the second guess: tmpfs gives each CPU inode
+// numbers of its own (mm/shmem.c, SHMEM_INO_BATCH), and addresses may be filled from below.
 std::optional<std::vector<Mapping>> match_blocks(std::vector<Mapping> mappings, const Vm& vm,
-                                                 bool upwards) {
+                                                 bool reversed) {
     std::ranges::stable_sort(mappings, [&](const Mapping& a, const Mapping& b) {
-        if (a.inode != b.inode && a.inode != 0 && b.inode != 0) return a.inode < b.inode;
-        return upwards ? a.begin < b.begin : a.begin > b.begin;
+        if (a.inode != b.inode && a.inode != 0 && b.inode != 0) {
+            return reversed ? a.inode > b.inode : a.inode < b.inode;
+        }
+        return reversed ? a.begin < b.begin : a.begin > b.begin;
     });
     std::vector<Mapping> chosen;
     for (const RamBlock& block : vm.ram_blocks) {
@@ -222,7 +225,7 @@ std::uint64_t ram_below_4g(const Vm& vm, std::uint64_t total) {
 }
 
 RamBacking backing_of(std::string_view maps, const Vm& vm, std::string_view mountinfo) {
-    const auto blocks = match_blocks(parse_maps(maps), vm, /*upwards=*/false);
+    const auto blocks = match_blocks(parse_maps(maps), vm, /*reversed=*/false);
     if (!blocks) return RamBacking::unknown;
     const RamBacking kind = kind_of(blocks->front());
     const bool huge =
@@ -231,7 +234,7 @@ RamBacking backing_of(std::string_view maps, const Vm& vm, std::string_view moun
 }
 
 Result<std::vector<RamSlice>> private_layout(std::string_view maps, const Vm& vm) {
-    const auto blocks = match_blocks(parse_maps(maps), vm, /*upwards=*/false);
+    const auto blocks = match_blocks(parse_maps(maps), vm, /*reversed=*/false);
     if (!blocks) return fail(Code::unavailable, "no mapping is as large as the RAM");
     return lay_out(vm, *blocks, /*by_address=*/true);
 }
@@ -261,8 +264,9 @@ Result<OpenRam> open_ram(const Vm& vm) {
     const auto mappings = parse_maps(*maps);
     OpenRam ram;
     ram.vmm = std::move(vmm);
-    for (const bool upwards : {false, true}) {
-        const auto blocks = match_blocks(mappings, vm, upwards);
+    std::vector<std::uint64_t> opened;  // where the files of ram.fds are mapped
+    for (const bool reversed : {false, true}) {
+        const auto blocks = match_blocks(mappings, vm, reversed);
         if (!blocks) {
             return fail(Code::unavailable,
                         fmt::format("no mapping of the VM {} is as large as its RAM", vm.label()));
@@ -281,10 +285,18 @@ Result<OpenRam> open_ram(const Vm& vm) {
         if (ram.fds.empty()) {
             for (const Mapping& block : *blocks) {
                 ram.fds.push_back(TRY(open_mapped_file(vm.pid, block)));
+                opened.push_back(block.begin);
             }
         }
         auto layout = lay_out(vm, *blocks, by_address);
-        if (ram.layouts.empty() || (by_address && layout != ram.layouts.front())) {
+        // Block by block in the first guess; the same files in another order in the second.
+        for (RamSlice& slice : layout) {
+            if (by_address) break;
+            const auto place = std::ranges::find(opened, (*blocks)[slice.source].begin);
+            if (place == opened.end()) return gone();  // they were looked for in the same list
+            slice.source = static_cast<std::uint32_t>(place - opened.begin());
+        }
+        if (ram.layouts.empty() || layout != ram.layouts.front()) {
             ram.layouts.push_back(std::move(layout));
         }
     }

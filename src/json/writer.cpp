@@ -5,34 +5,13 @@
 #include <cmath>
 #include <iterator>
 
+#include "base/bytes.h"
 #include "base/result.h"
 
 namespace underseer::json {
 namespace {
 
 constexpr std::string_view kReplacement = "\xef\xbf\xbd";  // U+FFFD
-
-// Length of the UTF-8 sequence at the beginning of `text` (Unicode 15, table 3-7), 0 when it is
-// none: overlong forms, surrogates and code points above U+10FFFF are none.
-std::size_t sequence_length(std::string_view text) {
-    const auto at = [&](std::size_t i) {
-        return i < text.size() ? static_cast<unsigned char>(text[i]) : 0u;
-    };
-    const auto follows = [&](std::size_t i) { return (at(i) & 0xc0u) == 0x80u; };
-    const unsigned first = at(0);
-    if (first < 0x80) return 1;
-    if (first < 0xc2 || first > 0xf4) return 0;
-    if (first < 0xe0) return follows(1) ? 2 : 0;
-    const unsigned second = at(1);
-    if (first < 0xf0) {
-        if (first == 0xe0 && second < 0xa0) return 0;
-        if (first == 0xed && second >= 0xa0) return 0;
-        return follows(1) && follows(2) ? 3 : 0;
-    }
-    if (first == 0xf0 && second < 0x90) return 0;
-    if (first == 0xf4 && second >= 0x90) return 0;
-    return follows(1) && follows(2) && follows(3) ? 4 : 0;
-}
 
 bool is_plain(char c) {
     const auto byte = static_cast<unsigned char>(c);
@@ -60,7 +39,7 @@ std::size_t append_escaped(std::string& out, std::string_view text) {
         default:
             break;
     }
-    const std::size_t length = sequence_length(text);
+    const std::size_t length = utf8_sequence_bytes(text);
     const auto first = static_cast<unsigned char>(text[0]);
     const bool c1 = length == 2 && first == 0xc2 && static_cast<unsigned char>(text[1]) < 0xa0;
     if (length == 0) {

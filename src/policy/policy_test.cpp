@@ -118,6 +118,12 @@ std::string text_of_file(const std::string& path) {
     return {std::istreambuf_iterator<char>(file), {}};
 }
 
+TEST(Policy, text_that_is_no_utf8_is_refused_with_its_place) {
+    const auto policy = parse("# a\n# b\xb5\n", "policy.toml");
+    ASSERT_FALSE(policy.has_value());
+    EXPECT_EQ(policy.error().message, "policy.toml:2:4: no valid UTF-8 text");
+}
+
 TEST(Policy, every_key_stands_in_the_documentation_and_in_the_installed_file) {
     const std::string manual = text_of_file("docs/policy.md");
     const std::string installed = text_of_file("packaging/policy.toml");

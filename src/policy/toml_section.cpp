@@ -36,6 +36,14 @@ Result<std::string> read_owned_file(const std::string& path) {
 }
 
 Result<toml::table> parse_toml(std::string_view text, const std::string& path) {
+    // toml++ 3.3 asserts on some of what is no UTF-8 instead of refusing it.
+    if (const std::size_t valid = utf8_prefix_bytes(text); valid < text.size()) {
+        const auto before = text.substr(0, valid);
+        const std::size_t line_start = before.rfind('\n') + 1;  // 0 on the first line
+        return fail(Code::malformed,
+                    fmt::format("{}:{}:{}: no valid UTF-8 text", path,
+                                std::ranges::count(before, '\n') + 1, valid - line_start + 1));
+    }
     toml::parse_result parsed = toml::parse(text, path);
     if (parsed) return std::move(parsed).table();
     const auto& error = parsed.error();
