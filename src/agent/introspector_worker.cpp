@@ -90,6 +90,7 @@ class Worker {
 
     void leave_kernel() {
         guest_.reset();
+        seen_running_ = false;
         suspect_ = false;
         if (remains_.size() == kMaxRemains) remains_.erase(remains_.begin());
         remains_.push_back(signs_);
@@ -99,12 +100,16 @@ class Worker {
     // not what one that has ended left behind.
     Result<void> confirm() {
         if (!cache_->live()) return {};
-        auto proof =
-            guest_linux::prove_running(guest_->kernel(), signs_, [] { sleep_ms(kStepMs); });
+        using guest_linux::Acquaintance;
+        auto proof = guest_linux::prove_running(
+            guest_->kernel(), signs_,
+            seen_running_ ? Acquaintance::seen_running : Acquaintance::new_here,
+            [] { sleep_ms(kStepMs); });
         if (!proof.has_value()) {
             leave_kernel();
             return fail(std::move(std::move(proof).error().with_context(source_.name)));
         }
+        seen_running_ |= proof->ticks != signs_.ticks;
         signs_ = *proof;
         return {};
     }
@@ -203,7 +208,7 @@ class Worker {
                 return frames_of<event::SystemInfo>(
                     Listing<event::SystemInfo>{{guest_->info()}, 0, {}});
             case Topic::tasks:
-                return frames_of<event::Task>(tasks(question));
+                return frames_of(tasks(question));
             case Topic::open_files:
                 return frames_of<event::OpenFile>(guest_->open_files(pid));
             case Topic::memory_maps:
@@ -239,8 +244,12 @@ class Worker {
         return listing;
     }
 
-    Listing<event::Task> tasks(const Question& question) {
+    Result<Listing<event::Task>> tasks(const Question& question) {
         auto listing = guest_->tasks({.environment = question.environment});
+        // A kernel that is up has dozens, and a list that cannot be read is not an empty one.
+        if (listing.items.empty()) {
+            return fail(Code::unavailable, "no view of the guest's kernel shows a single task");
+        }
         std::erase_if(listing.items, [&](const event::Task& task) {
             if (question.one_pid && task.tgid != question.pid) return true;
             return !question.threads && !task.is_process();
@@ -330,6 +339,7 @@ class Worker {
     std::unique_ptr<Guest> guest_;
     bool suspect_ = false;           // the last search for hidden processes has found one
     guest_linux::VitalSigns signs_;  // of guest_, when they were last seen
+    bool seen_running_ = false;      // its clock has moved under our eyes
     std::vector<guest_linux::VitalSigns> remains_;  // of kernels that have ended
 };
 

@@ -91,7 +91,7 @@ Result<void> check_same_life(const VitalSigns& before, const VitalSigns& now) {
     return fail(Code::gone, "the guest has booted anew or was set back to a saved state");
 }
 
-Result<VitalSigns> prove_running(Kernel& kernel, const VitalSigns& since,
+Result<VitalSigns> prove_running(Kernel& kernel, const VitalSigns& since, Acquaintance kernel_is,
                                  const std::function<void()>& pause) {
     VitalSigns now = TRY(read_vital_signs(kernel));
     TRY(check_same_life(since, now));
@@ -100,6 +100,7 @@ Result<VitalSigns> prove_running(Kernel& kernel, const VitalSigns& since,
     const bool reset = now.firmware != since.firmware;
     if (now.ticks != since.ticks && !reset) return now;
     const VitalSigns start = now;
+    unsigned quiet_rounds = 0;
     for (unsigned round = 0; round < kRounds; ++round) {
         const std::uint64_t before = digest_of_ram(kernel.physical());
         for (unsigned step = 0; step < kStepsPerRound; ++step) {
@@ -109,10 +110,11 @@ Result<VitalSigns> prove_running(Kernel& kernel, const VitalSigns& since,
             if (now.ticks != start.ticks) return now;
         }
         const bool quiet = digest_of_ram(kernel.physical()) == before;
+        quiet_rounds = quiet ? quiet_rounds + 1 : 0;
         now = TRY(read_vital_signs(kernel));
         TRY(check_same_life(start, now));
         if (now.ticks != start.ticks) return now;
-        if (quiet && !reset) return now;
+        if (quiet_rounds >= static_cast<unsigned>(kernel_is) && !reset) return now;
     }
     return fail(Code::gone, fmt::format("the guest is booting: the clock of {} stands still while "
                                         "something else runs",

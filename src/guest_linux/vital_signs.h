@@ -38,10 +38,15 @@ Result<void> check_same_life(const VitalSigns& before, const VitalSigns& now);
 
 inline constexpr unsigned kWatchStepMs = 25;
 
+// How long nothing may move in RAM before the guest counts as idle or paused, in rounds of 75 ms. A
+// kernel that has never been seen to run needs more of them: firmware that waits for a device, or
+// a guest that the host lets wait, looks idle for a moment as well.
+enum class Acquaintance : unsigned { seen_running = 1, new_here = 4 };
+
 // Proves that the kernel ran after `since` was read, or that nothing at all runs in the guest.
-// Takes no time when the clock has moved, 75 ms on an idle guest, at most a second. `pause` waits
-// for kWatchStepMs. Code::gone when something else runs; else the signs that were seen last.
-Result<VitalSigns> prove_running(Kernel& kernel, const VitalSigns& since,
+// Takes no time when the clock has moved, 75 or 300 ms on an idle guest, at most a second. `pause`
+// waits for kWatchStepMs. Code::gone when something else runs; else the signs that were seen last.
+Result<VitalSigns> prove_running(Kernel& kernel, const VitalSigns& since, Acquaintance kernel_is,
                                  const std::function<void()>& pause);
 
 }  // namespace underseer::guest_linux

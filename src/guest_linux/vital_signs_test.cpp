@@ -21,7 +21,7 @@ class VitalSignsTest : public testing::Test {
     // What happens in the guest at every pause of the watch.
     Result<VitalSigns> prove(const std::function<void()>& meanwhile = [] {}) {
         pauses_ = 0;
-        return prove_running(*kernel_, signs_, [&] {
+        return prove_running(*kernel_, signs_, kernel_is_, [&] {
             ++pauses_;
             meanwhile();
         });
@@ -34,6 +34,7 @@ class VitalSignsTest : public testing::Test {
     GuestVirt ticks_ = guest_.allocate(8);
     std::unique_ptr<Kernel> kernel_;
     VitalSigns signs_;
+    Acquaintance kernel_is_ = Acquaintance::seen_running;
     unsigned pauses_ = 0;
 };
 
@@ -56,6 +57,18 @@ TEST_F(VitalSignsTest, a_clock_that_moves_while_watched_is_proof) {
 TEST_F(VitalSignsTest, a_guest_in_which_nothing_happens_is_paused_or_idle) {
     EXPECT_EQ(prove().value(), signs_);
     EXPECT_EQ(pauses_, 3u);
+    kernel_is_ = Acquaintance::new_here;
+    EXPECT_EQ(prove().value(), signs_);
+    EXPECT_EQ(pauses_, 12u);
+}
+
+TEST_F(VitalSignsTest, a_firmware_that_waits_for_a_moment_does_not_pass_for_an_idle_kernel) {
+    kernel_is_ = Acquaintance::new_here;
+    std::uint64_t waits = 0;
+    const auto proof = prove([&] {
+        if (++waits % 9 == 0) write_low(0x5000, waits);
+    });
+    EXPECT_EQ(proof.error().code, Code::gone);
 }
 
 TEST_F(VitalSignsTest, a_guest_in_which_all_but_the_clock_moves_runs_something_else) {
