@@ -17,7 +17,7 @@ using testing::TestAgent;
 using testing::TestVm;
 
 constexpr int kRounds = 9;
-constexpr double kSeconds = 8;
+constexpr double kSeconds = 4;
 
 double median(std::vector<double> values) {
     const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
