@@ -92,14 +92,14 @@ int main() {
     }
     fmt::print("one guest, {} rounds of {} s, the agent at its default schedule\n", kRounds,
                kSeconds);
-    fmt::print("{:<34}{:>12}{:>12}{:>10}   {}\n", "", "without", "with", "with/without",
+    fmt::print("{:<34}{:>12}{:>12}{:>14}   {}\n", "", "without", "with", "with/without",
                "95 % interval");
     for (const Column& column : kColumns) {
         std::vector<double> on, off;
         for (const auto& numbers : with[column.work]) on.push_back(numbers[column.index]);
         for (const auto& numbers : without[column.work]) off.push_back(numbers[column.index]);
         const Ratio ratio = ratio_of(on, off);
-        fmt::print("{:<34}{:>12.1f}{:>12.1f}{:>10.3f}   {:.3f} to {:.3f}\n", column.what,
+        fmt::print("{:<34}{:>12.1f}{:>12.1f}{:>14.3f}   {:.3f} to {:.3f}\n", column.what,
                    median(off), median(on), ratio.middle, ratio.low, ratio.high);
     }
     fmt::print("{:<34}{:>12}{:>12.2f}\n", "the worker's share of a core, %", "", median(cpu));
