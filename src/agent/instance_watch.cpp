@@ -169,25 +169,27 @@ void InstanceWatch::plan_check(std::chrono::milliseconds from_now) {
 void InstanceWatch::check() {
     cost_at_start_ = worker_->cpu_time();
     report_.clear();
-    const bool taken =
-        worker_->submit({.question = event::encode(Question{.topic = Topic::hidden_processes}),
-                         .deadline = kCheckDeadline,
-                         .on_frame =
-                             [this](std::string_view frame, bool last) {
-                                 if (!last) {
-                                     // One report and no more; the kind of the frame is its first
-                                     // byte.
-                                     report_ += frame.substr(1);
-                                     return report_.size() <= limits::kMaxFrameBytes;
-                                 }
-                                 event::Decoder decoder{as_bytes(frame.substr(1))};
-                                 const auto end = decoder.get<AnswerEnd>();
-                                 if (!end.has_value()) return false;
-                                 check_answered(end->failed, end->error);
-                                 return true;
-                             },
-                         // on_lost() has told it already.
-                         .on_failure = [](const Error&) {}});
+    // What only a search of all RAM shows must not be closed by a check that has not searched: a
+    // worker that was started anew does not know that there is something.
+    const Question question{.topic = Topic::hidden_processes, .deep = status_.open_findings > 0};
+    const bool taken = worker_->submit({.question = event::encode(question),
+                                        .deadline = kCheckDeadline,
+                                        .on_frame =
+                                            [this](std::string_view frame, bool last) {
+                                                if (!last) {
+                                                    // One report and no more; the kind of the frame
+                                                    // is its first byte.
+                                                    report_ += frame.substr(1);
+                                                    return report_.size() <= limits::kMaxFrameBytes;
+                                                }
+                                                event::Decoder decoder{as_bytes(frame.substr(1))};
+                                                const auto end = decoder.get<AnswerEnd>();
+                                                if (!end.has_value()) return false;
+                                                check_answered(end->failed, end->error);
+                                                return true;
+                                            },
+                                        // on_lost() has told it already.
+                                        .on_failure = [](const Error&) {}});
     if (!taken) plan_check(kRetryAfter);
 }
 
