@@ -20,7 +20,6 @@ namespace {
 using namespace std::chrono_literals;
 
 constexpr auto kAnalyserDeadline = 30s;
-constexpr auto kSaveDelay = 200ms;
 constexpr std::size_t kMaxStateBytes = 64u << 20;
 
 std::string host_name() {
@@ -309,6 +308,8 @@ void Agent::look_around() {
             }
         }
         noted_ = std::move(noted);
+        all_taken_in_ = std::ranges::all_of(
+            present, [this](const std::string& key) { return watched_.contains(key); });
         std::vector<std::string> gone;
         for (const auto& [key, watched] : watched_) {
             if (!present.contains(key)) gone.push_back(key);
@@ -322,6 +323,7 @@ void Agent::look_around() {
                 fmt::format("not believed: pid {}: {}", impostor.pid, impostor.why));
         }
         impostors_ = std::move(impostors);
+        close_orphans();
     }
     tell_status();
 }
@@ -505,7 +507,6 @@ void Agent::restore_findings() {
     constexpr std::size_t kFrameBytes = limits::kMaxFrameBytes / 2;
     AnalyserInput input{.kind = AnalyserInput::Kind::restore};
     std::size_t bytes = 0;
-    std::set<std::string> ended;
     for (const auto& [uid, finding] : open_) {
         bytes += event::encode(finding).size();
         input.restored.push_back(finding);
@@ -513,9 +514,17 @@ void Agent::restore_findings() {
             submit(std::exchange(input, {.kind = AnalyserInput::Kind::restore}));
             bytes = 0;
         }
-        if (find_watch(finding.instance_id) == nullptr) ended.insert(finding.instance_id);
     }
     submit(std::move(input));
+    close_orphans();
+}
+
+void Agent::close_orphans() {
+    if (!analyser_->ready() || !all_taken_in_) return;
+    std::set<std::string> ended;
+    for (const auto& [uid, finding] : open_) {
+        if (find_watch(finding.instance_id) == nullptr) ended.insert(finding.instance_id);
+    }
     for (const std::string& id : ended) {
         submit({.kind = AnalyserInput::Kind::end,
                 .time_ns = Recorder::now_ns(),
@@ -608,7 +617,9 @@ void Agent::on_change(const event::FindingChange& change) {
     count_open(change.open.instance_id);
     tell_status();
     if (saving_ == 0) {
-        saving_ = loop_.after(kSaveDelay, [this] {
+        // In the same round of the loop as its event: an agent that is killed right after must not
+        // tell the finding a second time when it is started again.
+        saving_ = loop_.after(0ms, [this] {
             saving_ = 0;
             save_findings();
         });

@@ -70,8 +70,10 @@ class Agent {
     InstanceWatch::Callbacks watch_callbacks();
 
     void start_analyser();
-    // What is open goes to a new analyser; what belongs to VMs that are no more is closed.
+    // What is open goes to a new analyser.
     void restore_findings();
+    // Closes what belongs to VMs that ended while nobody looked.
+    void close_orphans();
     void submit(AnalyserInput input);
     void on_change(const event::FindingChange& change);
     void on_verdict(const AnalyserVerdict& verdict, const std::string& instance_id,
@@ -101,6 +103,8 @@ class Agent {
         std::unique_ptr<InstanceWatch> watch;
     };
     std::map<std::string, Watched> watched_;  // by pid and start time
+    // Every VM of the last look is watched; not so while a manager has yet to say whose one is.
+    bool all_taken_in_ = false;
     std::map<pid_t, std::string> impostors_;
     std::string told_;             // the service manager
     std::set<std::string> noted_;  // what was said about VMs that are here

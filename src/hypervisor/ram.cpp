@@ -269,7 +269,9 @@ Result<OpenRam> open_ram(const Vm& vm) {
         const auto blocks = match_blocks(mappings, vm, reversed);
         if (!blocks) {
             return fail(Code::unavailable,
-                        fmt::format("no mapping of the VM {} is as large as its RAM", vm.label()));
+                        fmt::format("no mapping of the VM {} is as large as its RAM; if it has "
+                                    "just been started, try again",
+                                    vm.label()));
         }
         const bool by_address = kind_of(blocks->front()) == RamBacking::anonymous;
         if (ram.fds.empty() && by_address) {

@@ -165,6 +165,27 @@ TEST_F(AgentTest, killed_and_started_again_it_goes_on_and_says_what_it_missed) {
     EXPECT_EQ(verified.status, 0) << verified.output;
 }
 
+TEST_F(AgentTest, a_finding_is_kept_while_a_restarted_agent_waits_for_the_vms_monitor) {
+    TestAgent agent(often());
+    agent.start();
+    agent.wait_until_watched(vm_->name());
+    hide_a_process(*vm_);
+    const auto before = agent.wait_for_finding("hidden_process");
+    agent.kill(SIGKILL);  // at once: what was told must be kept already
+    ::kill(vm_->pid(), SIGSTOP);
+    agent.start();
+    std::this_thread::sleep_for(1s);  // the analyser is ready long before
+    ::kill(vm_->pid(), SIGCONT);
+    agent.wait_until("it was looked at again", [&] {
+        const auto instance = agent.instance(vm_->name());
+        return instance && number(*instance, "checks") > 2;
+    });
+    ASSERT_EQ(agent.findings().size(), 1u);
+    EXPECT_EQ(text(agent.findings().front(), "uid"), text(before, "uid"));
+    EXPECT_EQ(agent.logged("Process hidden").size(), 1u);
+    show_it_again(*vm_);
+}
+
 TEST_F(AgentTest, a_vm_that_ends_is_told_and_nobody_else_notices) {
     TestAgent agent(often());
     agent.start();

@@ -192,6 +192,10 @@ Result<TestVm> TestVm::boot(const VmSpec& spec) {
         TRY(vm.wait_until_ready());
     } else {
         vm.shell_ = TRY(connect_to(pattern + "/shell", Clock::now() + kBootTime));
+        // Answered by the main loop, which runs once the machine has its RAM; the socket is there
+        // before.
+        TRY(vm.qmp("query-status"));
+        vm.monitor_ = {};
     }
     return vm;
 }
