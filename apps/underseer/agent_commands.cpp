@@ -56,6 +56,10 @@ std::string result_text(const InstanceStatus& status) {
     if (!status.coverage.gaps.empty()) {
         text += fmt::format(" ({} gaps)", status.coverage.gaps.size());
     }
+    if (status.kernel_outcome != event::Outcome::clean) {
+        text += fmt::format("; decoy kernel: {}{}{}", to_string(status.kernel_outcome),
+                            status.kernel_reason.empty() ? "" : ": ", status.kernel_reason);
+    }
     return text;
 }
 

@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "agent_commands.h"
+#include "checks.h"
 #include "demo.h"
 #include "doctor.h"
 #include "dump.h"
@@ -93,17 +94,16 @@ Result<int> check(const Options& options) {
     Target target = TRY(Target::open(options));
     const bool patience = options.deep && ::isatty(STDERR_FILENO) != 0;
     if (patience) fmt::print(stderr, "Searching all of the guest's memory ..");
-    auto asked = ask<event::CheckReport>(target, options, Topic::hidden_processes);
+    auto asked = run_checks(target, options);
     if (patience) fmt::print(stderr, "\r\x1b[K");
     const auto answer = TRY(std::move(asked));
-    int status = 0;
-    for (const event::CheckReport& report : answer.items) {
-        if (!options.json) print(text_of(report));
-        if (report.outcome == event::Outcome::finding) status = 1;
-        if (report.outcome == event::Outcome::unavailable && status == 0) status = 10;
+    warn_of_gap(answer.unreadable, answer.first_gap);
+    if (options.json) {
+        print_json(answer.items);
+    } else {
+        for (const event::CheckReport& report : answer.items) print(text_of(report));
     }
-    if (options.json) print_json(answer.items);
-    return status;
+    return outcome_of(answer.items);
 }
 
 Result<int> dump_memory(const Options& options) {
@@ -207,9 +207,12 @@ const std::vector<Row>& rows() {
          list<event::KernelLogLine, Topic::kernel_log>},
         {{.name = "check",
           .group = kJudge,
-          .what = "looks for hidden processes",
+          .what = "looks for hidden processes and decoy kernels",
           .more = "Compares what the kernel's own lists say about processes. A process that some "
-                  "lists show and others do not, in five looks over two seconds, is a finding.",
+                  "lists show and others do not, in five looks over two seconds, is a finding. So is "
+                  "a kernel in memory that keeps time and that no CPU runs; where nobody tells the "
+                  "CPUs' registers (libvirt, no QMP socket) that part is unavailable, which does not "
+                  "change the exit status.",
           .words = {{"INSTANCE|IMAGE", Kind::target}},
           .options = {&kDeep, &kJson, &kDirect, &kRun},
           .exits = of_a_guest({{1, "something was found"}, {10, "the check could not look"}})},

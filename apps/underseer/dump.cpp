@@ -6,10 +6,10 @@
 #include <chrono>
 #include <cstdio>
 
-#include "agent/ram_reader.h"
 #include "guest_memory/elf_writer.h"
 #include "json/writer.h"
 #include "output_file.h"
+#include "ram_reader.h"
 #include "table.h"
 
 namespace underseer::cli {
@@ -46,7 +46,7 @@ class ProgressBar {
     Clock::time_point start_ = Clock::now(), latest_;
 };
 
-void print_summary(const Options& options, const agent::RamReader& memory,
+void print_summary(const Options& options, const RamReader& memory,
                    const guest_memory::ElfDump& dump) {
     if (!options.json) {
         fmt::print("{}: {:.0f} MiB of RAM, {:.0f} MiB of it not zero\n",
@@ -80,7 +80,7 @@ void print_summary(const Options& options, const agent::RamReader& memory,
 }  // namespace
 
 Result<int> dump(agent::Introspector introspector, const Options& options) {
-    auto memory = TRY(agent::RamReader::open(&introspector));
+    auto memory = TRY(RamReader::open(&introspector));
     auto file = TRY(PartialFile::create(options.argument));
     const StopSignals stop;
     auto written = [&] {

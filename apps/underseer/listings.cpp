@@ -9,6 +9,8 @@
 #include <map>
 #include <set>
 
+#include "detect/decoy_kernel/decoy_kernel.h"
+
 namespace underseer::cli {
 
 namespace {
@@ -237,7 +239,8 @@ std::string text_of(const event::SystemInfo& info) {
 std::string text_of(const event::CheckReport& report) {
     std::string out = fmt::format("{}: {}", report.check, to_string(report.outcome));
     if (!report.reason.empty()) out += fmt::format(" ({})", printable(report.reason));
-    out += fmt::format("\n  looked at {} tasks, {} unreadable\n", report.coverage.looked_at,
+    out += fmt::format("\n  looked at {} {}, {} unreadable\n", report.coverage.looked_at,
+                       report.check == detect::DecoyKernelCheck::kName ? "CPUs" : "tasks",
                        report.coverage.unreadable);
     for (const std::string& gap : report.coverage.gaps) {
         out += fmt::format("  not covered: {}\n", printable(gap));

@@ -7,6 +7,7 @@
 
 #include <chrono>
 
+#include "checks.h"
 #include "crypto/hash.h"
 #include "hypervisor/discover.h"
 #include "json/writer.h"
@@ -90,6 +91,16 @@ Result<Facts> vm_facts(const std::string& wanted) {
                  {"RAM read from", std::string(to_string(vm.backing))}};
 }
 
+// Without a guest there is no report; a topic that cannot be had is told in it.
+Result<void> keep_or_fail(Error error, std::string& unavailable) {
+    if (error.code != Code::unavailable && error.code != Code::unsupported &&
+        error.code != Code::limit) {
+        return fail(std::move(error));
+    }
+    unavailable = error.to_text();
+    return {};
+}
+
 template <typename T>
 Result<void> look(Target& target, Topic topic, Seen<T>& seen) {
     auto answer = target.ask<T>({.topic = topic});
@@ -97,13 +108,7 @@ Result<void> look(Target& target, Topic topic, Seen<T>& seen) {
         seen.answer = std::move(*answer);
         return {};
     }
-    // Without a guest there is no report; a topic that cannot be had is told in it.
-    if (answer.error().code != Code::unavailable && answer.error().code != Code::unsupported &&
-        answer.error().code != Code::limit) {
-        return fail(std::move(answer).error());
-    }
-    seen.unavailable = answer.error().to_text();
-    return {};
+    return keep_or_fail(std::move(answer).error(), seen.unavailable);
 }
 
 std::string default_output(const std::string& target) {
@@ -115,13 +120,14 @@ std::string default_output(const std::string& target) {
     return "underseer-" + name + ".html";
 }
 
-int outcome(const Seen<event::CheckReport>& checks) {
-    int status = checks.unavailable.empty() ? 0 : 10;
-    for (const event::CheckReport& one : checks.answer.items) {
-        if (one.outcome == event::Outcome::finding) return 1;
-        if (one.outcome == event::Outcome::unavailable) status = 10;
+Result<void> run_all_checks(Target& target, const Options& options,
+                            Seen<event::CheckReport>& seen) {
+    auto checked = run_checks(target, options);
+    if (checked.has_value()) {
+        seen.answer = std::move(*checked);
+        return {};
     }
-    return status;
+    return keep_or_fail(std::move(checked).error(), seen.unavailable);
 }
 
 }  // namespace
@@ -147,7 +153,7 @@ Result<int> report(const Options& options) {
     TRY(look(target, Topic::mounts, content.mounts));
     TRY(look(target, Topic::interfaces, content.interfaces));
     TRY(look(target, Topic::kernel_log, content.kernel_log));
-    TRY(look(target, Topic::hidden_processes, content.checks));
+    TRY(run_all_checks(target, options, content.checks));
     content.input = image ? TRY(image->facts()) : TRY(vm_facts(options.target));
     content.made_ns = now_ns();
 
@@ -171,7 +177,7 @@ Result<int> report(const Options& options) {
         fmt::print("{}: {} findings, {} processes\n", printable(output), findings,
                    content.tasks.answer.items.size());
     }
-    return outcome(content.checks);
+    return content.checks.unavailable.empty() ? outcome_of(content.checks.answer.items) : 10;
 }
 
 }  // namespace underseer::cli

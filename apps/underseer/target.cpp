@@ -5,7 +5,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <chrono>
+#include <thread>
+
+#include "agent/managers.h"
 #include "agent/paths.h"
+#include "detect/decoy_kernel/decoy_kernel.h"
 #include "hypervisor/discover.h"
 #include "hypervisor/ram.h"
 #include "table.h"
@@ -15,6 +21,8 @@ namespace underseer::cli {
 bool names_an_image(const std::string& target) {
     return target.find('/') != std::string::npos || ::access(target.c_str(), F_OK) == 0;
 }
+
+namespace {
 
 Result<agent::GuestSource> image_source(const std::string& path) {
     agent::GuestSource source;
@@ -35,7 +43,7 @@ Result<agent::GuestSource> image_source(const std::string& path) {
     return source;
 }
 
-Result<agent::GuestSource> vm_source(const std::string& wanted) {
+Result<hypervisor::Vm> find_vm(const std::string& wanted) {
     const hypervisor::Host host = TRY(hypervisor::discover());
     auto selected = hypervisor::select(host, wanted);
     if (!selected.has_value() && selected.error().code == Code::not_found && ::geteuid() != 0) {
@@ -45,11 +53,15 @@ Result<agent::GuestSource> vm_source(const std::string& wanted) {
                                 "are looked into by root, or by asking the agent (underseerd)",
                                 wanted));
     }
-    const hypervisor::Vm vm = TRY(std::move(selected));
+    hypervisor::Vm vm = TRY(std::move(selected));
     if (!vm.not_introspectable.empty() && ::geteuid() == 0) {
         return fail(Code::unavailable, fmt::format("the VM {} is not introspectable: {}",
                                                    vm.label(), vm.not_introspectable));
     }
+    return vm;
+}
+
+Result<agent::GuestSource> vm_source(const hypervisor::Vm& vm) {
     hypervisor::OpenRam ram = TRY(hypervisor::open_ram(vm));
     agent::GuestSource source;
     source.name = vm.label();
@@ -60,7 +72,9 @@ Result<agent::GuestSource> vm_source(const std::string& wanted) {
     return source;
 }
 
-Result<agent::Introspector> open_introspector(const Options& options) {
+// `vm` is filled in when it is a VM that is read.
+Result<agent::Introspector> start_introspector(const Options& options,
+                                               std::optional<hypervisor::Vm>& vm) {
     if (options.target.empty()) {
         return fail(
             Code::invalid_argument,
@@ -68,14 +82,28 @@ Result<agent::Introspector> open_introspector(const Options& options) {
                         "file",
                         options.command));
     }
-    const bool image = names_an_image(options.target);
-    auto introspector = TRY(agent::Introspector::start(image ? TRY(image_source(options.target))
-                                                             : TRY(vm_source(options.target))));
+    agent::GuestSource source;
+    if (names_an_image(options.target)) {
+        source = TRY(image_source(options.target));
+    } else {
+        vm = TRY(find_vm(options.target));
+        source = TRY(vm_source(*vm));
+    }
+    auto introspector = TRY(agent::Introspector::start(std::move(source)));
     for (const std::string& layer : TRY(introspector.missing_layers())) {
         fmt::print(stderr, "underseer: note: this host does not allow a layer of the jail: {}\n",
                    printable(layer));
     }
     return introspector;
+}
+
+constexpr std::chrono::milliseconds kBetweenHearings{100};
+
+}  // namespace
+
+Result<agent::Introspector> open_introspector(const Options& options) {
+    std::optional<hypervisor::Vm> vm;
+    return start_introspector(options, vm);
 }
 
 Result<Target> Target::open(const Options& options) {
@@ -90,8 +118,42 @@ Result<Target> Target::open(const Options& options) {
         }
         if (client.error().code != Code::not_found) return fail(std::move(client).error());
     }
-    target.introspector_.emplace(TRY(open_introspector(options)));
+    target.introspector_.emplace(TRY(start_introspector(options, target.vm_)));
     return target;
+}
+
+Result<event::CheckReport> Target::hear_cpus() {
+    std::vector<event::CpuRegisters> cpus;
+    if (vm_) {
+        auto told = agent::ask_registers(*vm_);
+        if (!told.has_value()) return fail(std::move(told).error());
+        cpus = std::move(*told);
+    }
+    const auto answer = TRY(
+        ask<event::CheckReport>({.topic = agent::Topic::decoy_kernel, .cpus = std::move(cpus)}));
+    if (answer.items.size() != 1) return fail(Code::malformed, "the introspector sent no report");
+    return answer.items.front();
+}
+
+Result<event::CheckReport> Target::check_kernel() {
+    using detect::DecoyKernelCheck;
+    event::CheckReport report;
+    // One time more than a finding needs: at the first, the kernel may still be the wrong one.
+    for (unsigned i = 0; i <= DecoyKernelCheck::kHearings; ++i) {
+        if (i > 0) std::this_thread::sleep_for(kBetweenHearings);
+        auto heard = hear_cpus();
+        if (!heard.has_value()) {
+            if (heard.error().code != Code::unavailable) return fail(std::move(heard).error());
+            report.check = DecoyKernelCheck::kName;
+            report.outcome = event::Outcome::unavailable;
+            report.reason = heard.error().message;
+            return report;
+        }
+        report = std::move(*heard);
+        // The agent hears them at its own pace.
+        if (report.outcome != event::Outcome::unavailable || client_) break;
+    }
+    return report;
 }
 
 }  // namespace underseer::cli

@@ -7,6 +7,7 @@
 
 #include "agent/agent_client.h"
 #include "agent/introspector.h"
+#include "hypervisor/vm.h"
 #include "options.h"
 
 namespace underseer::cli {
@@ -24,9 +25,16 @@ class Target {
                                 .question = question});
     }
 
+    bool is_live() const { return client_ || vm_; }
+    // Whether the CPUs of a live guest run the kernel that is looked into. Where nobody tells their
+    // registers the report says so.
+    Result<event::CheckReport> check_kernel();
+
   private:
     Target() = default;
+    Result<event::CheckReport> hear_cpus();
     std::optional<agent::Introspector> introspector_;
+    std::optional<hypervisor::Vm> vm_;  // that our introspector reads
     std::optional<agent::AgentClient> client_;
     std::string instance_;  // of the agent's
 };
@@ -35,7 +43,5 @@ class Target {
 Result<agent::Introspector> open_introspector(const Options& options);
 
 bool names_an_image(const std::string& target);
-Result<agent::GuestSource> image_source(const std::string& path);
-Result<agent::GuestSource> vm_source(const std::string& wanted);
 
 }  // namespace underseer::cli

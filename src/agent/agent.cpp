@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "agent/introspector.h"
+#include "detect/decoy_kernel/decoy_kernel.h"
 
 namespace underseer::agent {
 
@@ -306,6 +307,9 @@ void Agent::look_around() {
                 // looked into.
                 take_in(vm);
             }
+            if (const auto at = watched_.find(process_key(vm)); at != watched_.end()) {
+                at->second.watch->hear(managers_->take_cpus(vm));
+            }
         }
         noted_ = std::move(noted);
         all_taken_in_ = std::ranges::all_of(
@@ -593,7 +597,11 @@ void Agent::on_verdict(const AnalyserVerdict& verdict, const std::string& instan
         fmt::format("{}: {}{}{}", verdict.check, to_string(verdict.outcome),
                     verdict.reason.empty() ? "" : ": ", verdict.reason),
         verdict.coverage, {{"outcome", std::string(to_string(verdict.outcome))}}));
-    watch->judged(verdict.outcome, verdict.reason, verdict.coverage, time_ns);
+    if (verdict.check == detect::DecoyKernelCheck::kName) {
+        watch->heard(verdict.outcome, verdict.reason);
+    } else {
+        watch->judged(verdict.outcome, verdict.reason, verdict.coverage, time_ns);
+    }
     tell_status();
     // Seen again without anything to say about it: status still shows when.
     for (auto& [uid, finding] : open_) {

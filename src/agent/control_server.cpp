@@ -16,8 +16,9 @@ namespace underseer::agent {
 
 namespace {
 
-constexpr std::array<std::string_view, 10> kTopicNames{
-    "info", "ps", "files", "maps", "modules", "sockets", "mounts", "interfaces", "dmesg", "check"};
+constexpr std::array<std::string_view, 11> kTopicNames{"info",    "ps",      "files",  "maps",
+                                                       "modules", "sockets", "mounts", "interfaces",
+                                                       "dmesg",   "check",   "check"};
 
 std::string_view operation_of(const ControlRequest& request) {
     switch (request.kind) {
@@ -151,6 +152,7 @@ void ControlServer::relay(Client& client, const ControlRequest& request) {
     InstanceWatch& watch = **found;
     Question question = request.question;
     if (policy_->redact_environment) question.environment = false;
+    question.cpus.clear();  // the monitor's word, not a client's
     callbacks_.access(client.asker, watch.instance(), operation_of(request), true);
     client.busy = true;
     const std::uint64_t id = client.id;

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "agent/introspector.h"
+#include "hypervisor/discover.h"
 #include "hypervisor/ram.h"
 
 namespace underseer::agent {
@@ -51,6 +52,7 @@ InstanceWatch::InstanceWatch(EventLoop* loop, const policy::Policy* policy, hype
     status_.instance = std::move(instance);
     status_.pid = static_cast<std::uint32_t>(vm_.pid);
     status_.vm_state = vm_.state;
+    status_.kernel_reason = hypervisor::why_no_registers(vm_);
 }
 
 InstanceWatch::~InstanceWatch() {
@@ -115,6 +117,7 @@ void InstanceWatch::on_ready(const std::vector<std::string>& missing_layers) {
     for (const std::string& layer : missing_layers) {
         callbacks_.note(*this, "this host does not allow a layer of the jail: " + layer);
     }
+    hear(std::exchange(unheard_, {}));
     plan_check(kFirstCheckAfter);
 }
 
@@ -193,6 +196,39 @@ void InstanceWatch::check() {
     if (!taken) plan_check(kRetryAfter);
 }
 
+void InstanceWatch::hear(std::vector<event::CpuRegisters> cpus) {
+    if (cpus.empty() || !worker_) return;
+    if (!worker_->ready()) {
+        unheard_ = std::move(cpus);
+        return;
+    }
+    hearing_.clear();
+    const Question question{.topic = Topic::decoy_kernel, .cpus = std::move(cpus)};
+    worker_->submit({.question = event::encode(question),
+                     .deadline = kCheckDeadline,
+                     .on_frame =
+                         [this](std::string_view frame, bool last) {
+                             if (!last) {
+                                 hearing_ = frame;
+                                 return true;
+                             }
+                             event::Decoder decoder{as_bytes(frame.substr(1))};
+                             const auto end = decoder.get<AnswerEnd>();
+                             if (!end.has_value()) return false;
+                             // A guest that cannot be looked into now is told by its checks.
+                             if (end->failed || hearing_.empty()) return true;
+                             callbacks_.report(*this, hearing_.substr(1));
+                             last_hearing_ = std::exchange(hearing_, {});
+                             return true;
+                         },
+                     .on_failure = [](const Error&) {}});
+}
+
+void InstanceWatch::heard(event::Outcome outcome, std::string reason) {
+    status_.kernel_outcome = outcome;
+    status_.kernel_reason = std::move(reason);
+}
+
 void InstanceWatch::check_answered(bool failed, const std::string& text) {
     ++status_.checks;
     status_.last_cost_ns =
@@ -256,10 +292,33 @@ void InstanceWatch::end_blindness() {
 bool InstanceWatch::ask(const Question& question, JobRunner::OnFrame on_frame,
                         JobRunner::OnFailure failed) {
     if (!worker_ || !worker_->ready()) return false;
+    if (question.topic == Topic::decoy_kernel) {
+        answer_from_hearing(std::move(on_frame), std::move(failed));
+        return true;
+    }
     return worker_->submit({.question = event::encode(question),
                             .deadline = kCheckDeadline,
                             .on_frame = std::move(on_frame),
                             .on_failure = std::move(failed)});
+}
+
+// Registers are told when they are, not when somebody asks: the last hearing is the answer. It
+// comes later, as every answer does.
+void InstanceWatch::answer_from_hearing(JobRunner::OnFrame on_frame,
+                                        JobRunner::OnFailure failed) const {
+    if (last_hearing_.empty()) {
+        loop_->after(0ms, [failed = std::move(failed), why = status_.kernel_reason] {
+            failed({Code::unavailable, 0, why});
+        });
+        return;
+    }
+    loop_->after(0ms, [on_frame = std::move(on_frame), frame = last_hearing_] {
+        on_frame(frame, /*last=*/false);
+        event::Encoder end;
+        end.put(FrameKind::end);
+        end.put(AnswerEnd{});
+        on_frame(end.bytes(), /*last=*/true);
+    });
 }
 
 InstanceStatus InstanceWatch::status() const {

@@ -36,7 +36,13 @@ class InstanceWatch {
     // What discovery says of the same VM by now: a VMM that has just started has no RAM yet.
     void refresh(const hypervisor::Vm& vm, event::Instance instance);
 
-    // What the analyser made of the last report.
+    // The registers of its CPUs, just told; empty: nothing was. Does the kernel that is looked into
+    // run on them?
+    void hear(std::vector<event::CpuRegisters> cpus);
+
+    // What the analyser made of the last report of that.
+    void heard(event::Outcome outcome, std::string reason);
+    // What it made of the last report of a check.
     void judged(event::Outcome outcome, std::string reason, event::Coverage coverage,
                 std::uint64_t time_ns);
     void set_open_findings(std::uint32_t count) { status_.open_findings = count; }
@@ -58,6 +64,7 @@ class InstanceWatch {
     void plan_check(std::chrono::milliseconds from_now);
     void check();
     void check_answered(bool failed, const std::string& text);
+    void answer_from_hearing(JobRunner::OnFrame on_frame, JobRunner::OnFailure failed) const;
     void begin_blindness(const std::string& why);
     void end_blindness();
     std::chrono::milliseconds period() const;
@@ -76,7 +83,9 @@ class InstanceWatch {
     EventLoop::Timer tell_blindness_ = 0;
     std::chrono::nanoseconds blind_before_{0};
     std::chrono::nanoseconds cost_at_start_{0};
-    std::string report_;  // of the check that is being answered
+    std::string report_;                        // of the check that is being answered
+    std::vector<event::CpuRegisters> unheard_;  // told before the worker was ready
+    std::string hearing_, last_hearing_;        // frames of the answers
     EventLoop::Timer next_check_ = 0;
     // Last member: it ends first, and its handlers use the rest.
     std::unique_ptr<JobRunner> worker_;

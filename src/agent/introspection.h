@@ -27,9 +27,10 @@ enum class Topic : std::uint8_t {
     interfaces,
     kernel_log,
     hidden_processes,
-    symbol_file,  // the kernel model as an ISF, in parts of text
-    ram_regions,  // where there is RAM; answered without looking for a kernel
-    ram_bytes,    // what is in it, for a dump
+    decoy_kernel,  // needs Question::cpus
+    symbol_file,   // the kernel model as an ISF, in parts of text
+    ram_regions,   // where there is RAM; answered without looking for a kernel
+    ram_bytes,     // what is in it, for a dump
 };
 constexpr Topic last_enumerator(Topic) {
     return Topic::ram_bytes;
@@ -44,6 +45,8 @@ struct Question {
     bool deep = false;          // of hidden_processes: search all RAM as well
     std::uint64_t address = 0;  // of ram_bytes: physical, and at most kMaxRamQuestion bytes
     std::uint64_t size_bytes = 0;
+    // The guest's CPUs a moment ago, when the asker knows: the kernel that they run is looked into.
+    std::vector<event::CpuRegisters> cpus;
 
     static constexpr auto fields() {
         using event::Field;
@@ -51,7 +54,8 @@ struct Question {
             Field{"topic", &Question::topic},     Field{"one_pid", &Question::one_pid},
             Field{"pid", &Question::pid},         Field{"environment", &Question::environment},
             Field{"threads", &Question::threads}, Field{"deep", &Question::deep},
-            Field{"address", &Question::address}, Field{"size_bytes", &Question::size_bytes}};
+            Field{"address", &Question::address}, Field{"size_bytes", &Question::size_bytes},
+            Field{"cpus", &Question::cpus}};
     }
 };
 

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <functional>
 
+#include "detect/decoy_kernel/decoy_kernel.h"
 #include "detect/hidden_process/hidden_process.h"
 #include "guest_linux/guest.h"
 #include "guest_linux/isf.h"
@@ -53,9 +54,9 @@ class Worker {
     using Frames = std::vector<std::string>;
     static constexpr unsigned kStepMs = guest_linux::kWatchStepMs;
 
-    // The guest is looked for at the first question and again whenever it was not found or its
-    // kernel has ended: a VM may just be booting.
-    Result<void> attach() {
+    // The guest is looked for at the first question and again whenever it was not found, its kernel
+    // has ended (a VM may just be booting), or its CPUs (empty: not told) turn out to run another.
+    Result<void> attach(std::span<const event::CpuRegisters> cpus = {}) {
         if (guest_ && cache_->live()) {
             const auto now = guest_linux::read_vital_signs(guest_->kernel());
             if (!now.has_value() || !guest_linux::check_same_life(signs_, *now).has_value()) {
@@ -64,13 +65,14 @@ class Worker {
                 signs_.ticks = now->ticks;
             }
         }
+        if (guest_ && !cpus.empty()) leave_decoy(cpus);
         if (guest_) return {};
         Error first;
         for (const auto* layout : {&source_.layout, &source_.alternative}) {
             if (layout->empty() && !source_.image) continue;
             memory_ = TRY(open(*layout));
             cache_ = std::make_unique<CachedMemory>(memory_.get());
-            auto guest = Guest::attach(cache_.get(), remains_);
+            auto guest = Guest::attach(cache_.get(), {.remains = remains_, .cpus = cpus});
             if (guest.has_value()) {
                 guest_ = std::move(*guest);
                 if (!cache_->live()) return {};
@@ -86,6 +88,18 @@ class Worker {
             if (source_.image) break;
         }
         return fail(std::move(std::move(first).with_context(source_.name)));
+    }
+
+    void leave_decoy(std::span<const event::CpuRegisters> cpus) {
+        using guest_linux::Testimony;
+        guest_->new_epoch();
+        const auto hearing = guest_linux::hear_cpus(*cache_, guest_->kernel().image(), cpus);
+        if (hearing.count(Testimony::runs_another) == 0) return;
+        auto left = guest_->kernel().as_unrun();
+        if (left.has_value()) decoys_.suspect(std::move(*left));
+        guest_.reset();
+        seen_running_ = false;
+        suspect_ = false;
     }
 
     void leave_kernel() {
@@ -184,7 +198,7 @@ class Worker {
         if (question.topic == Topic::ram_bytes) return send_all(frames_of(ram_bytes(question)));
         Error last;
         for (unsigned i = 0; i < kAttempts; ++i) {
-            auto attached = attach();
+            auto attached = attach(question.cpus);
             if (!attached.has_value()) return send_failure(attached.error());
             guest_->new_epoch();
             const Frames frames = frames_for(question);
@@ -226,6 +240,9 @@ class Worker {
             case Topic::hidden_processes:
                 return frames_of<event::CheckReport>(
                     Listing<event::CheckReport>{{hidden_processes(question.deep)}, 0, {}});
+            case Topic::decoy_kernel:
+                return frames_of<event::CheckReport>(
+                    Listing<event::CheckReport>{{decoys_.hear(*guest_, question.cpus)}, 0, {}});
             case Topic::symbol_file:
                 return frames_of(symbol_file());
             case Topic::ram_regions:
@@ -337,6 +354,7 @@ class Worker {
     std::unique_ptr<GuestMemory> ram_;  // for a dump of what holds no Linux
     std::unique_ptr<CachedMemory> cache_;
     std::unique_ptr<Guest> guest_;
+    detect::DecoyKernelCheck decoys_;
     bool suspect_ = false;           // the last search for hidden processes has found one
     guest_linux::VitalSigns signs_;  // of guest_, when they were last seen
     bool seen_running_ = false;      // its clock has moved under our eyes

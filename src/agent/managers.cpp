@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <set>
+#include <utility>
 
 #include "agent/answer.h"
 #include "agent/discoverer_question.h"
@@ -170,6 +171,19 @@ std::vector<Trouble> ask_managers(std::vector<Vm>& vms) {
     return troubles;
 }
 
+Result<std::vector<event::CpuRegisters>> ask_registers(const Vm& vm) {
+    if (!hypervisor::has_monitor(vm)) {
+        return fail(Code::unavailable, hypervisor::why_no_registers(vm));
+    }
+    auto inquiry = TRY(Inquiry::of_monitor(vm));
+    const auto facts = inquiry.wait(Clock::now() + Inquiry::kLongest);
+    if (!facts.has_value()) return fail(Code::unavailable, facts.error().to_text());
+    if (facts->empty() || facts->front().cpus.empty()) {
+        return fail(Code::unavailable, hypervisor::why_no_registers(vm));
+    }
+    return facts->front().cpus;
+}
+
 // ---- again and again --------------------------------------------------------------------------
 
 struct ManagerWatch::Subject {
@@ -233,6 +247,12 @@ bool ManagerWatch::apply(Vm& vm) const {
     if (facts != nullptr) hypervisor::apply_facts(*facts, vm);
     const bool asked = !libvirt || (subject.asked_of.contains(key) && !subject.running);
     return facts != nullptr || (subject.settled && asked);
+}
+
+std::vector<event::CpuRegisters> ManagerWatch::take_cpus(const Vm& vm) {
+    const auto found = subjects_.find(key_of(vm));
+    if (found == subjects_.end() || found->second->facts.empty()) return {};
+    return std::exchange(found->second->facts.front().cpus, {});
 }
 
 void ManagerWatch::ask(const std::string& key, Start start) {

@@ -68,7 +68,11 @@ struct Trouble {
 // Asks about all VMs at once, adds what is said to them, and tells what could not be had.
 std::vector<Trouble> ask_managers(std::vector<hypervisor::Vm>& vms);
 
-// The same for an event loop, again and again: state changes, and libvirt may be away for a while.
+// The registers of the CPUs of one VM, now. Code::unavailable when nobody tells them.
+Result<std::vector<event::CpuRegisters>> ask_registers(const hypervisor::Vm& vm);
+
+// The same as ask_managers() for an event loop, again and again: state changes, and libvirt may be
+// away for a while.
 class ManagerWatch {
   public:
     static constexpr std::chrono::milliseconds kAskEvery{10'000};
@@ -86,6 +90,8 @@ class ManagerWatch {
     void update(const std::vector<hypervisor::Vm>& vms);
     // Adds what was said last. False as long as the first answer is still to come.
     bool apply(hypervisor::Vm& vm) const;
+    // The registers of its CPUs, once for each time that they are told; else empty.
+    std::vector<event::CpuRegisters> take_cpus(const hypervisor::Vm& vm);
 
   private:
     struct Subject;

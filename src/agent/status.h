@@ -27,7 +27,10 @@ struct InstanceStatus {
     std::uint64_t last_check_ns = 0;  // since the epoch; 0: never
     event::Outcome last_outcome = event::Outcome::unavailable;
     std::string last_reason;
-    event::Coverage coverage;        // of the last check
+    event::Coverage coverage;  // of the last check
+    // Whether the guest's CPUs run the kernel that is looked into, and why that is not known.
+    event::Outcome kernel_outcome = event::Outcome::unavailable;
+    std::string kernel_reason;
     std::uint64_t blind_ns = 0;      // in all, the present stretch included
     std::uint64_t watched_ns = 0;    // since the agent first saw it
     std::uint64_t cpu_ns = 0;        // that its workers took
@@ -51,6 +54,8 @@ struct InstanceStatus {
                           Field{"last_outcome", &S::last_outcome},
                           Field{"last_reason", &S::last_reason},
                           Field{"coverage", &S::coverage},
+                          Field{"kernel_outcome", &S::kernel_outcome},
+                          Field{"kernel_reason", &S::kernel_reason},
                           Field{"blind_ns", &S::blind_ns},
                           Field{"watched_ns", &S::watched_ns},
                           Field{"cpu_ns", &S::cpu_ns},

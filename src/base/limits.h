@@ -65,11 +65,12 @@ inline constexpr std::size_t kMaxJsonBytes = 16u << 20;
 inline constexpr std::size_t kMaxJsonDepth = 64;
 
 // ---- what manages a VM (QMP, libvirt) --------------------------------------------------------
-// The largest reply that is asked for, query-memdev of 1024 backends, has 0.3 MB. Events may come
+// The largest reply that is asked for, the registers of 1024 CPUs, has 2.6 MB. Events may come
 // in between; a monitor that sends nothing else is given up.
-inline constexpr std::size_t kMaxQmpLineBytes = 1u << 20;
+inline constexpr std::size_t kMaxQmpLineBytes = 4u << 20;
 inline constexpr std::size_t kMaxQmpBytes = 8u << 20;
 inline constexpr std::size_t kMaxQmpEvents = 256;
+inline constexpr std::size_t kMaxToldCpus = 1024;
 // -object and -numa together name fewer; QEMU itself takes at most 128 NUMA nodes (MAX_NODES).
 inline constexpr std::size_t kMaxRamBackends = 1024;
 // A domain's XML has some 10 KB; one with a hundred devices 100 KB. A host runs some hundred VMs.

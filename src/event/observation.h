@@ -51,6 +51,25 @@ struct Credentials {
     }
 };
 
+// What one CPU of a guest obeys, as its VMM tells it: which page tables, which interrupt table.
+struct CpuRegisters {
+    std::uint32_t cpu = 0;
+    std::uint64_t cr0 = 0, cr3 = 0, cr4 = 0, efer = 0;
+    std::uint64_t idt_base = 0, idt_limit = 0;
+
+    bool operator==(const CpuRegisters&) const = default;
+    static constexpr auto fields() {
+        using R = CpuRegisters;
+        return std::tuple{Field{"cpu", &R::cpu},
+                          Field{"cr0", &R::cr0},
+                          Field{"cr3", &R::cr3},
+                          Field{"cr4", &R::cr4},
+                          Field{"efer", &R::efer},
+                          Field{"idt_base", &R::idt_base},
+                          Field{"idt_limit", &R::idt_limit}};
+    }
+};
+
 // One thread; the thread whose pid equals its tgid stands for the process.
 struct Task {
     std::uint64_t address = 0;  // of its task_struct

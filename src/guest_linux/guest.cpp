@@ -20,9 +20,9 @@ Guest::Guest(std::unique_ptr<Kernel> kernel)
       files_(kernel_.get(), &paths_),
       maps_(kernel_.get(), &paths_, &tasks_) {}
 
-Result<std::unique_ptr<Guest>> Guest::attach(guest_memory::GuestMemory* memory,
-                                             std::span<const VitalSigns> remains, Lacking lacking) {
-    auto kernel = TRY(Kernel::attach(memory, remains, lacking));
+Result<std::unique_ptr<Guest>> Guest::attach(guest_memory::GuestMemory* memory, Known known,
+                                             Lacking lacking) {
+    auto kernel = TRY(Kernel::attach(memory, known, lacking));
     return std::unique_ptr<Guest>(new Guest(std::move(kernel)));
 }
 

@@ -18,10 +18,9 @@ namespace underseer::guest_linux {
 class Guest {
   public:
     // `memory` must outlive the result. Code::not_linux when it holds no Linux kernel.
-    // `remains` are of kernels known not to run any more, `lacking` is for tests (Kernel::attach).
+    // `lacking` is for tests (Kernel::attach).
     static Result<std::unique_ptr<Guest>> attach(guest_memory::GuestMemory* memory,
-                                                 std::span<const VitalSigns> remains = {},
-                                                 Lacking lacking = {});
+                                                 Known known = {}, Lacking lacking = {});
 
     Kernel& kernel() { return *kernel_; }
 

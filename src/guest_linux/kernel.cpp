@@ -30,55 +30,74 @@ std::uint64_t low_bits(std::uint64_t value, unsigned count) {
 Kernel::Kernel(KernelImage image, guest_memory::GuestMemory* memory)
     : image_(std::move(image)), memory_(memory, image_.space) {}
 
-Result<std::unique_ptr<Kernel>> Kernel::attach(guest_memory::GuestMemory* memory,
-                                               std::span<const VitalSigns> remains,
+Result<std::unique_ptr<Kernel>> Kernel::attach(guest_memory::GuestMemory* memory, Known known,
                                                Lacking lacking) {
-    auto images = TRY(find_kernel_images(*memory));
+    auto images = TRY(find_kernel_images(*memory, top_tables_of(known.cpus)));
+    struct Rank {
+        bool runs = false;  // a CPU says so
+        std::uint64_t clock = 0;
+        auto operator<=>(const Rank&) const = default;
+    };
     std::unique_ptr<Kernel> best;
-    std::uint64_t best_clock = 0;
+    Rank best_rank;
+    std::vector<std::unique_ptr<Kernel>> others;
     std::vector<std::string> passed_over;
     Error last_error;
+    bool run_but_unread = false;
     for (KernelImage& image : images) {
+        const bool runs = hear_cpus(*memory, image, known.cpus).count(Testimony::runs_it) > 0;
         std::unique_ptr<Kernel> kernel(new Kernel(std::move(image), memory));
-        auto loaded = kernel->load_symbols(lacking);
-        if (loaded.has_value()) {
-            kernel->load_vmcoreinfo();
-            kernel->choose_root();
-            kernel->check_vmcoreinfo();
-            loaded = kernel->load_types(lacking);
-        }
-        if (loaded.has_value()) {
-            find_missing_symbols(*kernel, kernel->rodata_, kernel->rodata_extent_.virt);
-            kernel->find_build_id_note();
-            if (kernel->types_.type_count() == 0) loaded = kernel->derive_layout();
-        }
-        kernel->rodata_ = {};
-        if (loaded.has_value()) loaded = kernel->check_alive(remains);
-        const std::string who =
-            fmt::format("{} at {:#x}", kernel->image_.release(), kernel->image_.space.root.value);
+        auto loaded = kernel->load(known.remains, lacking);
         if (!loaded.has_value()) {
-            last_error = std::move(std::move(loaded).error()).with_context(who);
-            passed_over.push_back(last_error.to_text());
+            Error error = std::move(std::move(loaded).error()).with_context(kernel->who());
+            passed_over.push_back(error.to_text());
+            if (runs || !run_but_unread) last_error = std::move(error);
+            run_but_unread |= runs;
             continue;
         }
-        const auto clock_result = kernel->wall_clock();
-        const std::uint64_t clock = clock_result.has_value() ? *clock_result : 0;
-        if (best && clock <= best_clock) {
-            passed_over.push_back(
-                fmt::format("another kernel in RAM, with an older clock: {}", who));
-            continue;
+        const Rank rank{runs, kernel->wall_clock().value_or(0)};
+        if (!best || rank > best_rank) {
+            std::swap(best, kernel);
+            best_rank = rank;
         }
-        if (best) {
-            passed_over.push_back(
-                fmt::format("another kernel in RAM, with an older clock: {} at {:#x}",
-                            best->image_.release(), best->image_.space.root.value));
-        }
-        best = std::move(kernel);
-        best_clock = clock;
+        if (kernel) others.push_back(std::move(kernel));
     }
-    if (!best) return fail(std::move(last_error));
+    // What the CPUs do not run is no answer, even when it is all that can be read.
+    if (!best || (run_but_unread && !best_rank.runs)) return fail(std::move(last_error));
+    for (const auto& other : others) {
+        passed_over.push_back(fmt::format(
+            "another kernel in RAM, {}: {}",
+            best_rank.runs ? "which no CPU runs" : "with an older clock", other->who()));
+        if (!best_rank.runs) continue;
+        if (auto unrun = other->as_unrun(); unrun.has_value()) best->unrun_.push_back(*unrun);
+    }
     std::ranges::move(passed_over, std::back_inserter(best->notes_));
     return best;
+}
+
+Result<void> Kernel::load(std::span<const VitalSigns> remains, Lacking lacking) {
+    TRY(load_symbols(lacking));
+    load_vmcoreinfo();
+    choose_root();
+    check_vmcoreinfo();
+    TRY(load_types(lacking));
+    find_missing_symbols(*this, rodata_, rodata_extent_.virt);
+    find_build_id_note();
+    if (types_.type_count() == 0) TRY(derive_layout());
+    rodata_ = {};
+    return check_alive(remains);
+}
+
+std::string Kernel::who() const {
+    return fmt::format("{} at {:#x}", image_.release(), image_.space.root.value);
+}
+
+Result<UnrunKernel> Kernel::as_unrun() const {
+    return UnrunKernel{.release = image_.release(),
+                       .banner = image_.banner,
+                       .root = image_.space.root,
+                       .banner_at = TRY(image_.phys_of(image_.banner_virt)),
+                       .ticks_at = TRY(image_.phys_of(TRY(symbol("jiffies_64"))))};
 }
 
 Result<void> Kernel::check_alive(std::span<const VitalSigns> remains) {

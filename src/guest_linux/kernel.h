@@ -14,6 +14,7 @@
 #include "base/limits.h"
 #include "event/observation.h"
 #include "guest_linux/btf.h"
+#include "guest_linux/cpu_witness.h"
 #include "guest_linux/kallsyms.h"
 #include "guest_linux/kernel_image.h"
 #include "guest_linux/virtual_memory.h"
@@ -41,15 +42,20 @@ struct Lacking {
     bool types = false;         // CONFIG_DEBUG_INFO_BTF=n
 };
 
+// What is known of the guest besides its memory.
+struct Known {
+    std::span<const VitalSigns> remains;        // kernels that do not run any more
+    std::span<const event::CpuRegisters> cpus;  // as they were a moment ago; empty: nobody tells
+};
+
 class Kernel {
   public:
-    // Finds the kernel and builds the model. Of several kernels in RAM the one whose clock is the
-    // latest is taken, and the others are told in notes(). In live memory, a kernel that is not up
-    // yet, not any more, or one of the `remains` of which it is known that they do not run, is
-    // passed over. `memory` must outlive the result.
+    // Finds the kernel and builds the model. Of several kernels in RAM the one that a CPU runs is
+    // taken; where no CPU says so, the one whose clock is the latest. The others are told in
+    // notes(). In live memory, a kernel that is not up yet, not any more, or known to be remains,
+    // is passed over. `memory` must outlive the result.
     static Result<std::unique_ptr<Kernel>> attach(guest_memory::GuestMemory* memory,
-                                                  std::span<const VitalSigns> remains = {},
-                                                  Lacking lacking = {});
+                                                  Known known = {}, Lacking lacking = {});
 
     const KernelImage& image() const { return image_; }
     const Symbols& symbols() const { return symbols_; }
@@ -58,6 +64,10 @@ class Kernel {
     VirtualMemory& memory() { return memory_; }
     guest_memory::GuestMemory& physical() { return memory_.physical(); }
     const std::vector<std::string>& notes() const { return notes_; }
+    // Kernels in RAM as whole as this one, which a CPU runs and them none.
+    const std::vector<UnrunKernel>& unrun() const { return unrun_; }
+    // This one as such a kernel: for when the CPUs turn out to run another.
+    Result<UnrunKernel> as_unrun() const;
 
     // Code::unavailable, with the name, when neither kallsyms nor another rung has it.
     Result<GuestVirt> symbol(std::string_view name) const;
@@ -110,6 +120,8 @@ class Kernel {
 
   private:
     Kernel(KernelImage image, guest_memory::GuestMemory* memory);
+    Result<void> load(std::span<const VitalSigns> remains, Lacking lacking);
+    std::string who() const;  // release and page tables, for messages
     Result<void> load_symbols(Lacking lacking);
     void load_vmcoreinfo();
     void choose_root();
@@ -136,6 +148,7 @@ class Kernel {
     Btf types_;
     std::map<std::string, Field, std::less<>> derived_;  // where there are no types
     std::vector<std::string> notes_;
+    std::vector<UnrunKernel> unrun_;
 };
 
 template <typename Visit>

@@ -20,6 +20,7 @@ using guest_memory::ReadStatus;
 
 constexpr std::uint64_t kLargePage = 2u << 20;
 constexpr std::string_view kBannerStart = "Linux version ";
+constexpr std::string_view kByRegister = "a CPU's CR3";
 // __START_KERNEL_map (arch/x86/include/asm/page_64_types.h): the image is mapped in the GiB above.
 constexpr std::uint64_t kImageMapBegin = 0xffffffff80000000;
 // .data, with init_top_pgt in it, follows .rodata; both are some tens of MiB even in debug kernels.
@@ -337,6 +338,16 @@ Result<GuestPhys> KernelImage::phys_of(GuestVirt address) const {
     return fail(Code::unavailable, fmt::format("{:#x} is not in the kernel image", address.value));
 }
 
+Result<GuestVirt> KernelImage::virt_of(GuestPhys address) const {
+    for (const ImageExtent& extent : extents) {
+        if (address >= extent.phys && address < extent.phys + extent.size_bytes) {
+            return extent.virt + (address - extent.phys);
+        }
+    }
+    return fail(Code::unavailable,
+                fmt::format("the kernel image has no part at {:#x}", address.value));
+}
+
 bool KernelImage::executable(GuestVirt address) const {
     return std::ranges::any_of(extents, [&](const ImageExtent& extent) {
         return extent.executable && address >= extent.virt &&
@@ -350,7 +361,14 @@ std::string KernelImage::release() const {
     return banner.substr(begin, banner.find(' ', begin) - begin);
 }
 
-Result<std::vector<KernelImage>> find_kernel_images(GuestMemory& memory) {
+std::optional<KernelImage> kernel_image_under(GuestMemory& memory, GuestPhys top_table) {
+    const auto table = read_table(memory, top_table);
+    if (!table) return std::nullopt;
+    return image_from_last_entry(memory, (*table)[511], kByRegister);
+}
+
+Result<std::vector<KernelImage>> find_kernel_images(GuestMemory& memory,
+                                                    std::span<const GuestPhys> leads) {
     Search search(memory);
     search.try_pages(GuestPhys{0}, kLowMemoryBytes, "real-mode trampoline");
     std::size_t banners = 0;
@@ -360,6 +378,8 @@ Result<std::vector<KernelImage>> find_kernel_images(GuestMemory& memory) {
             search.try_around(banner.phys, "banner at a 2 MiB border");
         }
     }
+    // Not instead of the other rungs: what they find and no CPU runs is worth knowing.
+    for (const GuestPhys lead : leads) search.try_pages(lead, kPageSize, kByRegister);
     if (search.images.empty()) {
         for (const Banner& banner : banners_anywhere(memory)) {
             ++banners;

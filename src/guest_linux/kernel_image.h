@@ -7,9 +7,12 @@
 // Such a top table is looked for, cheapest first:
 //   1. below 1 MiB: the real-mode trampoline keeps a copy of it there (arch/x86/realmode/init.c)
 //   2. around a banner that lies at a 2 MiB border, where most kernels' read-only data begins
-//   3. around a banner anywhere in RAM
+//   3. where a CPU's CR3 points, when somebody tells it: always, beside the others
+//   4. around a banner anywhere in RAM
 #pragma once
 
+#include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -38,6 +41,8 @@ struct KernelImage {
     GuestVirt end() const { return extents.back().virt + extents.back().size_bytes; }
     // Code::unavailable when the address is not part of the image.
     Result<GuestPhys> phys_of(GuestVirt address) const;
+    // Code::unavailable when no part of the image lies there.
+    Result<GuestVirt> virt_of(GuestPhys address) const;
     // Whether it lies in the image's code.
     bool executable(GuestVirt address) const;
     // "6.1.0-44-cloud-amd64"
@@ -46,7 +51,13 @@ struct KernelImage {
 
 // All kernels in RAM that pass the page-table proof, the likeliest first. More than one is there
 // after a reboot without power-off, after kexec, or when the guest forges a decoy.
+// `leads` are pages that may be top tables, as CR3 names them.
 // Code::not_linux (with how far the search came) when there is none.
-Result<std::vector<KernelImage>> find_kernel_images(guest_memory::GuestMemory& memory);
+Result<std::vector<KernelImage>> find_kernel_images(guest_memory::GuestMemory& memory,
+                                                    std::span<const GuestPhys> leads = {});
+
+// The kernel to which this one page leads as a top table, if it passes the proof.
+std::optional<KernelImage> kernel_image_under(guest_memory::GuestMemory& memory,
+                                              GuestPhys top_table);
 
 }  // namespace underseer::guest_linux

@@ -105,11 +105,11 @@ TEST_F(VitalSignsTest, a_kernel_without_page_tables_is_gone) {
 
 TEST_F(VitalSignsTest, what_a_kernel_left_behind_is_not_attached_to_unless_it_moves) {
     const auto remains = std::span(&signs_, 1);
-    const auto again = Kernel::attach(&guest_, remains);
+    const auto again = Kernel::attach(&guest_, {.remains = remains});
     ASSERT_FALSE(again.has_value());
     EXPECT_NE(again.error().message.find("booting"), std::string::npos);
     guest_.write(ticks_, std::uint64_t{1001});
-    EXPECT_TRUE(Kernel::attach(&guest_, remains).has_value());
+    EXPECT_TRUE(Kernel::attach(&guest_, {.remains = remains}).has_value());
 }
 
 TEST_F(VitalSignsTest, signs_that_cannot_be_read_are_an_error) {

@@ -261,6 +261,7 @@ void apply_facts(const ManagerFacts& facts, Vm& vm) {
     if (vm.state.empty()) vm.state = facts.state;
     if (vm.name.empty()) vm.name = facts.name;
     if (vm.uuid.empty()) vm.uuid = facts.uuid;
+    vm.cpus = facts.cpus;
     if (vm.uuid != facts.uuid && !facts.uuid.empty()) {
         vm.notes.push_back(fmt::format("{} says that its UUID is {}, its command line says {}",
                                        facts.source, facts.uuid, vm.uuid));
@@ -303,6 +304,17 @@ bool has_monitor(const Vm& vm) {
     // and whoever comes would start the VM. RAM is made later (softmmu/vl.c, object_create_early).
     return vm.managed_by == "by hand" && !vm.qmp_socket.empty() && !vm.executable.empty() &&
            vm.backing != RamBacking::unknown;
+}
+
+std::string why_no_registers(const Vm& vm) {
+    if (has_monitor(vm)) return "its monitor has not told the registers of its CPUs";
+    if (vm.managed_by == "libvirt") {
+        return "the registers of its CPUs are not asked for: libvirt owns the monitor, and a "
+               "command "
+               "past libvirt would taint the domain";
+    }
+    return "nobody tells the registers of its CPUs: its VMM has no QMP socket (-qmp unix:PATH,"
+           "server=on,wait=off)";
 }
 
 Result<Vm> select(const Host& host, std::string_view wanted) {

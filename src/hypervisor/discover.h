@@ -41,6 +41,9 @@ bool is_domain(const ManagerFacts& facts, const Vm& vm);
 // Whether its monitor may be asked, and is worth it.
 bool has_monitor(const Vm& vm);
 
+// Why nobody tells the registers of its CPUs (Vm::cpus), for people.
+std::string why_no_registers(const Vm& vm);
+
 // The VM that `wanted` names: its name, UUID (or an unambiguous beginning of it) or pid.
 // Code::not_found or Code::ambiguous, with what there is.
 Result<Vm> select(const Host& host, std::string_view wanted);

@@ -12,8 +12,10 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
+#include <charconv>
 
 #include "base/limits.h"
 #include "json/value.h"
@@ -183,6 +185,67 @@ Result<void> take_low_limit(const Value& answer, ManagerFacts& facts) {
     return {};
 }
 
+// ---- registers --------------------------------------------------------------------------------
+
+// The number in base 16 at the beginning of `text`, after blanks; `text` goes on behind it.
+std::optional<std::uint64_t> take_hex(std::string_view& text) {
+    text.remove_prefix(std::min(text.find_first_not_of(' '), text.size()));
+    std::uint64_t value = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value, 16);
+    if (error != std::errc{}) return std::nullopt;
+    text.remove_prefix(static_cast<std::size_t>(end - text.data()));
+    return value;
+}
+
+// What stands behind "NAME=" in one CPU's part of "info registers" (x86_cpu_dump_state(),
+// target/i386/cpu-dump.c of QEMU 7.2), a name that begins a line or follows a blank; up to two
+// numbers.
+std::optional<std::array<std::uint64_t, 2>> register_in(std::string_view text,
+                                                        std::string_view name, bool two) {
+    for (std::size_t at = text.find(name); at != std::string_view::npos;
+         at = text.find(name, at + 1)) {
+        if (at == 0 || (text[at - 1] != ' ' && text[at - 1] != '\n')) continue;
+        std::string_view rest = text.substr(at + name.size());
+        const auto first = take_hex(rest);
+        const auto second = two ? take_hex(rest) : 0;
+        if (!first || !second) return std::nullopt;
+        return std::array{*first, *second};
+    }
+    return std::nullopt;
+}
+
+// A CPU whose part is not whole is left out: what is not told is not known.
+Result<void> take_registers(const Value& answer, ManagerFacts& facts) {
+    constexpr std::string_view kCpu = "CPU#";
+    const std::string text_of_all = TRY(answer.as_string());
+    for (std::size_t at = text_of_all.find(kCpu); at != std::string::npos;) {
+        const std::size_t next = text_of_all.find(kCpu, at + 1);
+        const std::string_view text = std::string_view(text_of_all).substr(at, next - at);
+        at = next;
+        event::CpuRegisters cpu;
+        const std::string_view number = text.substr(kCpu.size());
+        const auto read = std::from_chars(number.data(), number.data() + number.size(), cpu.cpu);
+        bool whole = read.ec == std::errc{};
+        for (const auto& [name, into] : {std::pair{"CR0=", &cpu.cr0},
+                                         {"CR3=", &cpu.cr3},
+                                         {"CR4=", &cpu.cr4},
+                                         {"EFER=", &cpu.efer}}) {
+            const auto value = register_in(text, name, /*two=*/false);
+            whole &= value.has_value();
+            if (value) *into = value->front();
+        }
+        const auto idt = register_in(text, "IDT=", /*two=*/true);
+        if (!whole || !idt) continue;
+        cpu.idt_base = idt->front();
+        cpu.idt_limit = idt->back();
+        if (facts.cpus.size() >= limits::kMaxToldCpus) {
+            return fail(Code::limit, "the monitor tells of too many CPUs");
+        }
+        facts.cpus.push_back(cpu);
+    }
+    return {};
+}
+
 struct QmpQuestion {
     std::string_view command;
     std::string_view arguments;
@@ -201,6 +264,8 @@ constexpr QmpQuestion kQuestions[] = {
     {"qom-get", R"({"path": "/machine", "property": "type"})", take_machine},
     {"qom-get", R"({"path": "/machine", "property": "memory-backend"})", take_ram_backend},
     {"qom-get", R"({"path": "/machine", "property": "max-ram-below-4g"})", take_low_limit},
+    // Last: between what it tells and the look into memory lies as little as can be.
+    {"human-monitor-command", R"({"command-line": "info registers -a"})", take_registers},
 };
 
 class SocketPeer final : public QmpPeer {

@@ -1,5 +1,6 @@
 // QEMU's monitor (docs/interop/qmp-spec.txt of QEMU 7.2), asked and never told: the questions are
-// query-* and qom-get alone.
+// query-*, qom-get, and one line to the human monitor, "info registers -a": no QMP command tells
+// CR3. It makes each CPU leave the guest for some microseconds, as any interrupt does.
 //
 // TRUST: the socket's path is the VMM's word, and so is every byte that comes from it. A VMM that
 // an attacker in the guest has taken over writes both.

@@ -50,7 +50,7 @@ class ScriptedPeer final : public QmpPeer {
 std::string script(std::vector<std::string> answers) {
     std::string text = std::string(kGreeting) + "\r\n";
     answers.insert(answers.begin(), "{}");
-    for (std::size_t i = 0; i < 12; ++i) {
+    for (std::size_t i = 0; i < 13; ++i) {
         const bool told = i < answers.size() && !answers[i].empty();
         text += told ? fmt::format(R"({{"return": {}, "id": {}}})", answers[i], i + 1)
                      : fmt::format(
@@ -67,17 +67,17 @@ Result<ManagerFacts> facts_of(const std::string& text) {
 }
 
 const std::vector<std::string> kAnswers{
-    R"({"status": "paused", "singlestep": false, "running": false})",
-    R"({"name": "edge"})",
-    R"({"UUID": "6f1a2b3c-0000-4000-8000-000000000001"})",
-    R"({"enabled": true, "present": true})",
+    R"({"status": "paused", "singlestep": false, "running": false})", R"({"name": "edge"})",
+    R"({"UUID": "6f1a2b3c-0000-4000-8000-000000000001"})", R"({"enabled": true, "present": true})",
     R"({"base-memory": 1073741824, "plugged-memory": 0})",
-    R"([{"id": "ram", "size": 1073741824, "share": true, "merge": true, "dump": true}])",
-    "",
-    R"("")",
-    R"("pc-q35-7.2-machine")",
-    R"("/objects/ram")",
-    "0"};
+    R"([{"id": "ram", "size": 1073741824, "share": true, "merge": true, "dump": true}])", "",
+    R"("")", R"("pc-q35-7.2-machine")", R"("/objects/ram")", "0",
+    // Shortened: of the general registers one is left.
+    R"("\r\nCPU#0\r\nRAX=0000000000000000 RBX=0000000000000001\r\n)"
+    R"(IDT=     fffffe0000000000 00000fff\r\nCR0=80050033 CR2=00007f0000001000 CR3=0000000003c0a000 )"
+    R"(CR4=001000f0\r\nDR6=00000000ffff0ff0 DR7=0000000000000400\r\nEFER=0000000000000d01\r\n)"
+    R"(\r\nCPU#1\r\nIDT=     0000000000000000 0000ffff\r\nCR0=60000010 CR2=0 CR3=0 CR4=0\r\n)"
+    R"(EFER=0000000000000000\r\n")"};
 
 TEST(Qmp, what_a_monitor_says_is_read) {
     const auto facts = facts_of(script(kAnswers));
@@ -92,6 +92,38 @@ TEST(Qmp, what_a_monitor_says_is_read) {
     EXPECT_EQ(facts->machine, "pc-q35-7.2-machine");
     EXPECT_EQ(facts->ram_backend, "ram");
     EXPECT_EQ(facts->confidential, "");
+    ASSERT_EQ(facts->cpus.size(), 2u);
+    EXPECT_EQ(facts->cpus[0], (event::CpuRegisters{.cpu = 0,
+                                                   .cr0 = 0x80050033,
+                                                   .cr3 = 0x3c0a000,
+                                                   .cr4 = 0x1000f0,
+                                                   .efer = 0xd01,
+                                                   .idt_base = 0xfffffe0000000000,
+                                                   .idt_limit = 0xfff}));
+    EXPECT_EQ(facts->cpus[1].cr0, 0x60000010u);
+}
+
+TEST(Qmp, a_cpu_whose_registers_are_not_whole_is_left_out) {
+    for (const std::string& text :
+         {std::string(R"("")"), std::string(R"("Error: unknown command\r\n")"),
+          std::string(R"("CPU#0\r\nIDT= 10 20\r\nCR0=1 CR3=2 CR4=3\r\n")"),
+          std::string(R"("CPU#x\r\nIDT= 10 20\r\nCR0=1 CR3=2 CR4=3\r\nEFER=4\r\n")"),
+          std::string(R"("CPU#0\r\nIDT=\r\nCR0=1 CR3=2 CR4=3\r\nEFER=4\r\n")"),
+          std::string(R"("CPU#0\r\nIDT= 1\r\nCR0=1 CR3=zz CR4=3\r\nEFER=4\r\n")"),
+          std::string(R"("CPU#CPU#CPU#")")}) {
+        auto answers = kAnswers;
+        answers.back() = text;
+        const auto facts = facts_of(script(answers));
+        ASSERT_TRUE(facts.has_value()) << facts.error().to_text();
+        EXPECT_TRUE(facts->cpus.empty()) << text;
+    }
+    auto answers = kAnswers;
+    std::string many;
+    for (std::size_t i = 0; i <= limits::kMaxToldCpus; ++i) {
+        many += R"(CPU#1\r\nIDT= 10 20\r\nCR0=1 CR3=2 CR4=3\r\nEFER=4\r\n)";
+    }
+    answers.back() = '"' + many + '"';
+    EXPECT_EQ(facts_of(script(answers)).error().code, Code::limit);
 }
 
 TEST(Qmp, nothing_but_questions_is_sent) {
@@ -103,10 +135,13 @@ TEST(Qmp, nothing_but_questions_is_sent) {
         at += 12;
         const std::string_view rest = std::string_view(peer.asked).substr(at);
         EXPECT_TRUE(rest.starts_with("query-") || rest.starts_with("qom-get\"") ||
-                    rest.starts_with("qmp_capabilities\""))
+                    rest.starts_with("qmp_capabilities\"") ||
+                    rest.starts_with(R"(human-monitor-command", "id": 13, "arguments": )"
+                                     R"({"command-line": "info registers -a"}})"
+                                     "\n"))
             << rest.substr(0, 40);
     }
-    EXPECT_EQ(commands, 12u);
+    EXPECT_EQ(commands, 13u);
 }
 
 TEST(Qmp, an_old_qemu_that_knows_little_is_no_error) {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "event/fields.h"
+#include "event/observation.h"
 
 namespace underseer::hypervisor {
 
@@ -60,6 +61,7 @@ struct ManagerFacts {
     std::string ram_backend;          // id of the only backend
     std::uint64_t max_ram_below_4g = 0;
     std::vector<RamBlock> backends;  // in no order
+    std::vector<event::CpuRegisters> cpus;
     Identity identity;
 
     static constexpr auto fields() {
@@ -77,6 +79,7 @@ struct ManagerFacts {
                           Field{"ram_backend", &F::ram_backend},
                           Field{"max_ram_below_4g", &F::max_ram_below_4g},
                           Field{"backends", &F::backends},
+                          Field{"cpus", &F::cpus},
                           Field{"identity", &F::identity}};
     }
 };
@@ -100,8 +103,9 @@ struct Vm {
     bool in_libvirt_cgroup = false;  // where only libvirt puts processes
     std::string qmp_socket;          // "" when the command line names none
     std::string state;               // "running", "paused", ..; "" when nobody tells
-    Identity identity;               // by libvirt's metadata
-    std::string not_introspectable;  // why; "" when it can be looked into
+    std::vector<event::CpuRegisters> cpus;  // as told a moment ago; empty when nobody tells
+    Identity identity;                      // by libvirt's metadata
+    std::string not_introspectable;         // why; "" when it can be looked into
     std::vector<std::string> notes;  // what its sources disagree about, and what may be missed
 
     // What an operator may call it by: its name, else its pid.

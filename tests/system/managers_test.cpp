@@ -79,7 +79,7 @@ TEST_F(ManagersTest, ls_shows_owner_and_state_by_way_of_the_monitor) {
     EXPECT_EQ(text(*vm, "app_d_id"), "cache-2.1");
     EXPECT_TRUE(vm->at("notes").value().elements().value().empty());
     // The test's own client holds the monitor from now on: it is busy, and ls does not wait for it.
-    vm_->pause();
+    ASSERT_TRUE(vm_->qmp("stop").has_value());
     const auto begun = std::chrono::steady_clock::now();
     vm = ls();
     EXPECT_LT(std::chrono::steady_clock::now() - begun, 20s);

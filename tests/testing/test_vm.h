@@ -54,8 +54,9 @@ class TestVm {
     std::string output_of(const std::string& command);
 
     Result<json::Value> qmp(const std::string& command, const std::string& arguments = "{}");
-    void pause() { CHECK(qmp("stop").has_value()); }
-    void resume() { CHECK(qmp("cont").has_value()); }
+    // The monitor serves one client at a time: these leave it to others.
+    void pause() { CHECK(qmp("stop").has_value()), monitor_ = {}; }
+    void resume() { CHECK(qmp("cont").has_value()), monitor_ = {}; }
     // As pressing the button does. The guest is not up again when this returns, nor after kexec().
     void reset();
     // The guest starts spec.kexec by itself, without firmware.

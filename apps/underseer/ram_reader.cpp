@@ -1,4 +1,4 @@
-#include "agent/ram_reader.h"
+#include "ram_reader.h"
 
 #include <fmt/format.h>
 
@@ -6,13 +6,18 @@
 
 #include "guest_memory/ram_layout.h"
 
-namespace underseer::agent {
+namespace underseer::cli {
 
+using agent::kMaxRamQuestion;
+using agent::RamExtent;
+using agent::RamPart;
+using agent::RamState;
+using agent::Topic;
 using guest_memory::RamRegion;
 using guest_memory::ReadOp;
 using guest_memory::ReadStatus;
 
-Result<RamReader> RamReader::open(Introspector* introspector) {
+Result<RamReader> RamReader::open(agent::Introspector* introspector) {
     const auto answer =
         TRY(introspector->ask<RamExtent>({.topic = Topic::ram_regions}, limits::kMaxImageRanges));
     std::vector<guest_memory::RamSlice> slices;
@@ -96,4 +101,4 @@ void RamReader::read_run(std::span<ReadOp> run, std::uint64_t size_bytes) {
     }
 }
 
-}  // namespace underseer::agent
+}  // namespace underseer::cli

@@ -9,12 +9,12 @@
 #include "agent/introspector.h"
 #include "guest_memory/guest_memory.h"
 
-namespace underseer::agent {
+namespace underseer::cli {
 
 class RamReader final : public guest_memory::GuestMemory {
   public:
     // `introspector` must outlive this.
-    static Result<RamReader> open(Introspector* introspector);
+    static Result<RamReader> open(agent::Introspector* introspector);
 
     std::span<const guest_memory::RamRegion> regions() const override { return regions_; }
     // Reads that follow one another in memory are asked for together. REQUIRES: none is longer than
@@ -28,14 +28,14 @@ class RamReader final : public guest_memory::GuestMemory {
     const std::optional<Error>& broken() const { return broken_; }
 
   private:
-    RamReader(Introspector* introspector, std::vector<guest_memory::RamRegion> regions)
+    RamReader(agent::Introspector* introspector, std::vector<guest_memory::RamRegion> regions)
         : introspector_(introspector), regions_(std::move(regions)) {}
     void read_run(std::span<guest_memory::ReadOp> run, std::uint64_t size_bytes);
 
-    Introspector* introspector_;
+    agent::Introspector* introspector_;
     std::vector<guest_memory::RamRegion> regions_;
     std::string failure_;
     std::optional<Error> broken_;
 };
 
-}  // namespace underseer::agent
+}  // namespace underseer::cli

@@ -1,0 +1,146 @@
+#include "detect/decoy_kernel/decoy_kernel.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace underseer::detect {
+
+namespace {
+
+using guest_linux::CpuStatement;
+using guest_linux::Guest;
+using guest_linux::Testimony;
+using guest_linux::UnrunKernel;
+using guest_memory::GuestMemory;
+
+constexpr std::size_t kMaxSuspects = 8;
+
+bool in_place(GuestMemory& memory, const UnrunKernel& kernel) {
+    std::string text(kernel.banner.size(), '\0');
+    const auto read =
+        memory.read(kernel.banner_at, std::as_writable_bytes(std::span(text.data(), text.size())));
+    return read.has_value() && text == kernel.banner;
+}
+
+Result<std::uint64_t> ticks_of(GuestMemory& memory, const UnrunKernel& kernel) {
+    std::uint64_t ticks = 0;
+    TRY(memory.read(kernel.ticks_at, std::as_writable_bytes(std::span(&ticks, 1))));
+    return ticks;
+}
+
+event::Finding decoy(const UnrunKernel& kernel, const guest_linux::KernelImage& real) {
+    event::Finding finding;
+    finding.rule = DecoyKernelCheck::kName;
+    finding.title = "A decoy kernel in the guest's memory";
+    finding.severity = event::Severity::critical;
+    finding.confidence = 95;
+    finding.technique = "T1014";
+    finding.subject_kind = "kernel";
+    finding.subject = kernel.release;
+    finding.key = fmt::format("{:x}", kernel.root.value);
+    finding.evidence = {{"decoy", kernel.banner, kernel.root.value, {}},
+                        {"its clock", "goes on, though no CPU runs it", kernel.ticks_at.value, {}},
+                        {"the CPUs run", real.banner, real.space.root.value, {}}};
+    finding.advice =
+        "Somebody controls the guest's kernel and keeps a copy of it for observers to look at. "
+        "Underseer follows the CPUs, not the copy; other tools may not. Save its memory "
+        "(underseer dump), take the instance off the network, and rebuild it.";
+    return finding;
+}
+
+event::Finding foreign_gate(const CpuStatement& statement) {
+    event::Finding finding;
+    finding.rule = DecoyKernelCheck::kName;
+    finding.title = "A CPU takes its interrupts outside of the kernel";
+    finding.severity = event::Severity::critical;
+    finding.confidence = 90;
+    finding.technique = "T1014";
+    finding.subject_kind = "cpu";
+    finding.subject = fmt::format("CPU {}", statement.cpu);
+    finding.key = fmt::format("gate:{}", statement.cpu);
+    finding.evidence = {{"interrupt table", statement.why, 0, {}}};
+    finding.advice =
+        "Whoever replaced the table sees every interrupt and system call. Save the guest's memory "
+        "(underseer dump), take the instance off the network, and rebuild it.";
+    return finding;
+}
+
+}  // namespace
+
+void DecoyKernelCheck::suspect(UnrunKernel kernel) {
+    if (suspects_.size() < kMaxSuspects) suspects_.try_emplace(kernel.root, Suspect{kernel});
+}
+
+// A clock that stands still accuses nobody and clears nobody: the guest may be paused.
+unsigned DecoyKernelCheck::watch_suspects(Guest& guest) {
+    for (const UnrunKernel& kernel : guest.kernel().unrun()) suspect(kernel);
+    suspects_.erase(guest.kernel().image().space.root);
+    GuestMemory& memory = guest.kernel().physical();
+    unsigned fresh = 0;
+    for (auto it = suspects_.begin(); it != suspects_.end();) {
+        Suspect& one = it->second;
+        const auto ticks = ticks_of(memory, one.kernel);
+        if (!ticks.has_value() || !in_place(memory, one.kernel)) {
+            it = suspects_.erase(it);
+            continue;
+        }
+        if (!one.ticks) ++fresh;
+        if (one.ticks && *ticks > *one.ticks) ++one.moved;
+        one.ticks = *ticks;
+        ++it;
+    }
+    return fresh;
+}
+
+event::CheckReport DecoyKernelCheck::hear(Guest& guest, std::span<const event::CpuRegisters> cpus) {
+    event::CheckReport report;
+    report.check = kName;
+    report.outcome = event::Outcome::unavailable;
+    if (cpus.empty()) {
+        report.reason = "nobody tells the registers of its CPUs";
+        return report;
+    }
+    guest.new_epoch();
+    const auto hearing =
+        guest_linux::hear_cpus(guest.kernel().physical(), guest.kernel().image(), cpus);
+    const unsigned for_it = hearing.count(Testimony::runs_it);
+    report.coverage.looked_at = cpus.size();
+    report.coverage.unreadable = hearing.count(Testimony::none);
+    unsigned unconfirmed = 0;
+    if (for_it + hearing.count(Testimony::other_gate) > 0) unconfirmed = watch_suspects(guest);
+
+    std::map<std::uint32_t, unsigned> gates;
+    for (const CpuStatement& statement : hearing.statements) {
+        if (statement.says != Testimony::other_gate) continue;
+        const unsigned times = gates[statement.cpu] = gates_[statement.cpu] + 1;
+        if (times >= kHearings) {
+            report.findings.push_back(foreign_gate(statement));
+        } else {
+            ++unconfirmed;
+        }
+    }
+    gates_ = std::move(gates);
+    for (const auto& [root, suspect] : suspects_) {
+        if (suspect.moved + 1 >= kHearings) {
+            report.findings.push_back(decoy(suspect.kernel, guest.kernel().image()));
+        } else if (suspect.moved > 0) {
+            ++unconfirmed;  // remains stand still from the first
+        }
+    }
+
+    if (!report.findings.empty()) {
+        report.outcome = event::Outcome::finding;
+    } else if (hearing.count(Testimony::runs_another) > 0) {
+        report.reason = hearing.first(Testimony::runs_another).why;
+    } else if (unconfirmed > 0) {
+        report.reason = fmt::format("not heard {} times yet", kHearings);
+    } else if (for_it == 0) {
+        report.reason = hearing.first(Testimony::none).why;
+    } else {
+        report.outcome = event::Outcome::clean;
+    }
+    return report;
+}
+
+}  // namespace underseer::detect
