@@ -208,11 +208,12 @@ const std::vector<Row>& rows() {
         {{.name = "check",
           .group = kJudge,
           .what = "looks for hidden processes and decoy kernels",
-          .more = "Compares what the kernel's own lists say about processes. A process that some "
-                  "lists show and others do not, in five looks over two seconds, is a finding. So is "
-                  "a kernel in memory that keeps time and that no CPU runs; where nobody tells the "
-                  "CPUs' registers (libvirt, no QMP socket) that part is unavailable, which does not "
-                  "change the exit status.",
+          .more =
+              "Compares what the kernel's own lists say about processes. A process that some "
+              "lists show and others do not, in five looks over two seconds, is a finding. So is "
+              "a kernel in memory that keeps time and that no CPU runs; where nobody tells the "
+              "CPUs' registers (libvirt, no QMP socket) that part is unavailable, which does not "
+              "change the exit status.",
           .words = {{"INSTANCE|IMAGE", Kind::target}},
           .options = {&kDeep, &kJson, &kDirect, &kRun},
           .exits = of_a_guest({{1, "something was found"}, {10, "the check could not look"}})},
