@@ -43,6 +43,11 @@ class Decoy {
         auto& kernel = guest->kernel();
         image_ = kernel.image();
         jiffies_ = image_.phys_of(kernel.symbol("jiffies_64").value()).value();
+        seconds_ = image_
+                       .phys_of(kernel.symbol({"tk_core", "timekeeper_data"}).value() +
+                                kernel.timekeeper_offset() +
+                                kernel.field("timekeeper", "xtime_sec").offset)
+                       .value();
         vm->pause();
         copy_image();
         bend_trampoline();
@@ -50,6 +55,8 @@ class Decoy {
         clock_ = std::jthread([this](const std::stop_token& stop) {
             while (!stop.stop_requested()) {
                 write(moved(jiffies_), read<std::uint64_t>(jiffies_) + 1000);
+                // Of two kernels, memory alone would prefer the one with the later clock.
+                write(moved(seconds_), read<std::uint64_t>(seconds_) + 3600);
                 std::this_thread::sleep_for(2ms);
             }
         });
@@ -139,7 +146,7 @@ class Decoy {
     std::unique_ptr<guest_memory::GuestMemory> memory_;
     Fd writable_;
     guest_linux::KernelImage image_;
-    GuestPhys jiffies_, next_table_;
+    GuestPhys jiffies_, seconds_, next_table_;
     std::jthread clock_;
 };
 
