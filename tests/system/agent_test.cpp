@@ -205,6 +205,35 @@ TEST_F(AgentTest, a_vm_that_ends_is_told_and_nobody_else_notices) {
     EXPECT_EQ(number(*agent.instance(vm_->name()), "restarts"), 0u);
 }
 
+// Whoever starts a VM may give it any UUID, that of another's among them.
+TEST_F(AgentTest, two_vms_of_one_uuid_are_two_instances) {
+    const VmSpec spec{.uuid = "6f1a2b3c-0000-4000-8000-000000000002", .workload = false};
+    TestVm first = TestVm::boot(spec).value();
+    TestAgent agent(
+        fmt::format("[schedule]\nhidden_process = \"1s\"\ncpu_percent = 100\n"
+                    "[instances]\nonly = [\"uuid:*{0}*\", \"uuid:*:*\"]\n"
+                    "exclude = [\"name:{1}\"]\n",
+                    spec.uuid, vm_->name()));
+    agent.start();
+    agent.wait_until_watched(first.name());
+    hide_a_process(first);
+    const auto found = agent.wait_for_finding("hidden_process");
+    {
+        TestVm twin = TestVm::boot(spec).value();
+        agent.wait_until_watched(twin.name());
+        hide_a_process(twin);
+        agent.wait_until("both are told", [&] { return agent.findings().size() == 2; });
+        const auto ids = [&](const std::string& vm) {
+            return text(agent.instance(vm)->at("instance").value(), "id");
+        };
+        EXPECT_EQ(ids(first.name()), spec.uuid);
+        EXPECT_NE(ids(twin.name()), spec.uuid);
+    }
+    agent.wait_until("the twin is gone", [&] { return agent.findings().size() < 2; });
+    ASSERT_EQ(agent.findings().size(), 1u);
+    EXPECT_EQ(text(agent.findings().front(), "uid"), text(found, "uid"));
+}
+
 TEST_F(AgentTest, answers_questions_by_role_and_logs_who_asked) {
     TestAgent agent(often() + fmt::format("[access]\nviewers = [\"user:{}\"]\n", kNobody));
     agent.start();

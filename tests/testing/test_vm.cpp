@@ -124,6 +124,7 @@ std::vector<std::string> command_line(const VmSpec& spec, const std::string& nam
     const std::string append =
         fmt::format("{} quiet panic=-1 {} {}", one_port ? "underseer.tty=ttyS0" : "console=ttyS0",
                     spec.workload ? "" : "underseer.idle", spec.append);
+    if (!spec.uuid.empty()) words.insert(words.end(), {"-uuid", spec.uuid});
     words.insert(words.end(), {"-machine", machine, "-kernel", kernel / "vmlinuz", "-initrd",
                                initrd, "-append", append});
     if (!spec.incoming.empty()) {
