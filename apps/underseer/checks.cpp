@@ -9,7 +9,7 @@ namespace underseer::cli {
 
 Result<agent::Answer<event::CheckReport>> run_checks(Target& target, const Options& options) {
     agent::Answer<event::CheckReport> all;
-    if (target.is_live()) all.items.push_back(TRY(target.check_kernel()));
+    all.items.push_back(TRY(target.check_kernel()));
     auto hidden = TRY(target.ask<event::CheckReport>(
         {.topic = agent::Topic::hidden_processes, .deep = options.deep}));
     all.unreadable = hidden.unreadable;

@@ -7,7 +7,7 @@
 namespace underseer::cli {
 
 // First whether the guest's CPUs run the kernel that is looked into, so that the other checks look
-// into the right one; an image has no CPUs to ask.
+// into the right one.
 Result<agent::Answer<event::CheckReport>> run_checks(Target& target, const Options& options);
 
 // 1: a finding; 10: a check could not be made; 0: all is clean. That nobody tells the CPUs'

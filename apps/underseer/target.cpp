@@ -150,8 +150,8 @@ Result<event::CheckReport> Target::check_kernel() {
             return report;
         }
         report = std::move(*heard);
-        // The agent hears them at its own pace.
-        if (report.outcome != event::Outcome::unavailable || client_) break;
+        // The agent hears them at its own pace, and an image says the same each time.
+        if (report.outcome != event::Outcome::unavailable || !vm_) break;
     }
     return report;
 }

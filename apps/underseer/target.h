@@ -25,8 +25,7 @@ class Target {
                                 .question = question});
     }
 
-    bool is_live() const { return client_ || vm_; }
-    // Whether the CPUs of a live guest run the kernel that is looked into. Where nobody tells their
+    // Whether the guest's CPUs run the kernel that is looked into. Where nobody tells their
     // registers the report says so.
     Result<event::CheckReport> check_kernel();
 

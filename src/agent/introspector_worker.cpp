@@ -72,6 +72,10 @@ class Worker {
             if (layout->empty() && !source_.image) continue;
             memory_ = TRY(open(*layout));
             cache_ = std::make_unique<CachedMemory>(memory_.get());
+            if (source_.image) {
+                image_cpus_ = guest_linux::registers_in_notes(memory_->notes());
+                cpus = image_cpus_;
+            }
             auto guest = Guest::attach(cache_.get(), {.remains = remains_, .cpus = cpus});
             if (guest.has_value()) {
                 guest_ = std::move(*guest);
@@ -241,8 +245,8 @@ class Worker {
                 return frames_of<event::CheckReport>(
                     Listing<event::CheckReport>{{hidden_processes(question.deep)}, 0, {}});
             case Topic::decoy_kernel:
-                return frames_of<event::CheckReport>(
-                    Listing<event::CheckReport>{{decoys_.hear(*guest_, question.cpus)}, 0, {}});
+                return frames_of<event::CheckReport>(Listing<event::CheckReport>{
+                    {decoys_.hear(*guest_, source_.image ? image_cpus_ : question.cpus)}, 0, {}});
             case Topic::symbol_file:
                 return frames_of(symbol_file());
             case Topic::ram_regions:
@@ -355,6 +359,7 @@ class Worker {
     std::unique_ptr<CachedMemory> cache_;
     std::unique_ptr<Guest> guest_;
     detect::DecoyKernelCheck decoys_;
+    std::vector<event::CpuRegisters> image_cpus_;  // that its writer told
     bool suspect_ = false;           // the last search for hidden processes has found one
     guest_linux::VitalSigns signs_;  // of guest_, when they were last seen
     bool seen_running_ = false;      // its clock has moved under our eyes

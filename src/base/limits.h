@@ -48,6 +48,8 @@ inline constexpr std::size_t kMaxSymbolFileBytes = 256u << 20;
 // ---- images of memory ------------------------------------------------------------------------
 // A machine has some ten ranges of RAM; AVML makes one of every 16 MiB, so this is 1 TiB.
 inline constexpr std::size_t kMaxImageRanges = 1u << 16;
+// ELF notes of an image: QEMU writes some 900 bytes for each CPU.
+inline constexpr std::size_t kMaxNoteBytes = 1u << 20;
 // AVML's snappy chunks have 64 KiB each, so this is 512 GiB. The index takes 24 bytes a chunk.
 inline constexpr std::size_t kMaxAvmlChunks = 8u << 20;
 // QEMU writes pieces of 16 KiB, so this is 64 GiB of compressed pages. Sorting takes 80 bytes each.

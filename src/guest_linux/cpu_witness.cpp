@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "base/limits.h"
+
 namespace underseer::guest_linux {
 
 namespace {
@@ -13,7 +15,7 @@ using guest_memory::GuestMemory;
 
 // Intel SDM vol. 3A, 2.5 and 2.2.1; AMD APM vol. 2, 3.1.7.
 constexpr std::uint64_t kCr0Paging = 1u << 31;
-constexpr std::uint64_t kCr4FiveLevels = 1u << 12, kCr4Vmx = 1u << 13;
+constexpr std::uint64_t kCr4Pae = 1u << 5, kCr4FiveLevels = 1u << 12, kCr4Vmx = 1u << 13;
 constexpr std::uint64_t kEferLongMode = 1u << 10, kEferSvm = 1u << 12;
 // With page-table isolation a process has two top tables, side by side; this bit names the one for
 // user mode (PTI_USER_PGTABLE_BIT, arch/x86/entry/calling.h).
@@ -117,6 +119,41 @@ const CpuStatement& Hearing::first(Testimony what) const {
     const auto found = std::ranges::find(statements, what, &CpuStatement::says);
     CHECK(found != statements.end());
     return *found;
+}
+
+std::vector<event::CpuRegisters> registers_in_notes(Bytes notes) {
+    // {version, size}, 18 general registers, ten segments of {selector, limit, flags, pad, base} of
+    // which the interrupt table's is the last, CR0 to CR4.
+    constexpr std::size_t kStateBytes = 440, kIdtLimitAt = 372, kIdtBaseAt = 384, kCr0At = 392;
+    constexpr std::string_view kWriter("QEMU\0", 5);
+    std::vector<CpuRegisters> cpus;
+    ByteCursor cursor(notes);
+    while (cpus.size() < limits::kMaxToldCpus) {
+        const auto name_bytes = cursor.read<std::uint32_t>();
+        const auto value_bytes = cursor.read<std::uint32_t>();
+        const auto type = cursor.read<std::uint32_t>();
+        if (!name_bytes.has_value() || !value_bytes.has_value() || !type.has_value()) break;
+        const auto padded = [](std::uint32_t size) { return (std::size_t{size} + 3) / 4 * 4; };
+        const auto name = cursor.read_bytes(padded(*name_bytes));
+        const auto value = cursor.read_bytes(padded(*value_bytes));
+        if (!name.has_value() || !value.has_value()) break;
+        if (as_text(*name).substr(0, *name_bytes) != kWriter || value->size() < kStateBytes) {
+            continue;
+        }
+        const auto at = [&](std::size_t offset) {
+            return load_le<std::uint64_t>(*value, offset).value_or(0);
+        };
+        CpuRegisters cpu{.cpu = static_cast<std::uint32_t>(cpus.size()),
+                         .cr0 = at(kCr0At),
+                         .cr3 = at(kCr0At + 24),
+                         .cr4 = at(kCr0At + 32),
+                         .idt_base = at(kIdtBaseAt),
+                         .idt_limit = load_le<std::uint32_t>(*value, kIdtLimitAt).value_or(0)};
+        // EFER is not among them. Linux for x86-64 pages with PAE in long mode only.
+        if ((cpu.cr4 & kCr4Pae) != 0) cpu.efer = kEferLongMode;
+        cpus.push_back(cpu);
+    }
+    return cpus;
 }
 
 std::vector<GuestPhys> top_tables_of(std::span<const CpuRegisters> cpus) {

@@ -51,6 +51,10 @@ struct Hearing {
 Hearing hear_cpus(guest_memory::GuestMemory& memory, const KernelImage& image,
                   std::span<const event::CpuRegisters> cpus);
 
+// The registers in the notes that QEMU puts into a dump (GuestMemory::notes(); struct QEMUCPUState,
+// target/i386/arch_dump.c of QEMU 7.2). Notes of other writers have none. TRUST: hostile bytes.
+std::vector<event::CpuRegisters> registers_in_notes(Bytes notes);
+
 // The top tables that the registers name; with page-table isolation, the kernel's half as well.
 std::vector<GuestPhys> top_tables_of(std::span<const event::CpuRegisters> cpus);
 

@@ -121,5 +121,66 @@ TEST_P(CpuWitness, leads_to_the_kernel_without_any_other_trace) {
     EXPECT_FALSE(kernel_image_under(fake_, GuestPhys{~0ull << 12}).has_value());
 }
 
+// ---- notes ------------------------------------------------------------------------------------
+
+template <typename T>
+void put(std::string& out, T value) {
+    out.append(reinterpret_cast<const char*>(&value), sizeof value);
+}
+
+std::string note(std::string_view name, std::string_view value) {
+    std::string out;
+    put(out, static_cast<std::uint32_t>(name.size() + 1));
+    put(out, static_cast<std::uint32_t>(value.size()));
+    put(out, std::uint32_t{0});
+    for (const std::string_view text : {name, value}) {
+        out += text;
+        if (text == name) out += '\0';
+        out.resize((out.size() + 3) / 4 * 4);
+    }
+    return out;
+}
+
+std::string cpu_state(std::uint64_t cr3) {
+    std::string out;
+    put(out, std::uint32_t{1});
+    put(out, std::uint32_t{440});
+    for (unsigned i = 0; i < 18; ++i) put(out, std::uint64_t{0x1111});
+    for (unsigned segment = 0; segment < 10; ++segment) {
+        put(out, std::uint32_t{0x10});
+        put(out, std::uint32_t{0xff0 + segment});
+        put(out, std::uint64_t{0});
+        put(out, std::uint64_t{0x2000 + segment});
+    }
+    for (const std::uint64_t cr : {std::uint64_t{0x80050033}, std::uint64_t{0}, std::uint64_t{7},
+                                   cr3, std::uint64_t{0xf0}}) {
+        put(out, cr);
+    }
+    put(out, std::uint64_t{0x3333});
+    return out;
+}
+
+TEST(RegistersInNotes, are_those_of_qemus_notes) {
+    const std::string notes = note("CORE", std::string(336, 'x')) +
+                              note("QEMU", cpu_state(0x1000)) + note("CORE", "odd") +
+                              note("QEMU", cpu_state(0x2000));
+    const auto cpus = registers_in_notes(as_bytes(notes));
+    ASSERT_EQ(cpus.size(), 2u);
+    EXPECT_EQ(cpus[0], (event::CpuRegisters{.cpu = 0,
+                                            .cr0 = 0x80050033,
+                                            .cr3 = 0x1000,
+                                            .cr4 = 0xf0,
+                                            .efer = 0x400,
+                                            .idt_base = 0x2009,
+                                            .idt_limit = 0xff9}));
+    EXPECT_EQ(cpus[1].cr3, 0x2000u);
+    // Cut anywhere, those that are whole are left.
+    for (std::size_t size = 0; size < notes.size(); ++size) {
+        EXPECT_LE(registers_in_notes(as_bytes(notes).first(size)).size(), 1u);
+    }
+    EXPECT_TRUE(registers_in_notes(as_bytes(note("QEMU", "too short"))).empty());
+    EXPECT_TRUE(registers_in_notes(as_bytes(std::string(64, '\xff'))).empty());
+}
+
 }  // namespace
 }  // namespace underseer::guest_linux

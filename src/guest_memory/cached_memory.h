@@ -20,6 +20,7 @@ class CachedMemory final : public GuestMemory {
     void new_epoch() override { ++epoch_; }
     bool live() const override { return source_->live(); }
     std::string failure() const override { return source_->failure(); }
+    Bytes notes() const override { return source_->notes(); }
     std::string describe() const override { return source_->describe(); }
 
   private:

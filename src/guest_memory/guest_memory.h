@@ -58,6 +58,10 @@ class GuestMemory {
     // Why the latest read that came back `failed` did; empty when there is no more to say.
     virtual std::string failure() const { return {}; }
 
+    // The ELF notes that an image's writer put beside the memory; empty where it left none. TRUST:
+    // hostile bytes, of bounded length.
+    virtual Bytes notes() const { return {}; }
+
     // For people: "shared memfd of pid 4711", "LiME image mem.lime".
     virtual std::string describe() const = 0;
 

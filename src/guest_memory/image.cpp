@@ -55,8 +55,13 @@ Result<std::vector<RamSlice>> parse_lime(const ImageFile& file) {
     return slices;
 }
 
+struct ElfCore {
+    std::vector<RamSlice> slices;
+    std::vector<std::byte> notes;  // of the first PT_NOTE
+};
+
 // ELF core: every PT_LOAD is a range, its p_paddr the physical address (QEMU's dump/dump.c).
-Result<std::vector<RamSlice>> parse_elf_core(const ImageFile& file) {
+Result<ElfCore> parse_elf_core(const ImageFile& file) {
     const std::uint64_t file_bytes = file.size();
     const auto raw = TRY(file.copy(0, sizeof(Elf64_Ehdr), "the ELF header"));
     Elf64_Ehdr header;
@@ -77,18 +82,21 @@ Result<std::vector<RamSlice>> parse_elf_core(const ImageFile& file) {
         return fail(Code::limit, fmt::format("{} program headers", count));
     const auto table =
         TRY(file.copy(header.e_phoff, count * sizeof(Elf64_Phdr), "the program headers"));
-    std::vector<RamSlice> slices;
+    ElfCore core;
     for (std::uint64_t i = 0; i < count; ++i) {
         Elf64_Phdr program;
         std::memcpy(&program, table.data() + i * sizeof program, sizeof program);
+        if (program.p_type == PT_NOTE && core.notes.empty()) {
+            core.notes = file.notes(program.p_offset, program.p_filesz);
+        }
         if (program.p_type != PT_LOAD || program.p_filesz == 0) continue;
         if (program.p_offset > file_bytes || program.p_filesz > file_bytes - program.p_offset) {
             return truncated(GuestPhys{program.p_paddr}, program.p_offset + program.p_filesz,
                              file_bytes);
         }
-        slices.push_back({GuestPhys{program.p_paddr}, program.p_filesz, 0, program.p_offset});
+        core.slices.push_back({GuestPhys{program.p_paddr}, program.p_filesz, 0, program.p_offset});
     }
-    return slices;
+    return core;
 }
 
 }  // namespace
@@ -102,6 +110,7 @@ Result<std::unique_ptr<GuestMemory>> open_image(int fd, std::uint64_t file_bytes
     const std::string_view text = as_text(Bytes(head).first(there));
     const auto magic = load_le<std::uint32_t>(head, 0).value_or(0);
     std::vector<RamSlice> slices;
+    std::vector<std::byte> notes;
     std::string form = "raw memory";
     if (magic == kAvmlMagic) return open_avml(file, name).context(name);
     if (text.starts_with(kKdumpMagic)) return open_kdump(file, name).context(name);
@@ -114,13 +123,16 @@ Result<std::unique_ptr<GuestMemory>> open_image(int fd, std::uint64_t file_bytes
         slices = TRY(parse_lime(file).context(name));
     } else if (text.starts_with(ELFMAG)) {
         form = "ELF core";
-        slices = TRY(parse_elf_core(file).context(name));
+        ElfCore core = TRY(parse_elf_core(file).context(name));
+        slices = std::move(core.slices);
+        notes = std::move(core.notes);
     } else if (file_bytes != 0) {
         slices.push_back({GuestPhys{0}, file_bytes, 0, 0});
     }
     slices = TRY(validate_layout(std::move(slices)).context(name));
-    return std::unique_ptr<GuestMemory>(std::make_unique<SlicedMemory>(
-        std::vector{fd}, std::move(slices), /*live=*/false, fmt::format("{} ({})", name, form)));
+    return std::unique_ptr<GuestMemory>(
+        std::make_unique<SlicedMemory>(std::vector{fd}, std::move(slices), /*live=*/false,
+                                       fmt::format("{} ({})", name, form), std::move(notes)));
 }
 
 }  // namespace underseer::guest_memory

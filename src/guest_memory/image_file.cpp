@@ -116,6 +116,11 @@ Result<void> ImageFile::read_plain(std::uint64_t offset, MutableBytes into,
     return {};
 }
 
+std::vector<std::byte> ImageFile::notes(std::uint64_t offset, std::uint64_t size) const {
+    if (size > limits::kMaxNoteBytes) return {};
+    return copy(offset, size, "the notes").value_or(std::vector<std::byte>());
+}
+
 Result<std::vector<std::byte>> ImageFile::copy(std::uint64_t offset, std::size_t size,
                                                std::string_view what) const {
     TRY(check(offset, size, what));  // before anything is allocated

@@ -31,6 +31,9 @@ class ImageFile {
     // The same as a copy. REQUIRES: `size` is bounded by the caller.
     Result<std::vector<std::byte>> copy(std::uint64_t offset, std::size_t size,
                                         std::string_view what) const;
+    // The same of ELF notes, which an image is good without: empty when they are not all there or
+    // longer than limits::kMaxNoteBytes.
+    std::vector<std::byte> notes(std::uint64_t offset, std::uint64_t size) const;
 
   private:
     Result<void> check(std::uint64_t offset, std::uint64_t size, std::string_view what) const;

@@ -22,7 +22,7 @@ constexpr std::size_t kHeaderBytes = 464, kSubHeaderBytes = 104;
 constexpr std::size_t kVersionAt = 8, kMachineAt = 272, kMachineBytes = 65, kStatusAt = 424,
                       kBlockSizeAt = 428, kSubHeaderBlocksAt = 432, kBitmapBlocksAt = 436,
                       kMaxPageAt = 440;
-constexpr std::size_t kSplitAt = 12, kMaxPage64At = 96;
+constexpr std::size_t kSplitAt = 12, kNotesAt = 48, kNotesSizeAt = 56, kMaxPage64At = 96;
 constexpr std::uint32_t kNewestVersion = 6;
 constexpr std::uint64_t kBlock = kPageSize;
 
@@ -36,6 +36,7 @@ struct Layout {
     std::uint64_t pages = 0;                        // one more than the number of the last one
     std::uint64_t bitmap_at = 0, bitmap_bytes = 0;  // of each of the two
     std::uint64_t descriptors_at = 0;
+    std::vector<std::byte> notes;
 };
 
 Result<Layout> read_headers(const ImageFile& file) {
@@ -86,6 +87,10 @@ Result<Layout> read_headers(const ImageFile& file) {
         return fail(Code::malformed,
                     fmt::format("a kdump image of {:#x} pages whose bitmaps have {:#x} bytes each",
                                 layout.pages, layout.bitmap_bytes));
+    }
+    if (version >= 4) {
+        layout.notes = file.notes(load_le<std::uint64_t>(sub, kNotesAt).value_or(0),
+                                  load_le<std::uint64_t>(sub, kNotesSizeAt).value_or(0));
     }
     return layout;
 }
@@ -205,11 +210,14 @@ Result<void> check_end(const ImageFile& file, const Layout& layout, std::uint64_
 
 class KdumpMemory final : public BlockMemory {
   public:
-    KdumpMemory(ImageFile file, std::uint64_t descriptors_at, Pages pages, std::string description)
+    KdumpMemory(ImageFile file, Layout layout, Pages pages, std::string description)
         : BlockMemory(pages.ranges, kPageSize, /*slots=*/1024, std::move(description)),
           file_(std::move(file)),
-          descriptors_at_(descriptors_at),
-          held_(std::move(pages.held)) {}
+          descriptors_at_(layout.descriptors_at),
+          held_(std::move(pages.held)),
+          notes_(std::move(layout.notes)) {}
+
+    Bytes notes() const override { return notes_; }
 
   private:
     ReadStatus locate(GuestPhys at, Block& block) override {
@@ -262,12 +270,13 @@ class KdumpMemory final : public BlockMemory {
     ImageFile file_;
     std::uint64_t descriptors_at_;
     HeldPages held_;
+    std::vector<std::byte> notes_;
 };
 
 }  // namespace
 
 Result<std::unique_ptr<GuestMemory>> open_kdump(ImageFile file, const std::string& name) {
-    const Layout layout = TRY(read_headers(file));
+    Layout layout = TRY(read_headers(file));
     Pages pages = TRY(read_bitmaps(file, layout));
     const std::uint64_t table_bytes = pages.held.count() * kDescriptorBytes;
     if (layout.descriptors_at > file.size() || table_bytes > file.size() - layout.descriptors_at) {
@@ -278,7 +287,7 @@ Result<std::unique_ptr<GuestMemory>> open_kdump(ImageFile file, const std::strin
     }
     TRY(check_end(file, layout, pages.held.count()));
     return std::unique_ptr<GuestMemory>(std::make_unique<KdumpMemory>(
-        std::move(file), layout.descriptors_at, std::move(pages), name + " (kdump-compressed)"));
+        std::move(file), std::move(layout), std::move(pages), name + " (kdump-compressed)"));
 }
 
 }  // namespace underseer::guest_memory

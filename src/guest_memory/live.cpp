@@ -10,11 +10,12 @@
 namespace underseer::guest_memory {
 
 SlicedMemory::SlicedMemory(std::vector<int> fds, std::vector<RamSlice> slices, bool live,
-                           std::string description)
+                           std::string description, std::vector<std::byte> notes)
     : fds_(std::move(fds)),
       slices_(std::move(slices)),
       live_(live),
-      description_(std::move(description)) {
+      description_(std::move(description)),
+      notes_(std::move(notes)) {
     for (const RamSlice& slice : slices_) {
         // Slices that touch are one region to whoever reads.
         if (!regions_.empty() && regions_.back().end() == slice.begin) {

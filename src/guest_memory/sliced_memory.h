@@ -15,12 +15,13 @@ class SlicedMemory final : public GuestMemory {
   public:
     // REQUIRES: `slices` went through validate_layout and name existing fds.
     SlicedMemory(std::vector<int> fds, std::vector<RamSlice> slices, bool live,
-                 std::string description);
+                 std::string description, std::vector<std::byte> notes = {});
 
     std::span<const RamRegion> regions() const override { return regions_; }
     void read_many(std::span<ReadOp> ops) override;
     bool live() const override { return live_; }
     std::string describe() const override { return description_; }
+    Bytes notes() const override { return notes_; }
 
   private:
     void read_one(ReadOp& op) const;
@@ -30,6 +31,7 @@ class SlicedMemory final : public GuestMemory {
     std::vector<RamRegion> regions_;
     bool live_;
     std::string description_;
+    std::vector<std::byte> notes_;
 };
 
 }  // namespace underseer::guest_memory

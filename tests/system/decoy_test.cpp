@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <filesystem>
 #include <thread>
 
 #include "agent/managers.h"
@@ -209,6 +210,26 @@ TEST_P(DecoyKernel, is_believed_by_memory_alone_and_found_by_the_cpus) {
     agent::Introspector anew = attach(vm);
     (void)hear(anew, vm);
     EXPECT_EQ(root_seen_by(anew), real) << "the registers were told with the first question";
+}
+
+// QEMU puts the registers beside the memory.
+TEST(DecoyImage, is_not_believed_in_a_dump_that_has_the_registers) {
+    TestVm vm = booted({.append = std::string(kGuestUses), .workload = false});
+    agent::Introspector live = attach(vm);
+    const std::uint64_t real = root_seen_by(live);
+    const Decoy decoy(&vm);
+    for (const std::string format : {"elf", "kdump-zlib"}) {
+        const std::string path =
+            std::filesystem::temp_directory_path() / fmt::format("{}.{}", vm.name(), format);
+        ASSERT_TRUE(vm.dump_to(path, format).has_value());
+        agent::Introspector image = agent::Introspector::start(image_source(path)).value();
+        EXPECT_EQ(root_seen_by(image), real) << format;
+        const auto answer =
+            image.ask<event::CheckReport>(Question{.topic = Topic::decoy_kernel}).value();
+        EXPECT_EQ(answer.items.at(0).outcome, Outcome::clean) << answer.items.at(0).reason;
+        EXPECT_EQ(answer.items.at(0).coverage.looked_at, 1u);
+        std::filesystem::remove(path);
+    }
 }
 
 struct Variant {

@@ -77,6 +77,8 @@ unsigned DecoyKernelCheck::watch_suspects(Guest& guest) {
     for (const UnrunKernel& kernel : guest.kernel().unrun()) suspect(kernel);
     suspects_.erase(guest.kernel().image().space.root);
     GuestMemory& memory = guest.kernel().physical();
+    // In an image no clock goes on: what no CPU runs may be remains, and is only told (info).
+    if (!memory.live()) suspects_.clear();
     unsigned fresh = 0;
     for (auto it = suspects_.begin(); it != suspects_.end();) {
         Suspect& one = it->second;
