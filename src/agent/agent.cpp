@@ -148,7 +148,7 @@ Result<void> Agent::open() {
                                 look_around();
                             });
                         },
-                    .note = [this](const std::string& text) { say(LogLevel::notice, text); }});
+                    .note = [](const std::string& text) { say(LogLevel::notice, text); }});
     discover();
     return {};
 }
@@ -464,7 +464,7 @@ InstanceWatch::Callbacks Agent::watch_callbacks() {
                 say(LogLevel::info, text);
             },
         .note =
-            [this](InstanceWatch& watch, const std::string& note) {
+            [](InstanceWatch& watch, const std::string& note) {
                 say(LogLevel::warning, fmt::format("{}: {}", watch.instance().name, note));
             },
     };
