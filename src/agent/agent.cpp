@@ -149,7 +149,7 @@ Result<void> Agent::open() {
                                 look_around();
                             });
                         },
-                    .note = [this](const std::string& text) { say(LogLevel::notice, text); }});
+                    .note = [](const std::string& text) { say(LogLevel::notice, text); }});
     discover();
     return {};
 }
@@ -468,7 +468,7 @@ InstanceWatch::Callbacks Agent::watch_callbacks() {
                 say(LogLevel::info, text);
             },
         .note =
-            [this](InstanceWatch& watch, const std::string& note) {
+            [](InstanceWatch& watch, const std::string& note) {
                 say(LogLevel::warning, fmt::format("{}: {}", watch.instance().name, note));
             },
     };

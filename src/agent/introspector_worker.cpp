@@ -228,9 +228,9 @@ class Worker {
             case Topic::tasks:
                 return frames_of(tasks(question));
             case Topic::open_files:
-                return frames_of<event::OpenFile>(guest_->open_files(pid));
+                return frames_of(guest_->open_files(pid));
             case Topic::memory_maps:
-                return frames_of<event::Vma>(guest_->memory_maps(pid));
+                return frames_of(guest_->memory_maps(pid));
             case Topic::modules:
                 return frames_of(guest_->modules());
             case Topic::sockets:

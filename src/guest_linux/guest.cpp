@@ -70,10 +70,6 @@ Listing<event::Task> Guest::tasks(TaskDetail detail) {
 template <typename T, typename List>
 Listing<T> Guest::of_processes(std::optional<std::uint32_t> wanted, List&& list) {
     Listing<T> all;
-    if (const auto known = kernel_->require_types(); !known.has_value()) {
-        all.note(known.error());
-        return all;
-    }
     const TaskDetail brief{.user_memory = false, .environment = false, .paths = false};
     for (const event::Task& task : tasks(brief).items) {
         if (wanted ? task.pid != *wanted : !task.is_process()) continue;
@@ -89,12 +85,14 @@ Listing<T> Guest::of_processes(std::optional<std::uint32_t> wanted, List&& list)
     return all;
 }
 
-Listing<event::OpenFile> Guest::open_files(std::optional<std::uint32_t> pid) {
+Result<Listing<event::OpenFile>> Guest::open_files(std::optional<std::uint32_t> pid) {
+    TRY(kernel_->require_types());
     return of_processes<event::OpenFile>(
         pid, [&](GuestVirt task, std::uint32_t number) { return files_.list(task, number); });
 }
 
-Listing<event::Vma> Guest::memory_maps(std::optional<std::uint32_t> pid) {
+Result<Listing<event::Vma>> Guest::memory_maps(std::optional<std::uint32_t> pid) {
+    TRY(kernel_->require_types());
     return of_processes<event::Vma>(
         pid, [&](GuestVirt task, std::uint32_t number) { return maps_.list(task, number); });
 }

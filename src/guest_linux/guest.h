@@ -39,8 +39,8 @@ class Guest {
 
     Listing<event::Task> tasks(TaskDetail detail = {});
     // Of all processes (threads share their leader's), or of one pid.
-    Listing<event::OpenFile> open_files(std::optional<std::uint32_t> pid);
-    Listing<event::Vma> memory_maps(std::optional<std::uint32_t> pid);
+    Result<Listing<event::OpenFile>> open_files(std::optional<std::uint32_t> pid);
+    Result<Listing<event::Vma>> memory_maps(std::optional<std::uint32_t> pid);
     Result<Listing<event::Module>> modules();
     Result<Listing<event::Socket>> sockets();
     Result<Listing<event::Mount>> mounts();

@@ -124,6 +124,14 @@ TEST(Policy, text_that_is_no_utf8_is_refused_with_its_place) {
     EXPECT_EQ(policy.error().message, "policy.toml:2:4: no valid UTF-8 text");
 }
 
+TEST(Policy, a_table_whose_name_is_none_is_refused_with_its_place) {
+    for (const char* text : {"[@x]\n", "[[@x]]\n", "[a.@]\n", "a = {@ = 1}\n", "@ = 1\n"}) {
+        const auto policy = parse(text, "policy.toml");
+        ASSERT_FALSE(policy.has_value()) << text;
+        EXPECT_TRUE(policy.error().message.starts_with("policy.toml:1:")) << policy.error().message;
+    }
+}
+
 TEST(Policy, every_key_stands_in_the_documentation_and_in_the_installed_file) {
     const std::string manual = text_of_file("docs/policy.md");
     const std::string installed = text_of_file("packaging/policy.toml");

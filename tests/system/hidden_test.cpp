@@ -171,6 +171,40 @@ TEST_P(Hiding, churn_makes_no_false_finding) {
     }
 }
 
+// The kernel of our own has neither types nor data symbols: three views of its processes are left.
+TEST(HidingOwnKernel, a_task_unlinked_from_outside_is_found) {
+    if (!nightly()) GTEST_SKIP() << "in the nightly run only";
+    auto vm = TestVm::boot({.kernel = "6.1-bare", .workload = false});
+    if (!vm.has_value() && vm.error().code == Code::unavailable) {
+        GTEST_SKIP() << vm.error().to_text();
+    }
+    ASSERT_TRUE(vm.has_value()) << vm.error().to_text();
+    agent::Introspector introspector = attach(*vm);
+    const auto check = [&] {
+        return introspector.ask<event::CheckReport>({.topic = Topic::hidden_processes})
+            .value()
+            .items.front();
+    };
+    const auto victim = static_cast<std::uint32_t>(
+        std::stoul(vm->output_of("/bin/workload sleeper > /dev/null & echo $!")));
+    vm->output_of("sleep 1");
+    const auto before = check();
+    EXPECT_EQ(before.outcome, event::Outcome::clean) << before.reason;
+    EXPECT_GT(before.coverage.looked_at, 20u);
+    EXPECT_EQ(before.coverage.unreadable, 0u);
+    EXPECT_FALSE(before.coverage.gaps.empty());
+    OutsideRootkit rootkit(&*vm);
+    vm->pause();
+    const GuestVirt task = rootkit.task_of(victim);
+    ASSERT_TRUE(task);
+    rootkit.unlink(task, "tasks");
+    vm->resume();
+    const auto after = check();
+    ASSERT_EQ(after.findings.size(), 1u);
+    EXPECT_EQ(after.findings[0].subject, fmt::format("workload (pid {})", victim));
+    EXPECT_EQ(after.findings[0].evidence[1].text, "task_list");
+}
+
 class Load : public ::testing::TestWithParam<std::string> {};
 INSTANTIATE_TEST_SUITE_P(, Load, ::testing::ValuesIn(all_kernels()), test_name);
 

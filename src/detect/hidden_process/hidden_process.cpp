@@ -51,16 +51,23 @@ class TaskPeek {
         Facts facts;
         facts.pid = static_cast<std::uint32_t>(TRY(kernel_.read(task, pid_)));
         facts.tgid = static_cast<std::uint32_t>(TRY(kernel_.read(task, tgid_)));
-        facts.start_time = TRY(kernel_.read(task, start_));
+        facts.start_time = TRY(read_if_known(task, start_));
         // It is taken out of the views after it has given up its address space (exit_mm(),
         // kernel/exit.c). Who still has one is not that far, whatever the flags say.
-        const bool marked = TRY(kernel_.read(task, exit_state_)) != 0 ||
+        const bool marked = TRY(read_if_known(task, exit_state_)) != 0 ||
                             (TRY(kernel_.read(task, flags_)) & kPfExiting) != 0;
-        facts.exiting = marked && TRY(kernel_.read(task, mm_)) == 0;
+        facts.exiting = marked && TRY(read_if_known(task, mm_)) == 0;
         return facts;
     }
 
   private:
+    // A kernel without BTF leaves these three unknown. Then pid and address alone are the identity,
+    // and the flags alone say who is on its way out.
+    Result<std::uint64_t> read_if_known(GuestVirt task, const guest_linux::Field& field) {
+        if (!field.known()) return 0;
+        return kernel_.read(task, field);
+    }
+
     guest_linux::Kernel& kernel_;
     guest_linux::Field pid_ = kernel_.field("task_struct", "pid");
     guest_linux::Field tgid_ = kernel_.field("task_struct", "tgid");
@@ -96,7 +103,9 @@ void HiddenProcessCheck::look(Guest& guest) {
     }
     // Missing in a view that could not be walked to its end means nothing.
     const std::uint32_t comparable = complete & kExpectedOfProcess;
-    blind_ = std::popcount(comparable) < 2;
+    blind_ = std::popcount(comparable) < 2
+                 ? "fewer than two independent views of the tasks could be read"
+                 : "";
     std::map<Identity, Sighting> now;
     TaskPeek peek(guest.kernel());
     for (const auto& [task, views] : shown) {
@@ -114,6 +123,8 @@ void HiddenProcessCheck::look(Guest& guest) {
         const std::uint32_t missing = expected & comparable & ~views;
         if (missing != 0) now[{task, facts->pid, facts->start_time}] = {views, missing};
     }
+    // Nothing can be missing where nothing was compared.
+    if (coverage_.unreadable == coverage_.looked_at) blind_ = "none of the tasks could be read";
     if (looks_++ == 0) {
         candidates_ = std::move(now);
     } else {
@@ -184,9 +195,9 @@ event::CheckReport HiddenProcessCheck::report(Guest& guest) const {
     event::CheckReport report;
     report.check = "hidden_process";
     report.coverage = coverage_;
-    if (blind_) {
+    if (!blind_.empty()) {
         report.outcome = event::Outcome::unavailable;
-        report.reason = "fewer than two independent views of the tasks could be read";
+        report.reason = blind_;
         return report;
     }
     if (looks_ >= kLooks) {

@@ -17,6 +17,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "event/finding.h"
@@ -66,7 +67,7 @@ class HiddenProcessCheck {
     unsigned looks_ = 0;
     std::map<Identity, Sighting> candidates_;
     event::Coverage coverage_;
-    bool blind_ = false;  // fewer than two views could be walked
+    std::string blind_;  // why the last look could compare nothing; "" when it could
 };
 
 }  // namespace underseer::detect

@@ -162,12 +162,54 @@ TEST_F(HiddenProcess, a_task_that_moves_under_the_walk_leaves_no_gap) {
     }
 }
 
+TEST_F(HiddenProcess, where_no_task_can_be_read_the_answer_is_not_clean) {
+    fake_.unlink_from_task_list(shell_);
+    fake_.is_hole = [&](GuestPhys at) {
+        const auto start = fake_.offset("task_struct", "start_boottime");
+        return at == fake_.phys(init_ + start) || at == fake_.phys(shell_ + start) ||
+               at == fake_.phys(thread_ + start);
+    };
+    const auto report = check();
+    EXPECT_EQ(report.outcome, event::Outcome::unavailable);
+    EXPECT_EQ(report.reason, "none of the tasks could be read");
+    EXPECT_EQ(report.coverage.unreadable, 3u);
+}
+
 TEST_F(HiddenProcess, too_few_looks_are_unavailable_and_not_clean) {
     fake_.unlink_from_task_list(shell_);
     HiddenProcessCheck check;
     check.look(*guest_);
     EXPECT_TRUE(check.suspicious());
     EXPECT_EQ(check.report(*guest_).outcome, event::Outcome::unavailable);
+}
+
+// A kernel without BTF: start time, exit state and address space of a task are not known.
+TEST(HiddenProcessWithoutTypes, is_found_by_the_views_that_there_are) {
+    FakeGuest fake({.btf = false});
+    const GuestVirt init = fake.add_task(1, 1, "init", fake.init_task());
+    const GuestVirt kthreadd = fake.add_task(2, 2, "kthreadd", fake.init_task());
+    for (std::uint32_t pid = 3; pid < 9; ++pid) fake.add_task(pid, pid, "kworker", kthreadd);
+    for (std::uint32_t pid = 20; pid < 30; ++pid) fake.add_task(pid, pid, "daemon", init);
+    const GuestVirt hidden = fake.add_task(40, 40, "hidden", init);
+    const GuestVirt ending = fake.add_task(41, 41, "ending", init);
+    fake.finish();
+    const auto guest = Guest::attach(&fake).value();
+    const auto check = [&] {
+        HiddenProcessCheck looks;
+        for (unsigned i = 0; i < HiddenProcessCheck::kLooks; ++i) looks.look(*guest);
+        return looks.report(*guest);
+    };
+    const auto before = check();
+    EXPECT_EQ(before.outcome, event::Outcome::clean) << before.reason;
+    EXPECT_EQ(before.coverage.unreadable, 0u);
+    fake.unlink_from_task_list(hidden);
+    fake.unlink_from_task_list(ending);
+    fake.write(ending + fake.offset("task_struct", "flags"), std::uint32_t{4});  // PF_EXITING
+    const auto after = check();
+    ASSERT_EQ(after.findings.size(), 1u);
+    EXPECT_EQ(after.findings[0].subject, "hidden (pid 40)");
+    EXPECT_EQ(evidence(after.findings[0], "missing in"), "task_list");
+    EXPECT_FALSE(after.coverage.gaps.empty());
 }
 
 }  // namespace
