@@ -98,6 +98,8 @@ Result<agent::Introspector> start_introspector(const Options& options,
 }
 
 constexpr std::chrono::milliseconds kBetweenHearings{100};
+// A monitor that another client holds is not waited for.
+constexpr std::chrono::milliseconds kLongestWaitForRegisters{300};
 
 }  // namespace
 
@@ -119,12 +121,26 @@ Result<Target> Target::open(const Options& options) {
         if (client.error().code != Code::not_found) return fail(std::move(client).error());
     }
     target.introspector_.emplace(TRY(start_introspector(options, target.vm_)));
+    // So that the kernel that the CPUs run is looked into; where nobody tells, what memory shows.
+    if (target.vm_ && hypervisor::has_monitor(*target.vm_)) {
+        auto monitor = agent::Inquiry::of_monitor(*target.vm_);
+        if (monitor.has_value()) target.monitor_.emplace(std::move(*monitor));
+    }
     return target;
+}
+
+std::vector<event::CpuRegisters> Target::take_cpus() {
+    if (!monitor_) return {};
+    const auto told = monitor_->wait(std::chrono::steady_clock::now() + kLongestWaitForRegisters);
+    monitor_.reset();
+    if (!told.has_value() || told->empty()) return {};
+    return told->front().cpus;
 }
 
 Result<event::CheckReport> Target::hear_cpus() {
     std::vector<event::CpuRegisters> cpus;
     if (vm_) {
+        (void)take_cpus();  // the monitor serves one question at a time
         auto told = agent::ask_registers(*vm_);
         if (!told.has_value()) return fail(std::move(told).error());
         cpus = std::move(*told);

@@ -7,6 +7,7 @@
 
 #include "agent/agent_client.h"
 #include "agent/introspector.h"
+#include "agent/managers.h"
 #include "hypervisor/vm.h"
 #include "options.h"
 
@@ -18,7 +19,8 @@ class Target {
     static Result<Target> open(const Options& options);
 
     template <typename T>
-    Result<agent::Answer<T>> ask(const agent::Question& question) {
+    Result<agent::Answer<T>> ask(agent::Question question) {
+        if (question.cpus.empty()) question.cpus = take_cpus();
         if (introspector_) return introspector_->ask<T>(question);
         return client_->ask<T>({.kind = agent::ControlRequest::Kind::question,
                                 .instance = instance_,
@@ -32,8 +34,11 @@ class Target {
   private:
     Target() = default;
     Result<event::CheckReport> hear_cpus();
+    // The registers that were asked for at the start, once.
+    std::vector<event::CpuRegisters> take_cpus();
     std::optional<agent::Introspector> introspector_;
     std::optional<hypervisor::Vm> vm_;  // that our introspector reads
+    std::optional<agent::Inquiry> monitor_;
     std::optional<agent::AgentClient> client_;
     std::string instance_;  // of the agent's
 };

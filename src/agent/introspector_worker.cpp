@@ -65,6 +65,12 @@ class Worker {
                 signs_.ticks = now->ticks;
             }
         }
+        if (!source_.image && !guest_linux::may_run_linux(cpus)) {
+            if (guest_) leave_kernel();
+            return fail(
+                Code::unavailable,
+                source_.name + ": the guest is booting: none of its CPUs is in 64-bit mode");
+        }
         if (guest_ && !cpus.empty()) leave_decoy(cpus);
         if (guest_) return {};
         Error first;

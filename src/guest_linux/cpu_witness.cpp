@@ -23,6 +23,10 @@ constexpr std::uint64_t kUserHalf = 0x1000;
 // Each costs some hundred page reads, and CPUs that run another kernel run the same one.
 constexpr unsigned kMaxRivalSearches = 4;
 
+bool in_long_mode(const CpuRegisters& registers) {
+    return (registers.cr0 & kCr0Paging) != 0 && (registers.efer & kEferLongMode) != 0;
+}
+
 GuestPhys top_table(const CpuRegisters& registers) {
     return {registers.cr3 & kPteAddressMask};
 }
@@ -37,7 +41,7 @@ class Examiner {
         const auto say = [&](Testimony says, std::string why) {
             return CpuStatement{cpu.cpu, says, fmt::format("CPU {}: {}", cpu.cpu, why)};
         };
-        if ((cpu.cr0 & kCr0Paging) == 0 || (cpu.efer & kEferLongMode) == 0) {
+        if (!in_long_mode(cpu)) {
             return say(Testimony::none, "it is not in 64-bit mode");
         }
         const bool whole = maps_kernel({top, levels});
@@ -156,13 +160,17 @@ std::vector<event::CpuRegisters> registers_in_notes(Bytes notes) {
     return cpus;
 }
 
+bool may_run_linux(std::span<const CpuRegisters> cpus) {
+    return cpus.empty() || std::ranges::any_of(cpus, in_long_mode);
+}
+
 std::vector<GuestPhys> top_tables_of(std::span<const CpuRegisters> cpus) {
     std::vector<GuestPhys> tables;
     const auto add = [&](GuestPhys table) {
         if (std::ranges::find(tables, table) == tables.end()) tables.push_back(table);
     };
     for (const CpuRegisters& cpu : cpus) {
-        if ((cpu.cr0 & kCr0Paging) == 0 || (cpu.efer & kEferLongMode) == 0) continue;
+        if (!in_long_mode(cpu)) continue;
         add(top_table(cpu));
         add({top_table(cpu).value & ~kUserHalf});
     }

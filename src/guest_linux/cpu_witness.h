@@ -55,6 +55,10 @@ Hearing hear_cpus(guest_memory::GuestMemory& memory, const KernelImage& image,
 // target/i386/arch_dump.c of QEMU 7.2). Notes of other writers have none. TRUST: hostile bytes.
 std::vector<event::CpuRegisters> registers_in_notes(Bytes notes);
 
+// Whether a 64-bit kernel may be running: at least one CPU is in 64-bit mode, or nobody tells.
+// Firmware and boot loaders are not, while what a reset has left in RAM is whole.
+bool may_run_linux(std::span<const event::CpuRegisters> cpus);
+
 // The top tables that the registers name; with page-table isolation, the kernel's half as well.
 std::vector<GuestPhys> top_tables_of(std::span<const event::CpuRegisters> cpus);
 

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
+
 #include "guest_linux/fake_guest.h"
 #include "guest_linux/kernel.h"
 
@@ -70,6 +72,14 @@ TEST_P(CpuWitness, that_was_never_started_or_runs_with_other_levels_says_nothing
     other = own_;
     other.cr4 ^= 0x1000;
     EXPECT_NE(says(other), Testimony::runs_it);
+}
+
+TEST_P(CpuWitness, one_in_64_bit_mode_is_enough_for_a_kernel_to_run) {
+    auto off = own_;
+    off.cr0 = 0x60000010;
+    EXPECT_TRUE(may_run_linux({}));
+    EXPECT_FALSE(may_run_linux(std::span(&off, 1)));
+    EXPECT_TRUE(may_run_linux(std::array{off, own_}));
 }
 
 TEST_P(CpuWitness, with_an_interrupt_table_elsewhere_says_so) {

@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "guests.h"
+#include "program.h"
 
 namespace underseer::testing {
 namespace {
@@ -191,6 +192,18 @@ TEST_P(LifecycleOnce, a_paused_guest_is_seen_as_it_stands_and_goes_on) {
     const auto later = processes(*introspector_);
     ASSERT_TRUE(later.has_value()) << later.error().to_text();
     EXPECT_TRUE(shows(*later, "before") && shows(*later, "after"));
+}
+
+// Nothing moves then, as in any paused guest, and all that the last kernel had is still in place.
+TEST_P(LifecycleOnce, a_guest_that_is_reset_while_it_is_paused_is_not_shown_as_it_was) {
+    if (!boot(GetParam())) GTEST_SKIP() << "the kernel is not at hand";
+    ASSERT_TRUE(vm_->qmp("stop").has_value());
+    ASSERT_TRUE(vm_->qmp("system_reset").has_value());
+    vm_->pause();  // and leaves the monitor to others
+    const Directory directory;
+    const Ran ps = run(directory, "ps --direct " + vm_->name());
+    EXPECT_EQ(ps.status, 6) << ps.out;
+    EXPECT_NE(ps.err.find("none of its CPUs is in 64-bit mode"), std::string::npos) << ps.err;
 }
 
 TEST_P(LifecycleOnce, a_guest_that_boots_is_unavailable_until_it_is_up) {
