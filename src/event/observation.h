@@ -86,7 +86,8 @@ struct Task {
     Observed<std::vector<std::string>> environment;  // only when asked for
     Observed<std::string> cwd;
     Observed<std::string> root;
-    Observed<std::vector<std::uint32_t>> namespace_pids;  // pid in each pid namespace, root first
+    Observed<std::vector<std::uint32_t>> namespace_pids;   // pid in each pid namespace, root first
+    Observed<std::vector<std::uint32_t>> namespace_tgids;  // and its process's
     Observed<Namespaces> namespaces;
     Observed<std::string> cgroup;        // path in the unified hierarchy
     Observed<std::string> container_id;  // "" when the cgroup names none
@@ -109,6 +110,7 @@ struct Task {
                           Field{"cwd", &Task::cwd},
                           Field{"root", &Task::root},
                           Field{"namespace_pids", &Task::namespace_pids},
+                          Field{"namespace_tgids", &Task::namespace_tgids},
                           Field{"namespaces", &Task::namespaces},
                           Field{"cgroup", &Task::cgroup},
                           Field{"container_id", &Task::container_id},

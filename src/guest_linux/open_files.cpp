@@ -1,6 +1,7 @@
 #include "guest_linux/open_files.h"
 
 #include <fmt/format.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 
@@ -46,6 +47,9 @@ Result<event::OpenFile> OpenFiles::read(GuestVirt file) {
     result.inode = TRY(paths_->inode_number(inode));
     result.mode = static_cast<std::uint32_t>(TRY(kernel_->read(inode, f_.inode_mode)));
     result.path = TRY(paths_->of_file(file));
+    // Some kernels make these regular files and hide it from stat(2) (fs/anon_inodes.c,
+    // anon_inode_getattr()).
+    if (result.path.starts_with("anon_inode:")) result.mode &= ~static_cast<std::uint32_t>(S_IFMT);
     return result;
 }
 

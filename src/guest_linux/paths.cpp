@@ -79,7 +79,7 @@ Result<std::string> Paths::synthetic_name(GuestVirt dentry, GuestVirt inode,
         const GuestVirt name = TRY(kernel_->read_pointer(ops, f_.ns_name));
         return fmt::format("{}:[{}]", TRY(kernel_->memory().read_cstring(name, 32)), number);
     }
-    // tmpfs without a mount point: memfd, SysV and shared anonymous memory (simple_dname()).
+    // Memory without a mount point: memfd, SysV, shared anonymous, huge pages (simple_dname()).
     if (kernel_mount) return fmt::format("/{} (deleted)", TRY(dentry_name(dentry)));
     return std::string();
 }
@@ -95,9 +95,11 @@ Result<std::string> Paths::of_path(GuestVirt path) {
     if (inode && (unhashed || parent == dentry)) {
         const GuestVirt super_block = TRY(kernel_->read_pointer(inode, f_.inode_sb));
         const std::string fs_type = TRY(fs_type_of(super_block));
-        // The kernel's own mount of tmpfs (shm_mnt) is in no namespace and has no mount point.
+        // The kernel's own mounts (shm_mnt, ..) are in no namespace and have no mount point.
         const GuestVirt above = TRY(kernel_->read_pointer(mount, f_.mount_parent));
-        const bool kernel_mount = fs_type == "tmpfs" && parent == dentry && above == mount &&
+        const bool of_memory =
+            fs_type == "tmpfs" || fs_type == "hugetlbfs" || fs_type == "secretmem";
+        const bool kernel_mount = of_memory && parent == dentry && above == mount &&
                                   dentry != TRY(kernel_->read_pointer(vfsmount, f_.vfsmount_root));
         std::string name = TRY(synthetic_name(dentry, inode, fs_type, kernel_mount));
         if (!name.empty()) return name;

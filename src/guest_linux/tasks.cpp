@@ -23,6 +23,28 @@ event::Observed<T> observed(Result<T> result) {
     return event::Observed<T>::unavailable(result.error().to_text());
 }
 
+// Of text in which every word ends with NUL.
+std::vector<std::string> words_of(std::string_view text) {
+    std::vector<std::string> words;
+    if (text.empty()) return words;
+    if (text.ends_with('\0')) text.remove_suffix(1);
+    for (;;) {
+        const std::size_t nul = text.find('\0');
+        words.emplace_back(text.substr(0, nul));
+        if (nul == std::string_view::npos) return words;
+        text.remove_prefix(nul + 1);
+    }
+}
+
+// signal_struct.pids[PIDTYPE_TGID] (include/linux/pid_types.h, since 4.19).
+Field tgid_pid(const Kernel& kernel) {
+    Field field = kernel.field("signal_struct", "pids");
+    if (!field.known()) return field;
+    field.offset += sizeof(std::uint64_t);
+    field.size_bytes = sizeof(std::uint64_t);
+    return field;
+}
+
 bool is_hex_id(std::string_view text) {
     return text.size() == 64 && std::ranges::all_of(text, [](char c) {
                return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f');
@@ -64,6 +86,7 @@ Tasks::Tasks(Kernel* kernel, Paths* paths) : kernel_(kernel), paths_(paths) {
         .start_boottime = k.field("task_struct", {"start_boottime", "real_start_time"}),
         .nr_threads = k.field("signal_struct", "nr_threads"),
         .thread_head = k.field("signal_struct", "thread_head"),
+        .tgid_pid = tgid_pid(k),
         .exe_file = k.field("mm_struct", "exe_file"),
         .pgd = k.field("mm_struct", "pgd"),
         .arg_start = k.field("mm_struct", "arg_start"),
@@ -124,6 +147,7 @@ Result<event::Task> Tasks::read(GuestVirt task, TaskDetail detail) {
     result.credentials = observed(credentials(task));
     result.start_time = observed(start_time(task));
     result.namespace_pids = observed(namespace_pids(task));
+    result.namespace_tgids = observed(namespace_tgids(task));
     result.namespaces = observed(namespaces(task));
     const auto signal = kernel_->read_pointer(task, f_.signal);
     if (signal.has_value() && *signal) {
@@ -133,8 +157,8 @@ Result<event::Task> Tasks::read(GuestVirt task, TaskDetail detail) {
             }));
     }
     if (detail.paths) read_paths(task, result);
-    if (detail.user_memory) result.argv = observed(strings(task, f_.arg_start, f_.arg_end));
-    if (detail.environment) result.environment = observed(strings(task, f_.env_start, f_.env_end));
+    if (detail.user_memory) result.argv = observed(argv(task));
+    if (detail.environment) result.environment = observed(environment(task));
     return result;
 }
 
@@ -218,30 +242,42 @@ Result<VirtualMemory> Tasks::user_memory(GuestVirt task) {
     return VirtualMemory(&kernel_->physical(), {root.phys, kernel_->image().space.levels});
 }
 
-Result<std::vector<std::string>> Tasks::strings(GuestVirt task, const Field& begin_field,
-                                                const Field& end_field) {
+// What lies between two addresses that the mm names, cut to what is read of one process.
+Result<std::string> Tasks::user_text(GuestVirt task, const Field& begin_field,
+                                     const Field& end_field) {
     const GuestVirt mm_struct = TRY(mm(task));
-    std::vector<std::string> result;
-    if (!mm_struct) return result;
+    if (!mm_struct) return std::string();
     const GuestVirt begin = TRY(kernel_->read_pointer(mm_struct, begin_field));
     const GuestVirt end = TRY(kernel_->read_pointer(mm_struct, end_field));
-    if (end <= begin) return result;
+    if (end <= begin) return std::string();
     VirtualMemory memory = TRY(user_memory(task));
     std::string text(std::min<std::uint64_t>(end - begin, limits::kMaxArgvBytes), '\0');
     TRY(memory.read(begin, std::as_writable_bytes(std::span(text))));
-    std::string_view rest = text;
-    if (rest.ends_with('\0')) rest.remove_suffix(1);
-    for (;;) {
-        const std::size_t nul = rest.find('\0');
-        result.emplace_back(rest.substr(0, nul));
-        if (nul == std::string_view::npos) return result;
-        rest.remove_prefix(nul + 1);
-    }
+    return text;
 }
 
-Result<std::vector<std::uint32_t>> Tasks::namespace_pids(GuestVirt task) {
+// fs/proc/base.c, get_mm_cmdline(): arguments whose last NUL is overwritten are a title
+// (setproctitle(3)) that may go on where the environment was.
+Result<std::vector<std::string>> Tasks::argv(GuestVirt task) {
+    std::string text = TRY(user_text(task, f_.arg_start, f_.arg_end));
+    if (text.empty() || text.back() == '\0' || text.size() >= limits::kMaxArgvBytes) {
+        return words_of(text);
+    }
+    const GuestVirt mm_struct = TRY(mm(task));
+    if (TRY(kernel_->read_pointer(mm_struct, f_.arg_end)) ==
+        TRY(kernel_->read_pointer(mm_struct, f_.env_start))) {
+        text = TRY(user_text(task, f_.arg_start, f_.env_end));
+    }
+    return std::vector{text.substr(0, std::min<std::size_t>(text.find('\0'), kPageSize))};
+}
+
+Result<std::vector<std::string>> Tasks::environment(GuestVirt task) {
+    return words_of(TRY(user_text(task, f_.env_start, f_.env_end)));
+}
+
+// The numbers of a struct pid, that of the root namespace first.
+Result<std::vector<std::uint32_t>> Tasks::pid_numbers(GuestVirt pid) {
     std::vector<std::uint32_t> numbers;
-    const GuestVirt pid = TRY(kernel_->read_pointer(task, f_.thread_pid));
     if (!pid) return numbers;  // the idle task, or one that was just released
     const std::uint64_t level = TRY(kernel_->read(pid, f_.pid_level));
     if (level > limits::kMaxPidNamespaceLevel) {
@@ -253,6 +289,17 @@ Result<std::vector<std::uint32_t>> Tasks::namespace_pids(GuestVirt task) {
         numbers.push_back(static_cast<std::uint32_t>(TRY(kernel_->read(upid, f_.upid_nr))));
     }
     return numbers;
+}
+
+Result<std::vector<std::uint32_t>> Tasks::namespace_pids(GuestVirt task) {
+    return pid_numbers(TRY(kernel_->read_pointer(task, f_.thread_pid)));
+}
+
+// kernel/pid.c, task_pid_ptr()
+Result<std::vector<std::uint32_t>> Tasks::namespace_tgids(GuestVirt task) {
+    const GuestVirt signal = TRY(kernel_->read_pointer(task, f_.signal));
+    if (!signal) return std::vector<std::uint32_t>();  // as above
+    return pid_numbers(TRY(kernel_->read_pointer(signal, f_.tgid_pid)));
 }
 
 Result<std::uint32_t> Tasks::namespace_number(GuestVirt proxy, const Field& member,

@@ -38,8 +38,12 @@ class Tasks {
     Result<std::uint64_t> start_time(GuestVirt task);
     Result<std::string> exe(GuestVirt task);
     Result<std::string> fs_path(GuestVirt task, const Field& member);
-    Result<std::vector<std::string>> strings(GuestVirt task, const Field& begin, const Field& end);
+    Result<std::string> user_text(GuestVirt task, const Field& begin, const Field& end);
+    Result<std::vector<std::string>> argv(GuestVirt task);
+    Result<std::vector<std::string>> environment(GuestVirt task);
+    Result<std::vector<std::uint32_t>> pid_numbers(GuestVirt pid);
     Result<std::vector<std::uint32_t>> namespace_pids(GuestVirt task);
+    Result<std::vector<std::uint32_t>> namespace_tgids(GuestVirt task);
     Result<event::Namespaces> namespaces(GuestVirt task);
     Result<std::uint32_t> namespace_number(GuestVirt proxy, const Field& member,
                                            std::string_view structure);
@@ -53,7 +57,7 @@ class Tasks {
     struct {
         Field pid, tgid, comm, state, exit_state, flags, real_parent, mm, cred, signal, nsproxy, fs,
             thread_pid, cgroups, start_boottime;
-        Field nr_threads, thread_head;
+        Field nr_threads, thread_head, tgid_pid;
         Field exe_file, pgd, arg_start, arg_end, env_start, env_end;
         Field uid, euid, suid, fsuid, gid, egid, sgid, fsgid, cap_inheritable, cap_permitted,
             cap_effective, cap_bset, cap_ambient, user_ns;

@@ -48,7 +48,7 @@ RELOCATABLE RANDOMIZE_BASE KEXEC VM_EVENT_COUNTERS POSIX_MQUEUE KCMP STACKPROTEC
 # What a kernel's module build runs besides the compiler that its headers name.
 CHROOT_TOOLS = ["make", "dash", "bash", "coreutils", "findutils", "grep", "sed", "mawk", "perl-base"]
 # Module loaded idle so that /proc/modules has something to compare; present in every kernel here.
-EXTRA_MODULES = ["dummy", "nfnetlink", "zram"]
+EXTRA_MODULES = ["dummy", "nfnetlink", "zram", "zsmalloc"]
 
 
 def cache_dir():

@@ -12,10 +12,12 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t debugfs debugfs /sys/kernel/debug 2>/dev/null
 hostname edge-guest
 ip link set lo up
-for module in /lib/modules/*.ko; do
-    case $module in *underseer_hide*) ;; *) insmod "$module" 2>/dev/null ;; esac
+for round in 1 2; do  # the second for those that need another one
+    for module in /lib/modules/*.ko; do
+        case $module in *underseer_hide*) ;; *) insmod "$module" 2>/dev/null ;; esac
+    done
 done
-ip link add dummy7 type dummy 2>/dev/null && ip addr add 10.7.0.1/24 dev dummy7 && ip link set dummy7 up
+ip link add dummy7 type dummy 2>/dev/null && ip addr add 10.7.0.1/24 dev dummy7 && ip link set dummy7 up promisc on
 
 for argument in $(cat /proc/cmdline); do
     case $argument in
@@ -28,6 +30,10 @@ if [ -z "$idle" ]; then
     mkdir -p "/sys/fs/cgroup/docker-$id.scope"
     /bin/workload all &
     (echo 0 > "/sys/fs/cgroup/docker-$id.scope/cgroup.procs"; exec /bin/workload sleeper) &
+    pod=/sys/fs/cgroup/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-podc0ffee.slice
+    id=89abcdef0123456789abcdef0123456789abcdef0123456789abcdef01234567
+    mkdir -p "$pod/cri-containerd-$id.scope"
+    (echo 0 > "$pod/cri-containerd-$id.scope/cgroup.procs"; exec /bin/workload container) &
 fi
 
 exec 3<>"/dev/${tty:=ttyS1}"

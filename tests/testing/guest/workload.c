@@ -5,6 +5,8 @@
 #include <linux/capability.h>
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
+#include <linux/netlink.h>
+#include <net/if.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -13,12 +15,18 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/inotify.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/ptrace.h>
 #include <sys/reboot.h>
+#include <sys/shm.h>
+#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/timerfd.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -52,14 +60,32 @@ static void sockets(void) {
     int client = socket(AF_INET, SOCK_STREAM, 0);
     connect(client, (struct sockaddr*)&v4, sizeof v4);
     accept(listener, NULL, NULL);
+    int half = socket(AF_INET, SOCK_STREAM, 0);
+    connect(half, (struct sockaddr*)&v4, sizeof v4);
+    accept(listener, NULL, NULL);
+    shutdown(half, SHUT_WR);  // FIN_WAIT2, and CLOSE_WAIT at the other end
+    struct sockaddr_in6 mapped = {.sin6_family = AF_INET6, .sin6_port = htons(4444)};
+    inet_pton(AF_INET6, "::ffff:127.0.0.1", &mapped.sin6_addr);
+    connect(socket(AF_INET6, SOCK_STREAM, 0), (struct sockaddr*)&mapped, sizeof mapped);
+    accept(listener, NULL, NULL);
     struct sockaddr_in6 v6 = {.sin6_family = AF_INET6, .sin6_port = htons(6666), .sin6_addr = in6addr_loopback};
     int six = socket(AF_INET6, SOCK_STREAM, 0);
     bind(six, (struct sockaddr*)&v6, sizeof v6);
     listen(six, 5);
+    connect(socket(AF_INET6, SOCK_STREAM, 0), (struct sockaddr*)&v6, sizeof v6);
+    accept(six, NULL, NULL);
+    bind(socket(AF_INET6, SOCK_DGRAM, 0), (struct sockaddr*)&v6, sizeof v6);
+    socket(AF_INET6, SOCK_RAW, 200);
     v4.sin_port = htons(5555);
     bind(socket(AF_INET, SOCK_DGRAM, 0), (struct sockaddr*)&v4, sizeof v4);
+    connect(socket(AF_INET, SOCK_DGRAM, 0), (struct sockaddr*)&v4, sizeof v4);
     socket(AF_INET, SOCK_RAW, 255);
     socket(AF_PACKET, SOCK_RAW, htons(ETH_P_ARP));
+    struct sockaddr_ll link = {.sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_ALL)};
+    link.sll_ifindex = (int)if_nametoindex("lo");
+    bind(socket(AF_PACKET, SOCK_DGRAM, 0), (struct sockaddr*)&link, sizeof link);
+    struct sockaddr_nl route = {.nl_family = AF_NETLINK, .nl_pid = 4711};
+    bind(socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE), (struct sockaddr*)&route, sizeof route);
     struct sockaddr_un path = {.sun_family = AF_UNIX, .sun_path = "/tmp/workload.sock"};
     int named = socket(AF_UNIX, SOCK_STREAM, 0);
     bind(named, (struct sockaddr*)&path, sizeof path);
@@ -68,6 +94,11 @@ static void sockets(void) {
     bind(socket(AF_UNIX, SOCK_DGRAM, 0), (struct sockaddr*)&abstract, sizeof(sa_family_t) + 9);
     int pair[2];
     socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair);
+    if (fork() == 0) {  // a second owner of all of them, and a user of its own
+        setresuid(1234, 1234, 1234);
+        v4.sin_port = htons(5556);
+        bind(socket(AF_INET, SOCK_DGRAM, 0), (struct sockaddr*)&v4, sizeof v4);
+    }
     rest();
 }
 
@@ -84,20 +115,89 @@ static void files(void) {
     epoll_create1(0);
     memfd_create("secret", 0);
     open("/proc/self/ns/net", O_RDONLY);
+    sigset_t none;
+    sigemptyset(&none);
+    signalfd(-1, &none, 0);
+    timerfd_create(CLOCK_MONOTONIC, 0);
+    inotify_init1(0);
+    syscall(SYS_pidfd_open, getpid(), 0);
+    mkfifo("/mnt/data/fifo", 0620);
+    open("/mnt/data/fifo", O_RDWR | O_NONBLOCK);
+    open("/mnt/data", O_PATH);
     dup2(0, 200);
     mmap(NULL, 8 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
     mmap(NULL, 4096, PROT_READ, MAP_SHARED, open("/bin/busybox", O_RDONLY), 0);
+    mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    mmap(NULL, 2 << 20, PROT_READ, MAP_SHARED | MAP_ANONYMOUS | MAP_HUGETLB | MAP_NORESERVE, -1, 0);
+    shmat(shmget(IPC_PRIVATE, 4096, IPC_CREAT | 0600), NULL, 0);
+    void* named = mmap(NULL, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, named, 4096, "a name");
+    named = mmap(NULL, 4096, PROT_READ, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, named, 4096, "a shared name");
     rest();
 }
 
+// Every set of capabilities is another one.
 static void drop(void) {
     struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
-    struct __user_cap_data_struct caps[2] = {{1 << 10, 1 << 10, 0}, {0, 0, 0}};
+    struct __user_cap_data_struct caps[2] = {{1 << 10, 1 << 10 | 1 << 12 | 1 << 13, 1 << 12 | 1 << 14}, {0, 0, 0}};
+    prctl(PR_CAPBSET_DROP, 5);
     prctl(PR_SET_KEEPCAPS, 1);
     setresgid(100, 101, 102);
     setresuid(1000, 1001, 1002);
     syscall(SYS_capset, &header, caps);
+    prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, 12, 0, 0);
     rest();
+}
+
+// ---- a process in every state that lasts
+
+static void zombie(void) {
+    if (fork() == 0) _exit(7);
+    rest();
+}
+
+static void stopped(void) {
+    raise(SIGSTOP);
+    rest();
+}
+
+static void traced(void) {
+    if (fork() == 0) {
+        ptrace(PTRACE_TRACEME, 0, NULL, NULL);
+        raise(SIGTRAP);
+    }
+    rest();
+}
+
+// Uninterruptible until the child ends, which it does not.
+static void waiting(void) {
+    if (vfork() == 0) rest();
+    rest();
+}
+
+static void rooted(void) {
+    mkdir("/mnt/data/jail", 0755);
+    chroot("/mnt/data/jail");
+    chdir("/");
+    rest();
+}
+
+// A title written over the arguments and on into the environment, as nginx and sshd do.
+static char** own_arguments;
+static void write_title(void) {
+    static const char kTitle[] = "workload: a title that is longer than the arguments were";
+    char* end = own_arguments[0];
+    for (char** word = own_arguments; *word; ++word) end = *word + strlen(*word) + 1;
+    for (char** word = environ; *word == end; ++word) end = *word + strlen(*word) + 1;
+    memset(own_arguments[0], 0, (size_t)(end - own_arguments[0]));
+    strcpy(own_arguments[0], kTitle);
+    rest();
+}
+static void titled(void) {
+    char* arguments[] = {"workload", "write_title", NULL};
+    char* environment[] = {"PADDING=0123456789012345678901234567890123456789", "LAST=0123456789", NULL};
+    execve("/proc/self/exe", arguments, environment);
 }
 
 static void copy_self(int to) {
@@ -131,7 +231,7 @@ static void memfd_exe(void) {
 }
 
 static int nested(void* level) {
-    if ((long)level == 0) rest();
+    if ((long)level == 0) threads();
     static char stack[4][65536];
     long next = (long)level - 1;
     clone(nested, stack[next] + sizeof stack[0], CLONE_NEWPID | CLONE_NEWUTS | CLONE_NEWIPC | SIGCHLD, (void*)next);
@@ -141,6 +241,10 @@ static int nested(void* level) {
 
 static int own_world(void* unused) {
     (void)unused;
+    mkdir("/mnt/inner", 0755);
+    mount("tmpfs", "/mnt/inner", "tmpfs", MS_NOSUID | MS_NODEV, "");
+    struct sockaddr_in any = {.sin_family = AF_INET, .sin_port = htons(7777)};
+    bind(socket(AF_INET, SOCK_DGRAM, 0), (struct sockaddr*)&any, sizeof any);
     rest();
     return 0;
 }
@@ -148,6 +252,15 @@ static int own_world(void* unused) {
 static void container(void) {
     static char stack[65536];
     clone(own_world, stack + sizeof stack, CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWUTS | CLONE_NEWIPC | SIGCHLD, NULL);
+    rest();
+}
+
+// Namespaces that containers are made with less often.
+static void apart(void) {
+    unshare(CLONE_NEWCGROUP);
+    unshare(CLONE_NEWTIME);
+    unshare(CLONE_NEWUSER);
+    fork();  // only children enter the time namespace
     rest();
 }
 
@@ -426,8 +539,11 @@ static void nested_pids(void) { nested((void*)3); }
 static const struct mode kModes[] = {
     {"sleeper", rest, 1},           {"threads", threads, 1},        {"sockets", sockets, 1},
     {"files", files, 1},            {"drop", drop, 1},              {"deleted_exe", deleted_exe, 1},
-    {"memfd_exe", memfd_exe, 1},    {"nested", nested_pids, 1},     {"container", container, 1},
-    {"odd_name", odd_name, 1},      {"long", long_arguments, 1},    {"churn", churn, 0},
+    {"memfd_exe", memfd_exe, 1},    {"nested", nested_pids, 1},     {"container", container, 0},
+    {"odd_name", odd_name, 1},      {"long", long_arguments, 1},    {"zombie", zombie, 1},
+    {"stopped", stopped, 1},        {"traced", traced, 1},          {"waiting", waiting, 1},
+    {"rooted", rooted, 1},          {"apart", apart, 1},            {"titled", titled, 1},
+    {"write_title", write_title, 0}, {"churn", churn, 0},
     {"thread_churn", thread_churn, 0}, {"kexec", kexec, 0},
     {"leave", leave, 0},            {"mix", mix, 0},
     {"measure_gap", measure_gap, 0}, {"measure_spin", measure_spin, 0},
@@ -435,6 +551,7 @@ static const struct mode kModes[] = {
 };
 
 int main(int argc, char** argv) {
+    own_arguments = argv;
     const char* wanted = argc > 1 ? argv[1] : "";
     if (argc > 2) seconds_to_run = atof(argv[2]);
     for (size_t i = 0; i < sizeof kModes / sizeof kModes[0]; ++i) {
