@@ -15,6 +15,20 @@ std::vector<const Option*> options_of(const Program& program, const Command& com
     return options;
 }
 
+// Those that the next word belongs to, each name once.
+std::vector<std::string_view> options_with_value(const Program& program) {
+    std::vector<std::string_view> names;
+    const auto collect = [&](const std::vector<const Option*>& options) {
+        for (const Option* option : options) {
+            const bool seen = std::ranges::find(names, option->name) != names.end();
+            if (!option->value.empty() && !seen) names.push_back(option->name);
+        }
+    };
+    collect(program.options);
+    for (const Command& command : program.commands) collect(command.options);
+    return names;
+}
+
 // In single quotes of any shell.
 std::string quoted(std::string_view text) {
     std::string out = "'";
@@ -91,15 +105,7 @@ _{0}() {{
         case ${{COMP_WORDS[i]}} in
 )bash",
                         p, names_command);
-    std::vector<std::string_view> with_value;
-    const auto collect = [&](const std::vector<const Option*>& options) {
-        for (const Option* option : options) {
-            const bool seen = std::ranges::find(with_value, option->name) != with_value.end();
-            if (!option->value.empty() && !seen) with_value.push_back(option->name);
-        }
-    };
-    collect(program.options);
-    for (const Command& command : program.commands) collect(command.options);
+    const std::vector<std::string_view> with_value = options_with_value(program);
     if (!with_value.empty()) {
         text += fmt::format("            {}) ((++i)) ;;\n", fmt::join(with_value, " | "));
     }
@@ -192,7 +198,7 @@ std::string zsh_completion(const Program& program, std::string_view names_comman
 
 _{0}_targets() {{
     local -a names
-    names=("${{(@f)$({1} 2>/dev/null)}}")
+    names=(${{(f)"$({1} 2>/dev/null)"}})
     compadd -a names
     _files
 }}
@@ -232,37 +238,76 @@ _{0}() {{
                               program.name);
 }
 
+// fish's own helpers take every word that is the name of a command for the command, and know no
+// places: the function that the script defines counts as bash's does.
 std::string fish_completion(const Program& program, std::string_view names_command) {
     const std::string_view p = program.name;
-    std::string text = fmt::format("# fish completion of {0}; made by the program itself.\n", p);
-    const auto option_line = [&](const Option& option, const std::string& condition) {
-        std::string line = fmt::format("complete -c {}{} -l {} -d {}", p, condition,
-                                       option.name.substr(2), quoted(option.help));
-        if (!option.value.empty()) {
-            line += option.kind == Kind::file        ? " -r -F"
-                    : option.kind == Kind::directory ? " -x -a '(__fish_complete_directories)'"
-                                                     : " -x";
+    std::string text = fmt::format(R"fish(# fish completion of {0}; made by the program itself.
+
+# _{0}_at [COMMAND [PLACE]]: whether the word at the cursor is one of COMMAND, in that PLACE.
+function _{0}_at
+    set -l command ''
+    set -l place 0
+    set -l is_value 0
+    for word in (commandline -opc)[2..-1]
+        if test $is_value = 1
+            set is_value 0
+            continue
+        end
+        switch $word
+            case {1}
+                set is_value 1
+            case '-*'
+            case '*'
+                if test -z "$command"
+                    set command $word
+                else
+                    set place (math $place + 1)
+                end
+        end
+    end
+    test "$command" = "$argv[1]"; and contains -- "$argv[2]" '' $place
+end
+)fish",
+                                   p, fmt::join(options_with_value(program), " "));
+    const auto offer = [](Kind kind, std::string_view names) -> std::string {
+        switch (kind) {
+            case Kind::file:
+                return " -F";
+            case Kind::directory:
+                return " -a '(__fish_complete_directories)'";
+            case Kind::target:
+                return fmt::format(" -F -a '({})'", names);
+            case Kind::choice:
+            case Kind::text:
+                break;
         }
-        return line + "\n";
+        return "";
+    };
+    const auto option_line = [&](const Option& option, const std::string& condition) {
+        return fmt::format("complete -c {}{} -l {} -d {}{}{}\n", p, condition,
+                           option.name.substr(2), quoted(option.help),
+                           option.value.empty()        ? ""
+                           : option.kind == Kind::file ? " -r"
+                                                       : " -x",
+                           option.value.empty() ? "" : offer(option.kind, names_command));
     };
     text += fmt::format("complete -c {} -f\n", p);
     for (const Option* option : program.options) text += option_line(*option, "");
     for (const Command& command : program.commands) {
         if (command.group.empty()) continue;
-        text += fmt::format("complete -c {} -n __fish_use_subcommand -a {} -d {}\n", p,
-                            command.name, quoted(command.what));
-        const std::string condition =
-            fmt::format(" -n '__fish_seen_subcommand_from {}'", command.name);
+        text += fmt::format("complete -c {0} -n _{0}_at -a {1} -d {2}\n", p, command.name,
+                            quoted(command.what));
+        const std::string condition = fmt::format(" -n '_{}_at {}'", p, command.name);
         for (const Option* option : command.options) text += option_line(*option, condition);
-        for (const Word& word : command.words) {
-            if (word.kind == Kind::choice) {
-                text += fmt::format("complete -c {}{} -a '{}'\n", p, condition,
-                                    fmt::join(word.choices, " "));
-            } else if (word.kind == Kind::target) {
-                text += fmt::format("complete -c {}{} -F -a '({})'\n", p, condition, names_command);
-            } else if (word.kind == Kind::file || word.kind == Kind::directory) {
-                text += fmt::format("complete -c {}{} -F\n", p, condition);
-            }
+        for (std::size_t i = 0; i < command.words.size(); ++i) {
+            const Word& word = command.words[i];
+            const std::string offered = word.kind == Kind::choice
+                                            ? fmt::format(" -a '{}'", fmt::join(word.choices, " "))
+                                            : offer(word.kind, names_command);
+            if (offered.empty()) continue;
+            text += fmt::format("complete -c {0} -n '_{0}_at {1} {2}'{3}\n", p, command.name, i,
+                                offered);
         }
     }
     return text;

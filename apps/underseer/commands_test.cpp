@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -137,23 +138,35 @@ TEST(Table, every_error_has_an_exit_status_of_its_own_that_help_names) {
     EXPECT_EQ(statuses.size(), static_cast<std::size_t>(kLastCode) - 1);
 }
 
-// What bash offers for a line, with `names` (shell) in the place of `underseer names`.
-std::string completed(const std::string& words, std::string_view names) {
-    const std::string script = ::testing::TempDir() + "underseer-completion.bash";
-    FILE* file = std::fopen(script.c_str(), "w");
+// What a shell writes that runs this script.
+std::string output_of(const std::string& shell, const std::string& script) {
+    const std::string path =
+        fmt::format("{}underseer-completion-{}", ::testing::TempDir(), ::getpid());
+    FILE* file = std::fopen(path.c_str(), "w");
     EXPECT_NE(file, nullptr);
-    fmt::print(file,
-               "{}\nCOMP_WORDS=({})\nCOMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))\n"
-               "cd /; _underseer; printf '%s\\n' \"${{COMPREPLY[@]}}\"\n",
-               program::bash_completion(description(), names), words);
+    fmt::print(file, "{}", script);
     std::fclose(file);
     std::string text;
-    FILE* bash = ::popen(("bash --norc " + script + " 2>&1").c_str(), "r");
+    FILE* running = ::popen(fmt::format("cd /; {} {} 2>&1", shell, path).c_str(), "r");
     char buffer[4096];
-    while (std::fgets(buffer, sizeof buffer, bash) != nullptr) text += buffer;
-    ::pclose(bash);
-    std::remove(script.c_str());
+    while (std::fgets(buffer, sizeof buffer, running) != nullptr) text += buffer;
+    ::pclose(running);
+    std::remove(path.c_str());
     return text;
+}
+
+// What each shell offers for a line, with `names` (shell) in the place of `underseer names`.
+std::string completed(const std::string& words, std::string_view names) {
+    return output_of("bash --norc",
+                     fmt::format("{}\nCOMP_WORDS=({})\nCOMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))\n"
+                                 "_underseer; printf '%s\\n' \"${{COMPREPLY[@]}}\"\n",
+                                 program::bash_completion(description(), names), words));
+}
+
+std::string completed_by_fish(std::string_view line, std::string_view names) {
+    return output_of("fish --no-config",
+                     fmt::format("{}\ncomplete -C '{}' | string replace -r '\\t.*' ''\n",
+                                 program::fish_completion(description(), names), line));
 }
 
 TEST(Completion, bash_offers_what_the_table_has_and_runs_no_name) {
@@ -164,6 +177,19 @@ TEST(Completion, bash_offers_what_the_table_has_and_runs_no_name) {
     const std::string hostile =
         completed("underseer ps zq", R"(printf '%s\n' 'zq$(touch /tmp/x)')");
     EXPECT_EQ(hostile, "zq\\$\\(touch\\ /tmp/x\\)\n");
+}
+
+TEST(Completion, fish_offers_what_the_table_has_and_runs_no_name) {
+    EXPECT_EQ(completed_by_fish("underseer so", "true"), "sockets\n");
+    EXPECT_EQ(completed_by_fish("underseer log ", "true"), "follow\nshow\nverify\n");
+    // A second word of `log` is a directory, and the name of a VM is no command.
+    EXPECT_EQ(completed_by_fish("underseer log show ver", "true"), "");
+    EXPECT_EQ(completed_by_fish("underseer ps log sho", "true"), "");
+    EXPECT_EQ(completed_by_fish("underseer ps vm --th", "true"), "--threads\n");
+    EXPECT_EQ(completed_by_fish("underseer --pid 7 ps we", "printf \"web-1\\nother\\n\""),
+              "web-1\n");
+    EXPECT_EQ(completed_by_fish("underseer ps zq", "printf \"%s\\n\" \"zq\\$(touch x)\""),
+              "zq$(touch x)\n");
 }
 
 TEST(Manual, names_every_command_and_option) {
