@@ -598,7 +598,8 @@ void Agent::on_verdict(const AnalyserVerdict& verdict, const std::string& instan
                     verdict.reason.empty() ? "" : ": ", verdict.reason),
         verdict.coverage, {{"outcome", std::string(to_string(verdict.outcome))}}));
     if (verdict.check == detect::DecoyKernelCheck::kName) {
-        watch->heard(verdict.outcome, verdict.reason);
+        // What has to be heard several times is asked for again at once.
+        if (watch->heard(verdict.outcome, verdict.reason)) managers_->ask_soon(watch->vm());
     } else {
         watch->judged(verdict.outcome, verdict.reason, verdict.coverage, time_ns);
     }

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "agent/introspector.h"
+#include "detect/decoy_kernel/decoy_kernel.h"
 #include "hypervisor/discover.h"
 #include "hypervisor/ram.h"
 
@@ -21,6 +22,7 @@ constexpr auto kCheckDeadline = 60s;
 constexpr auto kFirstCheckAfter = 200ms;
 constexpr std::chrono::milliseconds kRetryAfter = 2s;
 constexpr auto kBootTime = 60s;
+constexpr unsigned kHurriedHearings = 2 * detect::DecoyKernelCheck::kHearings;
 constexpr std::chrono::milliseconds kQuietStart = 10s;
 
 }  // namespace
@@ -224,9 +226,12 @@ void InstanceWatch::hear(std::vector<event::CpuRegisters> cpus) {
                      .on_failure = [](const Error&) {}});
 }
 
-void InstanceWatch::heard(event::Outcome outcome, std::string reason) {
+bool InstanceWatch::heard(event::Outcome outcome, std::string reason) {
     status_.kernel_outcome = outcome;
     status_.kernel_reason = std::move(reason);
+    doubtful_hearings_ = outcome == event::Outcome::unavailable ? doubtful_hearings_ + 1 : 0;
+    // Some guests are never vouched for: those wait as all others do.
+    return doubtful_hearings_ > 0 && doubtful_hearings_ <= kHurriedHearings;
 }
 
 void InstanceWatch::check_answered(bool failed, const std::string& text) {

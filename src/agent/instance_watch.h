@@ -40,8 +40,8 @@ class InstanceWatch {
     // run on them?
     void hear(std::vector<event::CpuRegisters> cpus);
 
-    // What the analyser made of the last report of that.
-    void heard(event::Outcome outcome, std::string reason);
+    // What the analyser made of the last report of that. Returns whether to hear them again soon.
+    bool heard(event::Outcome outcome, std::string reason);
     // What it made of the last report of a check.
     void judged(event::Outcome outcome, std::string reason, event::Coverage coverage,
                 std::uint64_t time_ns);
@@ -86,6 +86,7 @@ class InstanceWatch {
     std::string report_;                        // of the check that is being answered
     std::vector<event::CpuRegisters> unheard_;  // told before the worker was ready
     std::string hearing_, last_hearing_;        // frames of the answers
+    unsigned doubtful_hearings_ = 0;            // in a row
     EventLoop::Timer next_check_ = 0;
     // Last member: it ends first, and its handlers use the rest.
     std::unique_ptr<JobRunner> worker_;

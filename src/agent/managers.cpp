@@ -255,6 +255,11 @@ std::vector<event::CpuRegisters> ManagerWatch::take_cpus(const Vm& vm) {
     return std::exchange(found->second->facts.front().cpus, {});
 }
 
+void ManagerWatch::ask_soon(const Vm& vm) {
+    const auto found = subjects_.find(key_of(vm));
+    if (found != subjects_.end()) found->second->next = {};
+}
+
 void ManagerWatch::ask(const std::string& key, Start start) {
     auto& subject = subjects_[key];
     if (!subject) subject = std::make_unique<Subject>();

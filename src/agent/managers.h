@@ -92,6 +92,8 @@ class ManagerWatch {
     bool apply(hypervisor::Vm& vm) const;
     // The registers of its CPUs, once for each time that they are told; else empty.
     std::vector<event::CpuRegisters> take_cpus(const hypervisor::Vm& vm);
+    // The next update() asks about it, whenever it was asked about last.
+    void ask_soon(const hypervisor::Vm& vm);
 
   private:
     struct Subject;
