@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "agent/introspector.h"
+#include "agent/recorder.h"
 #include "detect/decoy_kernel/decoy_kernel.h"
 #include "hypervisor/discover.h"
 #include "hypervisor/ram.h"
@@ -50,7 +51,8 @@ InstanceWatch::InstanceWatch(EventLoop* loop, const policy::Policy* policy, hype
       vm_(std::move(vm)),
       callbacks_(std::move(callbacks)),
       seen_since_(std::chrono::steady_clock::now()),
-      blind_since_(seen_since_) {
+      blind_since_(seen_since_),
+      last_search_(seen_since_) {
     status_.instance = std::move(instance);
     status_.pid = static_cast<std::uint32_t>(vm_.pid);
     status_.vm_state = vm_.state;
@@ -155,10 +157,17 @@ std::chrono::milliseconds InstanceWatch::retry_delay() const {
     return booting ? kRetryAfter : std::max(kRetryAfter, afforded());
 }
 
-std::chrono::milliseconds InstanceWatch::afforded() const {
-    // A check that cost C may come again after C / share, whatever the schedule says.
-    return std::chrono::milliseconds(static_cast<std::int64_t>(
-        static_cast<double>(status_.last_cost_ns) / 1e6 / (policy_->cpu_percent / 100)));
+// A check that cost C may come again after C / share, whatever the schedule says.
+std::chrono::milliseconds InstanceWatch::afforded(std::uint64_t cost_ns) const {
+    return std::chrono::milliseconds(static_cast<std::int64_t>(static_cast<double>(cost_ns) / 1e6 /
+                                                               (policy_->cpu_percent / 100)));
+}
+
+// The first comes when one period has passed: an agent that starts does not search all VMs at once.
+bool InstanceWatch::search_due() const {
+    return policy_->deep_search_every &&
+           std::chrono::steady_clock::now() - last_search_ >=
+               std::max(*policy_->deep_search_every, afforded(search_cost_ns_));
 }
 
 void InstanceWatch::plan_check(std::chrono::milliseconds from_now) {
@@ -176,7 +185,9 @@ void InstanceWatch::check() {
     report_.clear();
     // What only a search of all RAM shows must not be closed by a check that has not searched: a
     // worker that was started anew does not know that there is something.
-    const Question question{.topic = Topic::hidden_processes, .deep = status_.open_findings > 0};
+    const bool suspicion = status_.open_findings > 0;
+    searching_ = !suspicion && search_due();
+    const Question question{.topic = Topic::hidden_processes, .deep = suspicion || searching_};
     const bool taken = worker_->submit({.question = event::encode(question),
                                         .deadline = kCheckDeadline,
                                         .on_frame =
@@ -236,8 +247,11 @@ bool InstanceWatch::heard(event::Outcome outcome, std::string reason) {
 
 void InstanceWatch::check_answered(bool failed, const std::string& text) {
     ++status_.checks;
-    status_.last_cost_ns =
-        static_cast<std::uint64_t>((worker_->cpu_time() - cost_at_start_).count());
+    const auto cost = static_cast<std::uint64_t>((worker_->cpu_time() - cost_at_start_).count());
+    // A search is paid for by itself, and the checks in between go on at their pace.
+    (searching_ ? search_cost_ns_ : status_.last_cost_ns) = cost;
+    if (searching_) last_search_ = std::chrono::steady_clock::now();
+    if (searching_ && !failed) status_.last_search_ns = Recorder::now_ns();
     if (failed) {
         status_.state = WatchState::attaching;
         status_.why = text;

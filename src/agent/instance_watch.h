@@ -68,7 +68,9 @@ class InstanceWatch {
     void begin_blindness(const std::string& why);
     void end_blindness();
     std::chrono::milliseconds period() const;
-    std::chrono::milliseconds afforded() const;
+    std::chrono::milliseconds afforded() const { return afforded(status_.last_cost_ns); }
+    std::chrono::milliseconds afforded(std::uint64_t cost_ns) const;
+    bool search_due() const;
     std::chrono::milliseconds retry_delay() const;
 
     EventLoop* loop_;
@@ -83,6 +85,10 @@ class InstanceWatch {
     EventLoop::Timer tell_blindness_ = 0;
     std::chrono::nanoseconds blind_before_{0};
     std::chrono::nanoseconds cost_at_start_{0};
+    // Of searches of all RAM that the schedule asked for.
+    Instant last_search_;
+    std::uint64_t search_cost_ns_ = 0;
+    bool searching_ = false;                    // the check that is being answered is one
     std::string report_;                        // of the check that is being answered
     std::vector<event::CpuRegisters> unheard_;  // told before the worker was ready
     std::string hearing_, last_hearing_;        // frames of the answers

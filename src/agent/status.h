@@ -27,7 +27,8 @@ struct InstanceStatus {
     std::uint64_t last_check_ns = 0;  // since the epoch; 0: never
     event::Outcome last_outcome = event::Outcome::unavailable;
     std::string last_reason;
-    event::Coverage coverage;  // of the last check
+    event::Coverage coverage;          // of the last check
+    std::uint64_t last_search_ns = 0;  // of all RAM, by schedule; since the epoch, 0: never
     // Whether the guest's CPUs run the kernel that is looked into, and why that is not known.
     event::Outcome kernel_outcome = event::Outcome::unavailable;
     std::string kernel_reason;
@@ -54,6 +55,7 @@ struct InstanceStatus {
                           Field{"last_outcome", &S::last_outcome},
                           Field{"last_reason", &S::last_reason},
                           Field{"coverage", &S::coverage},
+                          Field{"last_search", &S::last_search_ns},
                           Field{"kernel_outcome", &S::kernel_outcome},
                           Field{"kernel_reason", &S::kernel_reason},
                           Field{"blind_ns", &S::blind_ns},

@@ -63,6 +63,7 @@ TEST(Keys, have_valid_examples_and_true_defaults) {
     const Policy standard;
     EXPECT_EQ(plain->discover_every, standard.discover_every);
     EXPECT_EQ(plain->hidden_process_every, standard.hidden_process_every);
+    EXPECT_EQ(plain->deep_search_every, standard.deep_search_every);
     EXPECT_EQ(plain->cpu_percent, standard.cpu_percent);
     EXPECT_EQ(plain->redact_environment, standard.redact_environment);
     EXPECT_EQ(plain->on_mismatch, standard.on_mismatch);

@@ -145,6 +145,7 @@ Result<Section> section_of(Section& root, const toml::table& file, std::string_v
 Result<void> read_schedule(Section section, Policy& policy) {
     TRY(section.take("discover_every", into_duration(&policy.discover_every, milliseconds(100))));
     TRY(section.take("hidden_process", into_check_period(&policy.hidden_process_every)));
+    TRY(section.take("deep_search", into_check_period(&policy.deep_search_every)));
     TRY(section.take("cpu_percent", [&](const toml::node& node) -> Result<void> {
         const auto share = node.value<double>();
         if (!share || !(*share > 0) || *share > 100) return wants("a number from above 0 to 100");

@@ -60,6 +60,8 @@ struct Policy {
     std::chrono::milliseconds discover_every{1000};
     // Period of each check; nothing: it is not run by itself.
     std::optional<std::chrono::milliseconds> hidden_process_every{10'000};
+    // How often such a check also searches all RAM; nothing: only on suspicion or request.
+    std::optional<std::chrono::milliseconds> deep_search_every;
     // Share of one core that the checks of one VM may take, in percent. A check that costs more
     // is run less often, and status says so.
     double cpu_percent = 1.0;

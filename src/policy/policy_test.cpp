@@ -39,6 +39,7 @@ TEST(Policy, every_key_is_read) {
 [schedule]
 discover_every = "500ms"
 hidden_process = "off"
+deep_search = "6h"
 cpu_percent = 2.5
 [instances]
 exclude = ["name:lawful-*", "tenant:police"]
@@ -62,6 +63,7 @@ until = 2027-01-31
                             .value();
     EXPECT_EQ(policy.discover_every, 500ms);
     EXPECT_FALSE(policy.hidden_process_every.has_value());
+    EXPECT_EQ(policy.deep_search_every, 6h);
     EXPECT_EQ(policy.cpu_percent, 2.5);
     ASSERT_EQ(policy.exclude.size(), 2u);
     EXPECT_EQ(policy.exclude[0].to_text(), "name:lawful-*");
@@ -82,7 +84,7 @@ TEST(Policy, errors_name_file_line_and_key) {
               "policy.toml:2:18: schedule.hidden_process: 'soon' is no dura");
     EXPECT_EQ(error_of("[schedule]\n\nhidden_proces = \"10s\"\n"),
               "policy.toml:3:1: schedule.hidden_proces: there is no such key; known: "
-              "discover_every, hidden_process, cpu_percent");
+              "discover_every, hidden_process, deep_search, cpu_percent");
     EXPECT_NE(error_of("[shedule]\n").find("policy.toml:1:"), std::string::npos);
     EXPECT_NE(error_of("schedule = 3\n").find("wants a section"), std::string::npos);
     EXPECT_NE(error_of("[schedule\n").find("policy.toml:1:"), std::string::npos);

@@ -7,64 +7,15 @@
 #include <algorithm>
 #include <chrono>
 
-#include "guest_linux/guest.h"
-#include "guest_memory/sources.h"
 #include "guests.h"
+#include "outside_rootkit.h"
+#include "testing/test_agent.h"
 
 namespace underseer::testing {
 namespace {
 
 using agent::Question;
 using agent::Topic;
-
-// Unlinks a task in the memory of a paused guest, as a rootkit in it would.
-class OutsideRootkit {
-  public:
-    explicit OutsideRootkit(TestVm* vm) : vm_(vm), source_(source_of(*vm)) {
-        std::vector<int> fds;
-        for (const Fd& fd : source_.fds) fds.push_back(fd.get());
-        memory_ = guest_memory::open_live(fds, source_.layout, vm->name()).value();
-        guest_ = guest_linux::Guest::attach(memory_.get()).value();
-        // The same memory, to write to.
-        writable_ = open_file(fmt::format("/proc/self/fd/{}", fds.front()), O_RDWR).value();
-    }
-
-    GuestVirt task_of(std::uint32_t pid) {
-        guest_->new_epoch();
-        for (const event::Task& task :
-             guest_->tasks({.user_memory = false, .paths = false}).items) {
-            if (task.pid == pid) return GuestVirt{task.address};
-        }
-        return {};
-    }
-    void unlink(GuestVirt task, std::string_view list) {
-        const GuestVirt node = task + guest_->kernel().field("task_struct", list).offset;
-        const auto next = guest_->kernel().memory().read<GuestVirt>(node).value();
-        const auto previous = guest_->kernel().memory().read<GuestVirt>(node + 8).value();
-        write(previous, next.value);
-        write(next + 8, previous.value);
-    }
-    // The pid stays allocated, but leads to no task any more.
-    void unlink_from_idr(GuestVirt task) {
-        auto& kernel = guest_->kernel();
-        const GuestVirt pid =
-            kernel.read_pointer(task, kernel.field("task_struct", "thread_pid")).value();
-        write(pid + kernel.field("pid", "tasks").offset, 0);
-    }
-
-  private:
-    void write(GuestVirt at, std::uint64_t value) {
-        const GuestPhys phys = guest_->kernel().memory().translate(at).value().phys;
-        CHECK(::pwrite(writable_.get(), &value, sizeof value, static_cast<off_t>(phys.value)) ==
-              sizeof value);
-    }
-
-    TestVm* vm_;
-    agent::GuestSource source_;
-    std::unique_ptr<guest_memory::GuestMemory> memory_;
-    std::unique_ptr<guest_linux::Guest> guest_;
-    Fd writable_;
-};
 
 class Hiding : public ::testing::TestWithParam<std::string> {
   protected:
@@ -169,6 +120,50 @@ TEST_P(Hiding, churn_makes_no_false_finding) {
         EXPECT_NE(report.outcome, event::Outcome::finding);
         for (const event::Finding& finding : report.findings) ADD_FAILURE() << finding.subject;
     }
+}
+
+// In no list, asleep, and nobody has asked: the schedule has.
+TEST(HidingAgent, a_task_that_no_list_shows_is_found_by_the_scheduled_search_and_kept) {
+    auto vm = TestVm::boot({.workload = false});
+    if (!vm.has_value() && vm.error().code == Code::unavailable) {
+        GTEST_SKIP() << vm.error().to_text();
+    }
+    ASSERT_TRUE(vm.has_value()) << vm.error().to_text();
+    const auto victim = static_cast<std::uint32_t>(
+        std::stoul(vm->output_of("/bin/workload sleeper > /dev/null & echo $!")));
+    TestAgent agent(
+        fmt::format("[schedule]\nhidden_process = \"1s\"\ndeep_search = \"3s\"\ncpu_percent = 100\n"
+                    "[instances]\nonly = [\"name:{}\"]\n",
+                    vm->name()));
+    agent.start();
+    agent.wait_until_watched(vm->name());
+    OutsideRootkit rootkit(&*vm);
+    vm->pause();
+    rootkit.unlink_everywhere(rootkit.task_of(victim));
+    vm->resume();
+    const auto uid = [](const json::Value& finding) {
+        return finding.at("uid").value().as_string().value();
+    };
+    const auto found = agent.wait_for_finding("hidden_process");
+    EXPECT_EQ(found.at("finding").value().at("subject").value().as_string().value(),
+              fmt::format("workload (pid {})", victim));
+    const auto wait_for_checks = [&](std::uint64_t more) {
+        const auto checks = [&] {
+            const auto instance = agent.instance(vm->name());
+            return instance ? instance->at("checks").value().as_uint().value() : 0;
+        };
+        const std::uint64_t before = checks();
+        agent.wait_until("more checks", [&] { return checks() >= before + more; });
+    };
+    // Neither a new worker nor a new agent knows what the last one has found.
+    ::kill(agent.workers("introspector").front(), SIGKILL);
+    wait_for_checks(4);
+    agent.kill(SIGKILL);
+    agent.start();
+    wait_for_checks(4);
+    ASSERT_EQ(agent.findings().size(), 1u);
+    EXPECT_EQ(uid(agent.findings().front()), uid(found));
+    EXPECT_EQ(agent.logged("Process hidden").size(), 1u);
 }
 
 // The kernel of our own has neither types nor data symbols: three views of its processes are left.
