@@ -29,40 +29,38 @@ Result<std::uint64_t> ticks_of(GuestMemory& memory, const UnrunKernel& kernel) {
     return ticks;
 }
 
-event::Finding decoy(const UnrunKernel& kernel, const guest_linux::KernelImage& real) {
+event::Finding finding_of(std::string_view title, std::string_view kind, std::string subject,
+                          std::string key) {
     event::Finding finding;
     finding.rule = DecoyKernelCheck::kName;
-    finding.title = "A decoy kernel in the guest's memory";
+    finding.title = title;
     finding.severity = event::Severity::critical;
     finding.confidence = 95;
     finding.technique = "T1014";
-    finding.subject_kind = "kernel";
-    finding.subject = kernel.release;
-    finding.key = fmt::format("{:x}", kernel.root.value);
-    finding.evidence = {{"decoy", kernel.banner, kernel.root.value, {}},
-                        {"its clock", "goes on, though no CPU runs it", kernel.ticks_at.value, {}},
-                        {"the CPUs run", real.banner, real.space.root.value, {}}};
+    finding.subject_kind = kind;
+    finding.subject = std::move(subject);
+    finding.key = std::move(key);
     finding.advice =
-        "Somebody controls the guest's kernel and keeps a copy of it for observers to look at. "
-        "Underseer follows the CPUs, not the copy; other tools may not. Save its memory "
+        "Somebody controls the guest's kernel: it sees every interrupt and system call. Underseer "
+        "follows the CPUs; other tools may follow what was laid out for them. Save its memory "
         "(underseer dump), take the instance off the network, and rebuild it.";
     return finding;
 }
 
+event::Finding decoy(const UnrunKernel& kernel, const guest_linux::KernelImage& real) {
+    auto finding = finding_of("A decoy kernel in the guest's memory", "kernel", kernel.release,
+                              fmt::format("{:x}", kernel.root.value));
+    finding.evidence = {{"decoy", kernel.banner, kernel.root.value, {}},
+                        {"its clock", "goes on, though no CPU runs it", kernel.ticks_at.value, {}},
+                        {"the CPUs run", real.banner, real.space.root.value, {}}};
+    return finding;
+}
+
 event::Finding foreign_gate(const CpuStatement& statement) {
-    event::Finding finding;
-    finding.rule = DecoyKernelCheck::kName;
-    finding.title = "A CPU takes its interrupts outside of the kernel";
-    finding.severity = event::Severity::critical;
-    finding.confidence = 90;
-    finding.technique = "T1014";
-    finding.subject_kind = "cpu";
-    finding.subject = fmt::format("CPU {}", statement.cpu);
-    finding.key = fmt::format("gate:{}", statement.cpu);
+    auto finding =
+        finding_of("A CPU takes its interrupts outside of the kernel", "cpu",
+                   fmt::format("CPU {}", statement.cpu), fmt::format("gate:{}", statement.cpu));
     finding.evidence = {{"interrupt table", statement.why, 0, {}}};
-    finding.advice =
-        "Whoever replaced the table sees every interrupt and system call. Save the guest's memory "
-        "(underseer dump), take the instance off the network, and rebuild it.";
     return finding;
 }
 
