@@ -140,10 +140,8 @@ std::vector<event::CpuRegisters> Target::take_cpus() {
 Result<event::CheckReport> Target::hear_cpus() {
     std::vector<event::CpuRegisters> cpus;
     if (vm_) {
-        (void)take_cpus();  // the monitor serves one question at a time
-        auto told = agent::ask_registers(*vm_);
-        if (!told.has_value()) return fail(std::move(told).error());
-        cpus = std::move(*told);
+        cpus = take_cpus();
+        if (cpus.empty()) cpus = TRY(agent::ask_registers(*vm_));
     }
     const auto answer = TRY(
         ask<event::CheckReport>({.topic = agent::Topic::decoy_kernel, .cpus = std::move(cpus)}));

@@ -3,8 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <memory>
 
 #include "agent/introspector.h"
+#include "agent/managers.h"
 #include "agent/recorder.h"
 #include "detect/decoy_kernel/decoy_kernel.h"
 #include "hypervisor/discover.h"
@@ -24,6 +26,7 @@ constexpr auto kFirstCheckAfter = 200ms;
 constexpr std::chrono::milliseconds kRetryAfter = 2s;
 constexpr auto kBootTime = 60s;
 constexpr unsigned kHurriedHearings = 2 * detect::DecoyKernelCheck::kHearings;
+constexpr auto kHearingHolds = 3 * ManagerWatch::kAskEvery;
 constexpr std::chrono::milliseconds kQuietStart = 10s;
 
 }  // namespace
@@ -180,32 +183,43 @@ void InstanceWatch::plan_check(std::chrono::milliseconds from_now) {
     });
 }
 
+bool InstanceWatch::ask_for_report(const Question& question, OnReport done) {
+    return worker_->submit({.question = event::encode(question),
+                            .deadline = kCheckDeadline,
+                            .on_frame =
+                                [report = std::make_shared<std::string>(), done = std::move(done)](
+                                    std::string_view frame, bool last) {
+                                    if (!last) {
+                                        // One report and no more; the kind of the frame is its
+                                        // first byte.
+                                        *report += frame.substr(1);
+                                        return report->size() <= limits::kMaxFrameBytes;
+                                    }
+                                    event::Decoder decoder{as_bytes(frame.substr(1))};
+                                    const auto end = decoder.get<AnswerEnd>();
+                                    if (!end.has_value()) return false;
+                                    if (end->failed) {
+                                        done(fail(error_of(*end)));
+                                    } else {
+                                        done(std::move(*report));
+                                    }
+                                    return true;
+                                },
+                            // on_lost() has told it already.
+                            .on_failure = [](const Error&) {}});
+}
+
 void InstanceWatch::check() {
     cost_at_start_ = worker_->cpu_time();
-    report_.clear();
     // What only a search of all RAM shows must not be closed by a check that has not searched: a
     // worker that was started anew does not know that there is something.
     const bool suspicion = status_.open_findings > 0;
     searching_ = !suspicion && search_due();
+    // Counted from its start: one that no worker survives must not be tried again at once.
+    if (searching_) last_search_ = std::chrono::steady_clock::now();
     const Question question{.topic = Topic::hidden_processes, .deep = suspicion || searching_};
-    const bool taken = worker_->submit({.question = event::encode(question),
-                                        .deadline = kCheckDeadline,
-                                        .on_frame =
-                                            [this](std::string_view frame, bool last) {
-                                                if (!last) {
-                                                    // One report and no more; the kind of the frame
-                                                    // is its first byte.
-                                                    report_ += frame.substr(1);
-                                                    return report_.size() <= limits::kMaxFrameBytes;
-                                                }
-                                                event::Decoder decoder{as_bytes(frame.substr(1))};
-                                                const auto end = decoder.get<AnswerEnd>();
-                                                if (!end.has_value()) return false;
-                                                check_answered(end->failed, end->error);
-                                                return true;
-                                            },
-                                        // on_lost() has told it already.
-                                        .on_failure = [](const Error&) {}});
+    const bool taken = ask_for_report(
+        question, [this](Result<std::string> report) { check_answered(std::move(report)); });
     if (!taken) plan_check(kRetryAfter);
 }
 
@@ -215,26 +229,16 @@ void InstanceWatch::hear(std::vector<event::CpuRegisters> cpus) {
         unheard_ = std::move(cpus);
         return;
     }
-    hearing_.clear();
-    const Question question{.topic = Topic::decoy_kernel, .cpus = std::move(cpus)};
-    worker_->submit({.question = event::encode(question),
-                     .deadline = kCheckDeadline,
-                     .on_frame =
-                         [this](std::string_view frame, bool last) {
-                             if (!last) {
-                                 hearing_ = frame;
-                                 return true;
-                             }
-                             event::Decoder decoder{as_bytes(frame.substr(1))};
-                             const auto end = decoder.get<AnswerEnd>();
-                             if (!end.has_value()) return false;
-                             // A guest that cannot be looked into now is told by its checks.
-                             if (end->failed || hearing_.empty()) return true;
-                             callbacks_.report(*this, hearing_.substr(1));
-                             last_hearing_ = std::exchange(hearing_, {});
-                             return true;
-                         },
-                     .on_failure = [](const Error&) {}});
+    ask_for_report({.topic = Topic::decoy_kernel, .cpus = std::move(cpus)},
+                   [this](Result<std::string> report) {
+                       if (!report.has_value()) {
+                           heard(event::Outcome::unavailable, report.error().message);
+                           return;
+                       }
+                       hearing_ = *report;
+                       heard_at_ = std::chrono::steady_clock::now();
+                       callbacks_.report(*this, std::move(*report));
+                   });
 }
 
 bool InstanceWatch::heard(event::Outcome outcome, std::string reason) {
@@ -245,23 +249,27 @@ bool InstanceWatch::heard(event::Outcome outcome, std::string reason) {
     return doubtful_hearings_ > 0 && doubtful_hearings_ <= kHurriedHearings;
 }
 
-void InstanceWatch::check_answered(bool failed, const std::string& text) {
+// What was true of the CPUs half a minute ago is not known to be true now.
+bool InstanceWatch::hearing_is_old() const {
+    return std::chrono::steady_clock::now() - heard_at_ > kHearingHolds;
+}
+
+void InstanceWatch::check_answered(Result<std::string> report) {
     ++status_.checks;
     const auto cost = static_cast<std::uint64_t>((worker_->cpu_time() - cost_at_start_).count());
     // A search is paid for by itself, and the checks in between go on at their pace.
     (searching_ ? search_cost_ns_ : status_.last_cost_ns) = cost;
-    if (searching_) last_search_ = std::chrono::steady_clock::now();
-    if (searching_ && !failed) status_.last_search_ns = Recorder::now_ns();
-    if (failed) {
+    if (searching_ && report.has_value()) status_.last_search_ns = Recorder::now_ns();
+    if (!report.has_value()) {
         status_.state = WatchState::attaching;
-        status_.why = text;
-        begin_blindness(text);
+        status_.why = report.error().message;
+        begin_blindness(status_.why);
         return plan_check(retry_delay());
     }
     status_.state = WatchState::watched;
     status_.why.clear();
     if (status_.kernel.empty()) learn_kernel();
-    callbacks_.report(*this, std::exchange(report_, {}));
+    callbacks_.report(*this, std::move(*report));
     plan_check(policy_->hidden_process_every ? period() : 0ms);
 }
 
@@ -325,15 +333,17 @@ bool InstanceWatch::ask(const Question& question, JobRunner::OnFrame on_frame,
 // comes later, as every answer does.
 void InstanceWatch::answer_from_hearing(JobRunner::OnFrame on_frame,
                                         JobRunner::OnFailure failed) const {
-    if (last_hearing_.empty()) {
-        loop_->after(0ms, [failed = std::move(failed), why = status_.kernel_reason] {
+    if (hearing_.empty() || hearing_is_old()) {
+        loop_->after(0ms, [failed = std::move(failed), why = status().kernel_reason] {
             failed({Code::unavailable, 0, why});
         });
         return;
     }
-    loop_->after(0ms, [on_frame = std::move(on_frame), frame = last_hearing_] {
-        on_frame(frame, /*last=*/false);
-        event::Encoder end;
+    loop_->after(0ms, [on_frame = std::move(on_frame), report = hearing_] {
+        event::Encoder items, end;
+        items.put(FrameKind::items);
+        items.put_raw(report);
+        on_frame(items.bytes(), /*last=*/false);
         end.put(FrameKind::end);
         end.put(AnswerEnd{});
         on_frame(end.bytes(), /*last=*/true);
@@ -342,6 +352,10 @@ void InstanceWatch::answer_from_hearing(JobRunner::OnFrame on_frame,
 
 InstanceStatus InstanceWatch::status() const {
     InstanceStatus status = status_;
+    if (status.kernel_outcome == event::Outcome::clean && hearing_is_old()) {
+        status.kernel_outcome = event::Outcome::unavailable;
+        status.kernel_reason = "the registers of its CPUs have not been told for a while";
+    }
     const auto now = std::chrono::steady_clock::now();
     auto blind = blind_before_;
     if (blind_) blind += now - blind_since_;

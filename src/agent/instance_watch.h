@@ -62,8 +62,13 @@ class InstanceWatch {
     void on_lost(const Error& why, std::chrono::milliseconds until_restart);
     void learn_kernel();
     void plan_check(std::chrono::milliseconds from_now);
+    // A question that a CheckReport answers. `done` gets it in wire form, or why there is none;
+    // nothing when the worker is lost. False: too many wait.
+    using OnReport = std::function<void(Result<std::string> report)>;
+    bool ask_for_report(const Question& question, OnReport done);
     void check();
-    void check_answered(bool failed, const std::string& text);
+    void check_answered(Result<std::string> report);
+    bool hearing_is_old() const;
     void answer_from_hearing(JobRunner::OnFrame on_frame, JobRunner::OnFailure failed) const;
     void begin_blindness(const std::string& why);
     void end_blindness();
@@ -89,10 +94,10 @@ class InstanceWatch {
     Instant last_search_;
     std::uint64_t search_cost_ns_ = 0;
     bool searching_ = false;                    // the check that is being answered is one
-    std::string report_;                        // of the check that is being answered
     std::vector<event::CpuRegisters> unheard_;  // told before the worker was ready
-    std::string hearing_, last_hearing_;        // frames of the answers
-    unsigned doubtful_hearings_ = 0;            // in a row
+    std::string hearing_;                       // the last report of what the CPUs run
+    Instant heard_at_;
+    unsigned doubtful_hearings_ = 0;  // in a row
     EventLoop::Timer next_check_ = 0;
     // Last member: it ends first, and its handlers use the rest.
     std::unique_ptr<JobRunner> worker_;

@@ -275,6 +275,18 @@ TEST(DecoyAgent, tells_of_a_decoy_and_goes_on_looking_into_the_real_kernel) {
         const auto instance = agent.instance(vm.name());
         return instance && instance->at("kernel_outcome").value().as_string().value() == "clean";
     });
+    // What was heard is not true for ever: here another client holds the monitor.
+    ASSERT_TRUE(vm.qmp("query-status").has_value());
+    agent.wait_until("it is not known any more", [&] {
+        const auto instance = agent.instance(vm.name());
+        return instance &&
+               instance->at("kernel_outcome").value().as_string().value() == "unavailable";
+    });
+    const auto unknown = agent.cli({"check", vm.name()});
+    EXPECT_EQ(unknown.status, 0) << unknown.output;
+    EXPECT_NE(unknown.output.find("have not been told for a while"), std::string::npos)
+        << unknown.output;
+
     const Decoy decoy(&vm);
     const auto workers = agent.workers("introspector");
     ASSERT_EQ(workers.size(), 1u);
