@@ -35,58 +35,14 @@ Result<std::string> read_owned_file(const std::string& path) {
     return text;
 }
 
-namespace {
-
-// "LINE:COLUMN" of a byte, both from 1.
-std::string place_of(std::string_view text, std::size_t at) {
-    const auto before = text.substr(0, at);
-    const std::size_t line_start = before.rfind('\n') + 1;  // 0 on the first line
-    return fmt::format("{}:{}", std::ranges::count(before, '\n') + 1, at - line_start + 1);
-}
-
-// The first byte of a character that is not ASCII and stands outside of strings and comments, where
-// TOML 1.0 has none; npos when there is none. Behind a mistake in the strings it may be wrong:
-// there the parser stops by itself.
-std::size_t stray_character(std::string_view text) {
-    std::size_t at = text.starts_with("\xef\xbb\xbf") ? 3 : 0;  // a byte order mark
-    while (at < text.size()) {
-        const char c = text[at];
-        if (static_cast<unsigned char>(c) >= 0x80) return at;
-        if (c == '#') {
-            at = std::min(text.find('\n', at), text.size());
-        } else if (c == '"' || c == '\'') {
-            const std::string three(3, c);
-            const bool many_lines = text.substr(at).starts_with(three);
-            const std::string_view quote = std::string_view(three).substr(0, many_lines ? 3 : 1);
-            at += quote.size();
-            while (at < text.size() && !text.substr(at).starts_with(quote) &&
-                   (many_lines || text[at] != '\n')) {
-                at += c == '"' && text[at] == '\\' ? 2u : 1u;
-            }
-            at += quote.size();
-            // Up to two quotes may stand before the closing three.
-            while (many_lines && at < text.size() && text[at] == c) ++at;
-        } else {
-            ++at;
-        }
-    }
-    return std::string_view::npos;
-}
-
-}  // namespace
-
 Result<toml::table> parse_toml(std::string_view text, const std::string& path) {
     // toml++ 3.3 asserts on some of what is no UTF-8 instead of refusing it.
     if (const std::size_t valid = utf8_prefix_bytes(text); valid < text.size()) {
+        const auto before = text.substr(0, valid);
+        const std::size_t line_start = before.rfind('\n') + 1;  // 0 on the first line
         return fail(Code::malformed,
-                    fmt::format("{}:{}: no valid UTF-8 text", path, place_of(text, valid)));
-    }
-    // And takes some of these for impossible (is_non_ascii_horizontal_whitespace()).
-    if (const std::size_t at = stray_character(text); at != std::string_view::npos) {
-        return fail(Code::malformed,
-                    fmt::format("{}:{}: a character that is not ASCII, outside of quotes and "
-                                "comments",
-                                path, place_of(text, at)));
+                    fmt::format("{}:{}:{}: no valid UTF-8 text", path,
+                                std::ranges::count(before, '\n') + 1, valid - line_start + 1));
     }
     toml::parse_result parsed = toml::parse(text, path);
     if (parsed) return std::move(parsed).table();
