@@ -2,6 +2,8 @@
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <fcntl.h>
+#include <linux/bpf.h>
+#include <linux/btf.h>
 #include <linux/capability.h>
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
@@ -10,6 +12,8 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <stddef.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -424,6 +428,108 @@ static void mix(void) {
     rest();
 }
 
+// ---- a process of each scheduling class that wants the CPU: of two such, one waits
+
+static void busy_fair(void) {
+    for (;;) {}
+}
+
+// Every one begins at a full tenth of a second, and leaves some of it to the rest.
+static void busy_rt(void) {
+    struct sched_param high = {.sched_priority = 5};
+    sched_setscheduler(0, SCHED_RR, &high);
+    for (;;) {
+        struct timespec time, begin;
+        clock_gettime(CLOCK_MONOTONIC, &time);
+        time.tv_nsec = (time.tv_nsec / 100000000 + 1) * 100000000;
+        if (time.tv_nsec == 1000000000) time.tv_sec += 1, time.tv_nsec = 0;
+        clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &time, NULL);
+        clock_gettime(CLOCK_THREAD_CPUTIME_ID, &begin);
+        do {
+            clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+        } while ((time.tv_sec - begin.tv_sec) * 1000 + (time.tv_nsec - begin.tv_nsec) / 1000000 < 30);
+    }
+}
+
+// Uses up its share of every second, from its beginning, and then stands still until the next.
+static void busy_deadline(void) {
+    struct {
+        uint32_t size, policy;
+        uint64_t flags;
+        int32_t nice;
+        uint32_t priority;
+        uint64_t runtime, deadline, period;
+    } share = {.size = sizeof share, .policy = 6 /* SCHED_DEADLINE */, .runtime = 300000000,
+               .deadline = 1000000000, .period = 1000000000};
+    struct timespec second;
+    clock_gettime(CLOCK_MONOTONIC, &second);
+    second.tv_sec += 1, second.tv_nsec = 0;
+    clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &second, NULL);
+    if (syscall(SYS_sched_setattr, 0, &share, 0) != 0) perror("sched_setattr"), _exit(1);
+    busy_fair();
+}
+
+static void put(const char* path, const char* text) {
+    int file = open(path, O_WRONLY);
+    if (write(file, text, strlen(text)) < 0) perror(path), _exit(1);
+    close(file);
+}
+
+// In a control group of 2 ms in every half second.
+static void busy_throttled(void) {
+    put("/sys/fs/cgroup/cgroup.subtree_control", "+cpu");
+    mkdir("/sys/fs/cgroup/tight", 0755);
+    put("/sys/fs/cgroup/tight/cpu.max", "2000 500000");
+    put("/sys/fs/cgroup/tight/cgroup.procs", "0");
+    busy_fair();
+}
+
+static const struct btf_type* after_type(const struct btf_type* type) {
+    static const size_t kFixed[] = {[BTF_KIND_INT] = 4, [BTF_KIND_ARRAY] = 12, [BTF_KIND_VAR] = 4,
+                                    [BTF_KIND_DECL_TAG] = 4, [BTF_KIND_ENUM64] = 0};
+    static const size_t kEach[] = {[BTF_KIND_STRUCT] = 12, [BTF_KIND_UNION] = 12, [BTF_KIND_ENUM] = 8,
+                                   [BTF_KIND_FUNC_PROTO] = 8, [BTF_KIND_DATASEC] = 12, [BTF_KIND_ENUM64] = 12};
+    const unsigned kind = BTF_INFO_KIND(type->info);
+    return (const void*)((const char*)(type + 1) + kFixed[kind] + BTF_INFO_VLEN(type->info) * kEach[kind]);
+}
+
+// Loads a scheduler of sched_ext that has a name and nothing else: all is left to the kernel's
+// defaults, and every process of the fair class becomes one of its own. It is there as long as its map.
+static void sched_ext(void) {
+    static char types[32 << 20];
+    size_t length = 0;
+    int file = open("/sys/kernel/btf/vmlinux", O_RDONLY);
+    for (ssize_t got; (got = read(file, types + length, sizeof types - length)) > 0;) length += (size_t)got;
+    const struct btf_header* header = (const void*)types;
+    const char *first = types + header->hdr_len + header->type_off, *end = first + header->type_len;
+    const char* names = types + header->hdr_len + header->str_off;
+    uint32_t id = 1, value_id = 0, value_bytes = 0, data_at = 0, name_at = 0;
+    for (const struct btf_type* type = (const void*)first; (const char*)type < end; type = after_type(type), ++id) {
+        if (BTF_INFO_KIND(type->info) != BTF_KIND_STRUCT) continue;
+        const int outer = strcmp(names + type->name_off, "bpf_struct_ops_sched_ext_ops") == 0;
+        if (!outer && strcmp(names + type->name_off, "sched_ext_ops") != 0) continue;
+        if (outer) value_id = id, value_bytes = type->size;
+        const struct btf_member* member = (const void*)(type + 1);
+        for (unsigned i = 0; i < BTF_INFO_VLEN(type->info); ++i) {
+            const char* name = names + member[i].name_off;
+            if (outer && strcmp(name, "data") == 0) data_at = member[i].offset / 8;
+            if (!outer && strcmp(name, "name") == 0) name_at = member[i].offset / 8;
+        }
+    }
+    // As long as what is asked for: behind it lie members of newer kernels.
+    union bpf_attr map = {.map_type = BPF_MAP_TYPE_STRUCT_OPS, .key_size = 4, .value_size = value_bytes,
+                          .max_entries = 1, .btf_vmlinux_value_type_id = value_id};
+    const size_t map_bytes = offsetof(union bpf_attr, btf_vmlinux_value_type_id) + sizeof value_id;
+    const int fd = (int)syscall(SYS_bpf, BPF_MAP_CREATE, &map, map_bytes);
+    if (fd < 0) fprintf(stderr, "type %u of %u bytes: ", value_id, value_bytes), perror("BPF_MAP_CREATE"), _exit(1);
+    char* value = calloc(1, value_bytes);
+    strcpy(value + data_at + name_at, "underseer_test");
+    uint32_t key = 0;
+    union bpf_attr update = {.map_fd = (uint32_t)fd, .key = (uintptr_t)&key, .value = (uintptr_t)value};
+    if (syscall(SYS_bpf, BPF_MAP_UPDATE_ELEM, &update, sizeof update) != 0) perror("sched_ext: BPF_MAP_UPDATE_ELEM"), _exit(1);
+    rest();
+}
+
 // Starts the kernel in /kexec with this kernel's command line, without a reset.
 static void kexec(void) {
     char line[4096] = "";
@@ -546,6 +652,8 @@ static const struct mode kModes[] = {
     {"write_title", write_title, 0}, {"churn", churn, 0},
     {"thread_churn", thread_churn, 0}, {"kexec", kexec, 0},
     {"leave", leave, 0},            {"mix", mix, 0},
+    {"busy_fair", busy_fair, 0},    {"busy_rt", busy_rt, 0},        {"busy_deadline", busy_deadline, 0},
+    {"busy_throttled", busy_throttled, 0}, {"sched_ext", sched_ext, 0},
     {"measure_gap", measure_gap, 0}, {"measure_spin", measure_spin, 0},
     {"measure_forks", measure_forks, 0}, {"measure_requests", measure_requests, 0},
 };
