@@ -266,15 +266,16 @@ void FakeGuest::read_many(std::span<guest_memory::ReadOp> ops) {
     for (guest_memory::ReadOp& op : ops) {
         ++reads_;
         if (before_read) before_read(*this, op.from);
-        std::ranges::fill(op.into, std::byte{0});
         if (op.from.value > ram_.size() || ram_.size() - op.from.value < op.into.size()) {
             op.status = ReadStatus::outside;
         } else if (is_hole && is_hole(op.from)) {
             op.status = ReadStatus::hole;
         } else {
-            std::memcpy(op.into.data(), host_phys(op.from), op.into.size());
             op.status = ReadStatus::ok;
+            std::memcpy(op.into.data(), host_phys(op.from), op.into.size());
+            continue;
         }
+        std::ranges::fill(op.into, std::byte{0});
     }
 }
 
