@@ -544,8 +544,8 @@ void Agent::submit(AnalyserInput input) {
     const std::string id = input.instance_id;
     const std::string frame = event::encode(input);
     if (frame.size() > limits::kMaxFrameBytes) {
-        say(LogLevel::warning, fmt::format("a report of {} is too long and was dropped", id));
-        return;
+        return on_verdict({.ticket = ticket, .malformed = true, .reason = "it is too long"}, id,
+                          time_ns);
     }
     const bool taken = analyser_->submit(
         {.question = frame,

@@ -164,6 +164,10 @@ event::Finding HiddenProcessCheck::finding(Guest& guest, const Identity& who,
         exe = task->exe.available() ? task->exe.value() : task->exe.reason();
         for (const std::string& word : task->argv.value_or({})) argv += word + " ";
         if (!argv.empty()) argv.pop_back();
+        if (argv.size() > limits::kMaxEvidenceTextBytes) {
+            argv.resize(limits::kMaxEvidenceTextBytes);
+            argv += " ..";
+        }
     }
     finding.subject = fmt::format("{} (pid {})", comm, who.pid);
     finding.evidence = {{"shown by", names_of(sighting.shown), 0, {}},
@@ -202,7 +206,12 @@ event::CheckReport HiddenProcessCheck::report(Guest& guest) const {
     }
     if (looks_ >= kLooks) {
         for (const auto& [who, sighting] : candidates_) {
+            if (report.findings.size() == limits::kMaxFindingsOfReport) break;
             report.findings.push_back(finding(guest, who, sighting));
+        }
+        if (const auto rest = candidates_.size() - report.findings.size(); rest > 0) {
+            report.coverage.gaps.push_back(fmt::format(
+                "{} more hidden tasks: the first {} are told", rest, report.findings.size()));
         }
     }
     if (!report.findings.empty()) {
