@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "agent_commands.h"
+#include "base/counted.h"
 #include "checks.h"
 #include "demo.h"
 #include "doctor.h"
@@ -33,8 +34,8 @@ using agent::Topic;
 
 void warn_of_gap(std::uint32_t unreadable, const std::string& first) {
     if (unreadable == 0) return;
-    fmt::print(stderr, "underseer: {} entries could not be read; the first: {}\n", unreadable,
-               printable(first));
+    fmt::print(stderr, "underseer: {} could not be read; the first: {}\n",
+               counted(unreadable, "entry", "entries"), printable(first));
 }
 
 template <typename T>

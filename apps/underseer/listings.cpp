@@ -9,6 +9,7 @@
 #include <map>
 #include <set>
 
+#include "base/counted.h"
 #include "detect/decoy_kernel/decoy_kernel.h"
 
 namespace underseer::cli {
@@ -239,8 +240,9 @@ std::string text_of(const event::SystemInfo& info) {
 std::string text_of(const event::CheckReport& report) {
     std::string out = fmt::format("{}: {}", report.check, to_string(report.outcome));
     if (!report.reason.empty()) out += fmt::format(" ({})", printable(report.reason));
-    out += fmt::format("\n  looked at {} {}, {} unreadable\n", report.coverage.looked_at,
-                       report.check == detect::DecoyKernelCheck::kName ? "CPUs" : "tasks",
+    const bool of_cpus = report.check == detect::DecoyKernelCheck::kName;
+    out += fmt::format("\n  looked at {}, {} unreadable\n",
+                       counted(report.coverage.looked_at, of_cpus ? "CPU" : "task"),
                        report.coverage.unreadable);
     for (const std::string& gap : report.coverage.gaps) {
         out += fmt::format("  not covered: {}\n", printable(gap));

@@ -8,6 +8,7 @@
 #include <map>
 #include <set>
 
+#include "base/counted.h"
 #include "crypto/hash.h"
 #include "listings.h"
 #include "output.h"
@@ -171,10 +172,8 @@ class HtmlTable {
         }
         out += "</tr></thead><tbody>\n" + body_ + "</tbody></table></div>\n";
         if (rows_ > kMaxRows) {
-            out += fmt::format(
-                "<p class=\"na\">{} more rows are left out; the command has them "
-                "all.</p>\n",
-                rows_ - kMaxRows);
+            out += fmt::format("<p class=\"na\">Left out: {}; the command shows all.</p>\n",
+                               counted(rows_ - kMaxRows, "row"));
         }
         return out;
     }
@@ -213,9 +212,9 @@ std::string verdict(const ReportContent& content) {
     const std::size_t findings = finding_count(content);
     if (findings > 0) {
         return fmt::format(
-            "<div class=\"verdict bad\"><b>{} finding{}</b><br>What was seen, and "
+            "<div class=\"verdict bad\"><b>{}</b><br>What was seen, and "
             "what it rests on, stands below.</div>\n",
-            findings, findings == 1 ? "" : "s");
+            counted(findings, "finding"));
     }
     std::string why = content.checks.unavailable;
     std::size_t clean = 0;
@@ -410,10 +409,8 @@ std::string tree_section(const std::vector<event::Task>& tasks) {
     }
     text += "</ul>\n";
     if (rows > kMaxRows) {
-        text += fmt::format(
-            "<p class=\"na\">{} more are left out; underseer ps has them "
-            "all.</p>\n",
-            rows - kMaxRows);
+        text += fmt::format("<p class=\"na\">Left out: {}; underseer ps shows all.</p>\n",
+                            counted(rows - kMaxRows, "process", "processes"));
     }
     return text;
 }
