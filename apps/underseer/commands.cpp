@@ -73,8 +73,31 @@ Result<int> tree(const Options& options) {
     const auto answer = TRY(ask<event::Task>(target, options, Topic::tasks));
     if (options.json) {
         print_json(answer.items);
-    } else {
-        print(tree_of(answer.items));
+        return 0;
+    }
+    const auto checked =
+        target.ask<event::CheckReport>({.topic = Topic::hidden_processes, .deep = false});
+    const auto reports = checked.has_value() ? checked->items : std::vector<event::CheckReport>{};
+    const HiddenTasks hidden = hidden_among(answer.items, reports);
+    print(tree_of(answer.items, hidden));
+    const auto tell = [](Tone tone, const std::string& line) { print(toned(tone, line) + "\n"); };
+    if (!hidden.missing_in.empty()) {
+        tell(Tone::bad, fmt::format("! hidden: {} that the kernel's own lists do not agree about; "
+                                    "underseer check has the evidence",
+                                    counted(hidden.missing_in.size(), "process", "processes")));
+    }
+    for (const std::string& subject : hidden.unlisted) {
+        tell(Tone::bad, fmt::format("! hidden, and in no list that this tree is made from: {}; "
+                                    "underseer check has the evidence",
+                                    printable(subject)));
+    }
+    if (!checked.has_value()) {
+        tell(Tone::warning,
+             "Whether any is hidden was not judged: " + printable(checked.error().to_text()));
+    }
+    for (const event::CheckReport& report : reports) {
+        if (report.outcome != event::Outcome::unavailable) continue;
+        tell(Tone::warning, "Whether any is hidden was not judged: " + printable(report.reason));
     }
     return 0;
 }
@@ -186,12 +209,19 @@ const std::vector<Row>& rows() {
          doctor},
         {looking("info", "kernel, build id, boot time, and how they were found", "", {}), info},
         {looking("ps", "processes",
+                 "Processes of all the kernel's lists, so that one that is hidden from some is "
+                 "there too; underseer tree marks it, underseer check says what it is hidden from. "
                  "START is in the guest's own clock. What could not be read is shown as '?'; "
                  "--json has the reason. Values of environment variables come with --environment, "
                  "where the agent's policy allows it.",
                  {&kPid, &kThreads, &kEnvironment, &kWatch}),
          list<event::Task, Topic::tasks>},
-        {looking("tree", "processes as a tree of parents and children", "", {&kThreads}), tree},
+        {looking("tree", "processes as a tree of parents and children",
+                 "A process that the hidden-process check finds has a '!' behind its pid; where "
+                 "the kernel's lists differ that takes some seconds more. With --json nothing is "
+                 "judged: underseer check --json does that.",
+                 {&kThreads}),
+         tree},
         {looking("files", "open files", "", {&kPid, &kWatch}),
          list<event::OpenFile, Topic::open_files>},
         {looking("maps", "memory mappings", "", {&kPid, &kWatch}),

@@ -234,6 +234,12 @@ TEST_F(CliOnAGuest, a_report_shows_what_the_guest_hides) {
         EXPECT_NE(finding.find("&lt;img src=x&gt; (pid " + pid + ")"), std::string::npos)
             << finding;
         EXPECT_NE(finding.find("<td>task_list</td>"), std::string::npos) << finding;
+        const std::string marked = fmt::format(
+            "<span class=\"pid\">{}</span> <span class=\"hidden\">hidden: missing in "
+            "task_list</span>",
+            pid);
+        EXPECT_NE(page.find(marked), std::string::npos);
+        expect(0, {"tree", subject, "--direct"}, "─ " + pid + "! sh -c");
         // Its arguments stand in the tree, and are text there.
         EXPECT_NE(page.find("&lt;script&gt;alert(1)"), std::string::npos);
         EXPECT_NE(page.find("&quot;&gt;&lt;img src=x onerror=alert(2)&gt;"), std::string::npos);
