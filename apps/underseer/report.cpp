@@ -89,7 +89,7 @@ Result<Facts> vm_facts(const std::string& wanted) {
                  {"VMM", fmt::format("{} (pid {})", vm.executable, vm.pid)},
                  {"Machine",
                   fmt::format("{}, {}, {} MiB", vm.machine, vm.accelerator, vm.memory_bytes >> 20)},
-                 {"RAM read from", std::string(to_string(vm.backing))}};
+                 {"Its RAM", std::string(to_string(vm.backing))}};
 }
 
 // Without a guest there is no report; a topic that cannot be had is told in it.

@@ -98,9 +98,10 @@ background:var(--head);margin-right:6px}
 footer{color:var(--dim);font-size:12px;padding-bottom:40px}
 @media print{body{background:#fff;color:#000;font-size:11px}section,.tile{border-color:#ccc;
 background:#fff}nav{display:none}section{padding:8px 0;border:0;border-top:1px solid #ccc;
-border-radius:0}tr,.finding,.tile{break-inside:avoid}thead{display:table-header-group}
-main,header,footer{max-width:none;padding:0}h2{break-after:avoid}.scroll{overflow:visible}
+border-radius:0}tr,.tile{break-inside:avoid}thead{display:table-header-group}
+main,header,footer{max-width:none;padding:0}h2,h3{break-after:avoid}.scroll{overflow:visible}
 .log{max-height:none;overflow:visible}
+code,.log,.tree,.bytes{font-size:10px}.long>summary,.tree .long>summary{display:none}
 details::details-content{content-visibility:visible}
 @page{margin:14mm}}
 )css";
