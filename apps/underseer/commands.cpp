@@ -87,9 +87,11 @@ Result<int> tree(const Options& options) {
                                     counted(hidden.missing_in.size(), "process", "processes")));
     }
     for (const std::string& subject : hidden.unlisted) {
-        tell(Tone::bad, fmt::format("! hidden, and in no list that this tree is made from: {}; "
-                                    "underseer check has the evidence",
-                                    printable(subject)));
+        tell(Tone::bad,
+             fmt::format(
+                 "! hidden, and not in this tree (a thread, or in none of the kernel's lists): {}; "
+                 "underseer check has the evidence",
+                 printable(subject)));
     }
     if (!checked.has_value()) {
         tell(Tone::warning,

@@ -456,8 +456,8 @@ std::string tree_section(const std::vector<event::Task>& tasks, const HiddenTask
     text += "</ul>\n";
     for (const std::string& subject : hidden.unlisted) {
         text += fmt::format(
-            "<p><span class=\"hidden\">hidden</span> and in no list that this tree "
-            "is made from: {}</p>\n",
+            "<p><span class=\"hidden\">hidden</span> and not in this tree (a thread, or in none of "
+            "the kernel's lists): {}</p>\n",
             folded(subject));
     }
     if (rows > kMaxRows) {

@@ -189,7 +189,9 @@ TEST(ReportPage, marks_what_is_hidden_in_the_tree) {
                         "task_list</span>"),
               std::string::npos);
     EXPECT_EQ(page.find("<span class=\"pid\">8</span> <span class=\"hidden\">"), std::string::npos);
-    EXPECT_NE(page.find("in no list that this tree is made from: gone (pid 9)"), std::string::npos);
+    EXPECT_NE(
+        page.find("not in this tree (a thread, or in none of the kernel's lists): gone (pid 9)"),
+        std::string::npos);
     EXPECT_NE(page.find("<details open><summary><span class=\"pid\">2<"), std::string::npos)
         << "kernel threads are not folded over it";
 
