@@ -20,6 +20,7 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   # GCC 12's flow-based warnings misfire on std::expected and fmt under sanitizers and -O2.
   target_compile_options(underseer_flags INTERFACE -Wduplicated-cond -Wlogical-op -Wno-maybe-uninitialized
     -Wno-array-bounds -Wno-stringop-overflow -Wno-stringop-overread -Wno-restrict -Wno-dangling-pointer)
+  target_link_options(underseer_flags INTERFACE -Wno-stringop-overflow)  # LTO looks again there
 endif()
 
 if(CMAKE_CXX_COMPILER_ID STREQUAL "Clang")

@@ -2,7 +2,6 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 
-#include <array>
 #include <filesystem>
 
 #include "agent/introspection.h"
@@ -84,17 +83,34 @@ std::vector<std::byte> some_symbols(KallsymsForm form) {
     return build_kallsyms(symbols, form, GuestVirt{0xffffffff82000000}, 64);
 }
 
-// Five tables, one page each, that lead from entry 0 to entry 0; `huge` is the level that ends.
-std::vector<std::byte> some_tables(unsigned huge) {
-    std::array<std::uint64_t, 5 * 512> words{};
-    for (unsigned table = 0; table < 5; ++table) {
-        words[table * 512] = (table + 1) * kPageSize % (5 * kPageSize) | 3;
-        words[table * 512 + 511] = words[table * 512];
-        words[table * 512 + 510] = words[table * 512];
-        if (table == huge) words[table * 512] |= 0x80;
+// One change of guest_fuzz and attach_fuzz.
+std::string change(std::uint32_t which, std::uint8_t how, std::uint16_t when, std::uint64_t what) {
+    std::string bytes;
+    const auto put = [&bytes](auto value) {
+        bytes.append(reinterpret_cast<const char*>(&value), sizeof value);
+    };
+    put(which);
+    put(how);
+    put(when);
+    put(what);
+    return bytes;
+}
+
+void guests() {
+    std::string put, bits, pointers, racing;
+    for (std::uint32_t i = 0; i < 12; ++i) {
+        put += change(i * 0x4321, 0, 0, ~0ull << i * 5);
+        bits += change(i * 0x1357, 1, 0, i * 7);
+        pointers += change(i * 0x2468, 3, 0, i * 0x9753);
+        racing += change(i * 0x1234, 0x82, static_cast<std::uint16_t>(i * 100), i * 8);
     }
-    const Bytes bytes = std::as_bytes(std::span(words));
-    return {bytes.begin(), bytes.end()};
+    for (const char* target : {"guest_fuzz", "attach_fuzz"}) {
+        seed(target, "unchanged", as_bytes(std::string("-")));
+        seed(target, "put", as_bytes(put));
+        seed(target, "bits", as_bytes(bits));
+        seed(target, "pointers", as_bytes(pointers));
+        seed(target, "racing", as_bytes(racing));
+    }
 }
 
 void kernels() {
@@ -106,9 +122,6 @@ void kernels() {
                                      {KallsymsForm::v7_0, "v7_0"}}) {
         seed("kallsyms_fuzz", name, some_symbols(form));
     }
-    seed("page_table_fuzz", "small_pages", some_tables(5));
-    seed("page_table_fuzz", "large_page", some_tables(3));
-    seed("page_table_fuzz", "huge_page", some_tables(2));
 }
 }  // namespace
 
@@ -118,4 +131,5 @@ int main(int argc, char** argv) {
     images();
     answers();
     kernels();
+    guests();
 }

@@ -15,17 +15,26 @@ std::vector<const Option*> options_of(const Program& program, const Command& com
     return options;
 }
 
-// Those that the next word belongs to, each name once.
-std::vector<std::string_view> options_with_value(const Program& program) {
-    std::vector<std::string_view> names;
+// Those of the program and of all its commands, each name once.
+std::vector<const Option*> all_options(const Program& program) {
+    std::vector<const Option*> all;
     const auto collect = [&](const std::vector<const Option*>& options) {
         for (const Option* option : options) {
-            const bool seen = std::ranges::find(names, option->name) != names.end();
-            if (!option->value.empty() && !seen) names.push_back(option->name);
+            const bool seen = std::ranges::find(all, option->name, &Option::name) != all.end();
+            if (!seen) all.push_back(option);
         }
     };
     collect(program.options);
     for (const Command& command : program.commands) collect(command.options);
+    return all;
+}
+
+// Those that the next word belongs to.
+std::vector<std::string_view> options_with_value(const Program& program) {
+    std::vector<std::string_view> names;
+    for (const Option* option : all_options(program)) {
+        if (!option->value.empty()) names.push_back(option->name);
+    }
     return names;
 }
 
@@ -157,6 +166,8 @@ _{0}() {{
     return text;
 }
 
+// Options may stand before the command, so that every one is known there; behind it, "(-)" leaves
+// them to the command's own.
 std::string zsh_completion(const Program& program, std::string_view names_command) {
     const auto action = [&](Kind kind, const std::vector<std::string_view>& choices) {
         switch (kind) {
@@ -185,7 +196,8 @@ std::string zsh_completion(const Program& program, std::string_view names_comman
     const auto arguments_of = [&](const std::vector<const Option*>& options) {
         std::string text;
         for (const Option* option : options) {
-            std::string spec = fmt::format("{}[{}]", option->name, plain(option->help));
+            std::string spec = fmt::format("{}{}[{}]", option->name,
+                                           option->value.empty() ? "" : "=", plain(option->help));
             if (!option->value.empty()) {
                 spec += fmt::format(":{}:{}", option->value, action(option->kind, {}));
             }
@@ -217,10 +229,10 @@ _{0}() {{
         text += "        " + quoted(fmt::format("{}:{}", command.name, plain(command.what))) + "\n";
     }
     text += fmt::format(
-        "    )\n    _arguments -C{} \\\n        '1:command:->command' "
-        "'*::word:->word'\n    case $state in\n        command) _describe command "
+        "    )\n    _arguments -C{} \\\n        '(-)1:command:->command' "
+        "'(-)*::word:->word'\n    case $state in\n        command) _describe command "
         "commands ;;\n        word)\n            case $line[1] in\n",
-        arguments_of(program.options));
+        arguments_of(all_options(program)));
     for (const Command& command : program.commands) {
         if (command.group.empty()) continue;
         text += fmt::format("            {}) _arguments{}", command.name,

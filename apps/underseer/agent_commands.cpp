@@ -8,6 +8,7 @@
 
 #include "agent/agent_client.h"
 #include "agent/paths.h"
+#include "base/counted.h"
 #include "event_log/reader.h"
 #include "event_log/verify.h"
 #include "json/value.h"
@@ -54,7 +55,7 @@ std::string result_text(const InstanceStatus& status) {
     std::string text = paused + std::string(to_string(status.last_outcome));
     if (!status.last_reason.empty()) text += ": " + status.last_reason;
     if (!status.coverage.gaps.empty()) {
-        text += fmt::format(" ({} gaps)", status.coverage.gaps.size());
+        text += fmt::format(" ({})", counted(status.coverage.gaps.size(), "gap"));
     }
     if (status.kernel_outcome != event::Outcome::clean) {
         text += fmt::format("; decoy kernel: {}{}{}", to_string(status.kernel_outcome),
@@ -67,15 +68,15 @@ void print_status(const AgentStatus& agent, const std::vector<InstanceStatus>& i
     fmt::print("Agent {} on {}, pid {}, since {} UTC ({})\n", agent.version, printable(agent.host),
                agent.pid, time_text(agent.started_ns), ago(agent.started_ns));
     fmt::print("Policy     {}\n", agent.policy.empty() ? "built-in" : printable(agent.policy));
-    fmt::print("Log        {} ({} events of this run, key {})\n", printable(agent.log),
-               agent.logged, printable(agent.agent));
+    fmt::print("Log        {} ({} of this run, key {})\n", printable(agent.log),
+               counted(agent.logged, "event"), printable(agent.agent));
     if (!agent.log_trouble.empty()) {
         print(toned(Tone::bad, "           NOT LOGGING: " + printable(agent.log_trouble)) + "\n");
     }
     fmt::print("Integrity  {}\n", printable(agent.integrity));
     fmt::print("Memory     {}{}\n\n", size_text(agent.resident_bytes),
                agent.analyser_restarts > 0
-                   ? fmt::format("; the analyser was restarted {} times", agent.analyser_restarts)
+                   ? "; the analyser was restarted " + counted(agent.analyser_restarts, "time")
                    : "");
     Table table({{"NAME"},
                  {"PID", Align::right},
@@ -277,10 +278,10 @@ Result<int> findings(const Options& options) {
                    to_string(finding.severity), printable(finding.technique));
         fmt::print(
             "  {}: {}\n  instance      {}\n  first seen    {} UTC\n  last seen     {} UTC, "
-            "{} times\n",
+            "{}\n",
             printable(finding.subject_kind), printable(finding.subject),
             printable(item.instance_id), time_text(item.first_seen), time_text(item.last_seen),
-            item.count);
+            counted(item.count, "time"));
         for (const event::Evidence& piece : finding.evidence) {
             fmt::print("  {:<14}{}{}\n", printable(piece.name), printable(piece.text),
                        piece.address == 0 ? "" : fmt::format(" at {:#x}", piece.address));

@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "agent_commands.h"
+#include "base/counted.h"
 #include "checks.h"
 #include "demo.h"
 #include "doctor.h"
@@ -33,8 +34,8 @@ using agent::Topic;
 
 void warn_of_gap(std::uint32_t unreadable, const std::string& first) {
     if (unreadable == 0) return;
-    fmt::print(stderr, "underseer: {} entries could not be read; the first: {}\n", unreadable,
-               printable(first));
+    fmt::print(stderr, "underseer: {} could not be read; the first: {}\n",
+               counted(unreadable, "entry", "entries"), printable(first));
 }
 
 template <typename T>
@@ -72,8 +73,33 @@ Result<int> tree(const Options& options) {
     const auto answer = TRY(ask<event::Task>(target, options, Topic::tasks));
     if (options.json) {
         print_json(answer.items);
-    } else {
-        print(tree_of(answer.items));
+        return 0;
+    }
+    const auto checked =
+        target.ask<event::CheckReport>({.topic = Topic::hidden_processes, .deep = false});
+    const auto reports = checked.has_value() ? checked->items : std::vector<event::CheckReport>{};
+    const HiddenTasks hidden = hidden_among(answer.items, reports);
+    print(tree_of(answer.items, hidden));
+    const auto tell = [](Tone tone, const std::string& line) { print(toned(tone, line) + "\n"); };
+    if (!hidden.missing_in.empty()) {
+        tell(Tone::bad, fmt::format("! hidden: {} that the kernel's own lists do not agree about; "
+                                    "underseer check has the evidence",
+                                    counted(hidden.missing_in.size(), "process", "processes")));
+    }
+    for (const std::string& subject : hidden.unlisted) {
+        tell(Tone::bad,
+             fmt::format(
+                 "! hidden, and not in this tree (a thread, or in none of the kernel's lists): {}; "
+                 "underseer check has the evidence",
+                 printable(subject)));
+    }
+    if (!checked.has_value()) {
+        tell(Tone::warning,
+             "Whether any is hidden was not judged: " + printable(checked.error().to_text()));
+    }
+    for (const event::CheckReport& report : reports) {
+        if (report.outcome != event::Outcome::unavailable) continue;
+        tell(Tone::warning, "Whether any is hidden was not judged: " + printable(report.reason));
     }
     return 0;
 }
@@ -185,12 +211,19 @@ const std::vector<Row>& rows() {
          doctor},
         {looking("info", "kernel, build id, boot time, and how they were found", "", {}), info},
         {looking("ps", "processes",
+                 "Processes of all the kernel's lists, so that one that is hidden from some is "
+                 "there too; underseer tree marks it, underseer check says what it is hidden from. "
                  "START is in the guest's own clock. What could not be read is shown as '?'; "
                  "--json has the reason. Values of environment variables come with --environment, "
                  "where the agent's policy allows it.",
                  {&kPid, &kThreads, &kEnvironment, &kWatch}),
          list<event::Task, Topic::tasks>},
-        {looking("tree", "processes as a tree of parents and children", "", {&kThreads}), tree},
+        {looking("tree", "processes as a tree of parents and children",
+                 "A process that the hidden-process check finds has a '!' behind its pid; where "
+                 "the kernel's lists differ that takes some seconds more. With --json nothing is "
+                 "judged: underseer check --json does that.",
+                 {&kThreads}),
+         tree},
         {looking("files", "open files", "", {&kPid, &kWatch}),
          list<event::OpenFile, Topic::open_files>},
         {looking("maps", "memory mappings", "", {&kPid, &kWatch}),

@@ -7,6 +7,10 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <map>
 #include <set>
 
 namespace underseer::cli {
@@ -167,6 +171,94 @@ std::string completed_by_fish(std::string_view line, std::string_view names) {
     return output_of("fish --no-config",
                      fmt::format("{}\ncomplete -C '{}' | string replace -r '\\t.*' ''\n",
                                  program::fish_completion(description(), names), line));
+}
+
+// zsh completes only where there is a terminal: script(1) makes one, and the shell's first prompt
+// completes each line instead of waiting for anybody to type.
+std::map<std::string, std::string> completed_by_zsh(const std::vector<std::string>& lines,
+                                                    std::string_view names) {
+    std::string home = fmt::format("{}underseer-zsh-XXXXXX", ::testing::TempDir());
+    EXPECT_NE(::mkdtemp(home.data()), nullptr);
+    std::string script = "autoload -Uz compinit && compinit -D -u\ncompdef _underseer underseer\n";
+    script += program::zsh_completion(description(), names);
+    // As it is when the function is autoloaded; here the shell runs the file itself.
+    const std::string_view call = "_underseer \"$@\"\n";
+    EXPECT_TRUE(script.ends_with(call));
+    script.resize(script.size() - call.size());
+    script += R"zsh(
+compadd() {
+    local -a offered
+    # What a helper asks for itself (-O, -A, -D) is not offered.
+    if [[ " $* " != *' -'[OAD]' '* ]]; then
+        builtin compadd -A offered "$@"
+        print -rl -- $offered >>offered
+    fi
+    builtin compadd "$@"
+}
+zle-line-init() {
+    local line
+    for line in $lines; do
+        : >offered
+        BUFFER=$line CURSOR=$#line
+        zle complete-word
+        print -r -- ":$line" >>all
+        sort -u offered | grep . >>all
+    done
+    exit 0
+}
+zle -N zle-line-init
+cd $ZDOTDIR
+)zsh";
+    script += "lines=(";
+    for (const std::string& line : lines) script += fmt::format("'{}' ", line);
+    script += ")\n";
+    {
+        std::ofstream(home + "/.zshrc") << script;
+    }
+    const std::string command = fmt::format(
+        "ZDOTDIR={} timeout 60 script -qec 'zsh -d -i' /dev/null </dev/null >/dev/null 2>&1", home);
+    EXPECT_EQ(std::system(command.c_str()), 0);
+    std::map<std::string, std::string> offered;
+    std::ifstream all(home + "/all");
+    std::string of;
+    for (std::string line; std::getline(all, line);) {
+        if (line.starts_with(':')) {
+            offered[of = line.substr(1)];
+        } else {
+            offered[of] += line + "\n";
+        }
+    }
+    std::filesystem::remove_all(home);
+    return offered;
+}
+
+TEST(Completion, zsh_offers_what_the_table_has_and_runs_no_name) {
+    if (std::system("command -v zsh >/dev/null") != 0) GTEST_SKIP() << "zsh is not installed";
+    const std::vector<std::pair<std::string, std::string>> expected{
+        {"underseer so", "sockets\n"},
+        {"underseer log ", "follow\nshow\nverify\n"},
+        {"underseer log show ver", ""},
+        {"underseer ps vm --th", "--threads\n"},
+        {"underseer modules --th", ""},
+        {"underseer ps we", "web-1\n"},
+        {"underseer ps zq", "zq\\$\\(touch\\ x\\)\n"},
+        // Options before the command, with and without a value.
+        {"underseer --th", "--threads\n"},
+        {"underseer --json so", "sockets\n"},
+        {"underseer --run /x so", "sockets\n"},
+        {"underseer --run=/x so", "sockets\n"},
+        {"underseer --pid 7 ps we", "web-1\n"},
+        {"underseer --json --run /x log s", "show\n"},
+        {"underseer --json ps vm --th", "--threads\n"},
+        {"underseer --json modules --th", ""},
+    };
+    std::vector<std::string> lines;
+    for (const auto& [line, offered] : expected) lines.push_back(line);
+    const auto all = completed_by_zsh(lines, R"sh(printf "%s\n" web-1 other "zq\$(touch x)")sh");
+    for (const auto& [line, offered] : expected) {
+        ASSERT_TRUE(all.contains(line)) << line;
+        EXPECT_EQ(all.at(line), offered) << line;
+    }
 }
 
 TEST(Completion, bash_offers_what_the_table_has_and_runs_no_name) {

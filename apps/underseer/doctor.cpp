@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "agent/paths.h"
+#include "base/counted.h"
 #include "hypervisor/ram.h"
 #include "output.h"
 #include "policy/policy.h"
@@ -113,8 +114,8 @@ Check huge_pages() {
     const bool mounted = mounts.find(" hugetlbfs ") != std::string::npos;
     const std::string total = first_line("/proc/sys/vm/nr_hugepages");
     return {"hugetlbfs", State::ok,
-            fmt::format("{}; {} huge pages", mounted ? "mounted" : "not mounted",
-                        total.empty() ? "no" : total),
+            fmt::format("{}; {} huge page{}", mounted ? "mounted" : "not mounted",
+                        total.empty() ? "no" : total, total == "1" ? "" : "s"),
             ""};
 }
 
@@ -162,8 +163,8 @@ void ask_worker(std::vector<Check>& checks) {
                           "run as root, or allow user namespaces; the filter itself is on"});
     }
     if (answer.has_value()) {
-        checks.push_back(
-            {"libvirt", State::ok, fmt::format("{} runs {} domains", uri, answer->size()), ""});
+        checks.push_back({"libvirt", State::ok,
+                          fmt::format("{} runs {}", uri, counted(answer->size(), "domain")), ""});
     } else {
         checks.push_back({"libvirt", State::note, answer.error().to_text(),
                           "only needed where libvirt manages VMs: apt install libvirt0, start "

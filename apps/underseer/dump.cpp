@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstdio>
 
+#include "base/counted.h"
 #include "guest_memory/elf_writer.h"
 #include "json/writer.h"
 #include "output_file.h"
@@ -97,15 +98,13 @@ Result<int> dump(agent::Introspector introspector, const Options& options) {
     TRY(file.keep_as(options.argument, options.force));
     print_summary(options, memory, dump);
     if (dump.absent_pages != 0) {
-        fmt::print(stderr,
-                   "underseer: {} pages are not in the source; they are zeros in the dump\n",
-                   dump.absent_pages);
+        fmt::print(stderr, "underseer: {} absent from the source: zeros in the dump\n",
+                   counted(dump.absent_pages, "page"));
     }
     if (dump.failed_pages == 0) return 0;
     fmt::print(stderr,
-               "underseer: {} pages could not be read; they are zeros in the dump. The first, at "
-               "{:#x}: {}\n",
-               dump.failed_pages, dump.first_failed.value,
+               "underseer: {} could not be read: zeros in the dump. The first, at {:#x}: {}\n",
+               counted(dump.failed_pages, "page"), dump.first_failed.value,
                printable(dump.why.empty() ? "the source ends there" : dump.why));
     return 10;
 }

@@ -4,12 +4,16 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <chrono>
 #include <functional>
 #include <map>
 #include <set>
 
+#include "base/counted.h"
 #include "detect/decoy_kernel/decoy_kernel.h"
+#include "detect/hidden_process/hidden_process.h"
+#include "output.h"
 
 namespace underseer::cli {
 
@@ -174,7 +178,30 @@ Table table_of(const std::vector<event::KernelLogLine>& lines) {
     return table;
 }
 
-std::string tree_of(const std::vector<event::Task>& tasks) {
+HiddenTasks hidden_among(const std::vector<event::Task>& tasks,
+                         const std::vector<event::CheckReport>& reports) {
+    HiddenTasks hidden;
+    for (const event::CheckReport& report : reports) {
+        for (const event::Finding& finding : report.findings) {
+            using detect::HiddenProcessCheck;
+            if (finding.rule != HiddenProcessCheck::kName) continue;
+            const auto task = std::ranges::find_if(tasks, [&](const event::Task& one) {
+                return HiddenProcessCheck::is_about(finding, one.pid, GuestVirt{one.address});
+            });
+            if (task == tasks.end()) {
+                hidden.unlisted.push_back(finding.subject);
+                continue;
+            }
+            const auto missing =
+                std::ranges::find(finding.evidence, "missing in", &event::Evidence::name);
+            hidden.missing_in[task->address] =
+                missing == finding.evidence.end() ? "?" : missing->text;
+        }
+    }
+    return hidden;
+}
+
+std::string tree_of(const std::vector<event::Task>& tasks, const HiddenTasks& hidden) {
     std::map<std::uint32_t, std::vector<const event::Task*>> children;
     std::set<std::uint32_t> pids;
     for (const event::Task& task : tasks) pids.insert(task.pid);
@@ -200,7 +227,10 @@ std::string tree_of(const std::vector<event::Task>& tasks) {
     while (!stack.empty()) {
         const Pending top = stack.back();
         stack.pop_back();
-        text += fmt::format("{}{}{} {}\n", top.lead, top.last ? "└─ " : "├─ ", top.task->pid,
+        const std::string pid = hidden.contains(*top.task)
+                                    ? toned(Tone::bad, fmt::format("{}!", top.task->pid))
+                                    : std::to_string(top.task->pid);
+        text += fmt::format("{}{}{} {}\n", top.lead, top.last ? "└─ " : "├─ ", pid,
                             printable(command_of(*top.task)));
         push(top.task->pid, top.lead + (top.last ? "   " : "│  "));
     }
@@ -239,8 +269,9 @@ std::string text_of(const event::SystemInfo& info) {
 std::string text_of(const event::CheckReport& report) {
     std::string out = fmt::format("{}: {}", report.check, to_string(report.outcome));
     if (!report.reason.empty()) out += fmt::format(" ({})", printable(report.reason));
-    out += fmt::format("\n  looked at {} {}, {} unreadable\n", report.coverage.looked_at,
-                       report.check == detect::DecoyKernelCheck::kName ? "CPUs" : "tasks",
+    const bool of_cpus = report.check == detect::DecoyKernelCheck::kName;
+    out += fmt::format("\n  looked at {}, {} unreadable\n",
+                       counted(report.coverage.looked_at, of_cpus ? "CPU" : "task"),
                        report.coverage.unreadable);
     for (const std::string& gap : report.coverage.gaps) {
         out += fmt::format("  not covered: {}\n", printable(gap));

@@ -1,6 +1,9 @@
 // The table of each kind of observation.
 #pragma once
 
+#include <cstdint>
+#include <map>
+#include <string>
 #include <vector>
 
 #include "event/finding.h"
@@ -18,8 +21,19 @@ Table table_of(const std::vector<event::Mount>& mounts);
 Table table_of(const std::vector<event::NetworkInterface>& interfaces);
 Table table_of(const std::vector<event::KernelLogLine>& lines);
 
-// Processes as a tree of parents and children.
-std::string tree_of(const std::vector<event::Task>& tasks);
+// What the hidden-process check says about the tasks of a listing.
+struct HiddenTasks {
+    std::map<std::uint64_t, std::string> missing_in;  // by the task's address: the views without it
+    std::vector<std::string> unlisted;                // found, and not in the listing
+
+    bool contains(const event::Task& task) const { return missing_in.contains(task.address); }
+};
+HiddenTasks hidden_among(const std::vector<event::Task>& tasks,
+                         const std::vector<event::CheckReport>& reports);
+
+// Processes as a tree of parents and children, the hidden ones marked. The mark stands where the
+// guest cannot write one: right behind the pid.
+std::string tree_of(const std::vector<event::Task>& tasks, const HiddenTasks& hidden);
 std::string text_of(const event::SystemInfo& info);
 std::string text_of(const event::CheckReport& report);
 

@@ -7,6 +7,7 @@
 
 #include <chrono>
 
+#include "base/counted.h"
 #include "checks.h"
 #include "crypto/hash.h"
 #include "hypervisor/discover.h"
@@ -88,7 +89,7 @@ Result<Facts> vm_facts(const std::string& wanted) {
                  {"VMM", fmt::format("{} (pid {})", vm.executable, vm.pid)},
                  {"Machine",
                   fmt::format("{}, {}, {} MiB", vm.machine, vm.accelerator, vm.memory_bytes >> 20)},
-                 {"RAM read from", std::string(to_string(vm.backing))}};
+                 {"Its RAM", std::string(to_string(vm.backing))}};
 }
 
 // Without a guest there is no report; a topic that cannot be had is told in it.
@@ -174,8 +175,8 @@ Result<int> report(const Options& options) {
             .end_object();
         fmt::print("{}\n", text);
     } else {
-        fmt::print("{}: {} findings, {} processes\n", printable(output), findings,
-                   content.tasks.answer.items.size());
+        fmt::print("{}: {}, {}\n", printable(output), counted(findings, "finding"),
+                   counted(content.tasks.answer.items.size(), "process", "processes"));
     }
     return content.checks.unavailable.empty() ? outcome_of(content.checks.answer.items) : 10;
 }

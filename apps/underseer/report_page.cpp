@@ -8,7 +8,9 @@
 #include <map>
 #include <set>
 
+#include "base/counted.h"
 #include "crypto/hash.h"
+#include "detect/decoy_kernel/decoy_kernel.h"
 #include "listings.h"
 #include "output.h"
 #include "table.h"
@@ -24,6 +26,8 @@ constexpr std::size_t kMaxText = 4096;    // bytes of one text; an argument list
 constexpr std::size_t kLongText = 160;    // beyond this it is folded
 constexpr std::size_t kMaxDepth = 64;     // of the tree; parsers stop nesting at 512
 constexpr std::size_t kMaxLogLines = 500;
+constexpr std::size_t kMaxBytes = 256;  // of one piece of evidence
+constexpr std::size_t kBytesOfLine = 16;
 
 constexpr std::string_view kStyle = R"css(
 :root{color-scheme:light dark;--bg:#f6f7f9;--card:#fff;--ink:#1b2330;--dim:#5b6675;--line:#dfe3e9;
@@ -66,9 +70,14 @@ th{text-align:left;background:var(--head);font-weight:600;white-space:nowrap}
 th,td{padding:5px 10px;border-bottom:1px solid var(--line);vertical-align:top}
 td{overflow-wrap:anywhere}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap;overflow-wrap:normal}
+td.w,td.w code{white-space:nowrap;overflow-wrap:normal}
 tr:last-child td{border-bottom:0}
 code,.log,.tree{font:12.5px/1.6 ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace}
 code{overflow-wrap:anywhere}
+.bytes{font:12px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace;margin:4px 0 0;
+overflow-x:auto}
+.hidden{display:inline-block;border-radius:4px;padding:0 7px;font-weight:600;color:var(--bad);
+background:var(--badbg)}
 .log{white-space:pre-wrap;overflow-wrap:anywhere;margin:0;max-height:440px;overflow-y:auto}
 .tree,.tree ul{list-style:none;margin:0;padding-left:20px}
 .tree{padding-left:0}
@@ -89,9 +98,10 @@ background:var(--head);margin-right:6px}
 footer{color:var(--dim);font-size:12px;padding-bottom:40px}
 @media print{body{background:#fff;color:#000;font-size:11px}section,.tile{border-color:#ccc;
 background:#fff}nav{display:none}section{padding:8px 0;border:0;border-top:1px solid #ccc;
-border-radius:0}tr,.finding,.tile{break-inside:avoid}thead{display:table-header-group}
-main,header,footer{max-width:none;padding:0}h2{break-after:avoid}.scroll{overflow:visible}
+border-radius:0}tr,.tile{break-inside:avoid}thead{display:table-header-group}
+main,header,footer{max-width:none;padding:0}h2,h3{break-after:avoid}.scroll{overflow:visible}
 .log{max-height:none;overflow:visible}
+code,.log,.tree,.bytes{font-size:10px}.long>summary,.tree .long>summary{display:none}
 details::details-content{content-visibility:visible}
 @page{margin:14mm}}
 )css";
@@ -144,9 +154,19 @@ std::string optional_time(const event::Observed<std::uint64_t>& value) {
     return fmt::format("<span class=\"na\">unavailable: {}</span>", html(value.reason()));
 }
 
+enum class Cells : std::uint8_t {
+    text,
+    word,  // never broken: words of ours and addresses, not what a guest wrote
+    number,
+};
+
 struct Column {
     std::string_view title;
-    bool number = false;
+    Cells cells = Cells::text;
+
+    std::string_view html_class() const {
+        return cells == Cells::number ? " class=\"n\"" : cells == Cells::word ? " class=\"w\"" : "";
+    }
 };
 
 // Cells are HTML already.
@@ -158,8 +178,7 @@ class HtmlTable {
         if (++rows_ > kMaxRows) return;
         body_ += "<tr>";
         for (std::size_t i = 0; i < cells.size(); ++i) {
-            body_ += columns_[i].number ? "<td class=\"n\">" : "<td>";
-            body_ += cells[i] + "</td>";
+            body_ += fmt::format("<td{}>{}</td>", columns_[i].html_class(), cells[i]);
         }
         body_ += "</tr>\n";
     }
@@ -167,14 +186,12 @@ class HtmlTable {
         if (rows_ == 0) return "<p class=\"dim\">None.</p>\n";
         std::string out = "<div class=\"scroll\"><table><thead><tr>";
         for (const Column& column : columns_) {
-            out += fmt::format("<th{}>{}</th>", column.number ? " class=\"n\"" : "", column.title);
+            out += fmt::format("<th{}>{}</th>", column.html_class(), column.title);
         }
         out += "</tr></thead><tbody>\n" + body_ + "</tbody></table></div>\n";
         if (rows_ > kMaxRows) {
-            out += fmt::format(
-                "<p class=\"na\">{} more rows are left out; the command has them "
-                "all.</p>\n",
-                rows_ - kMaxRows);
+            out += fmt::format("<p class=\"na\">Left out: {}; the command shows all.</p>\n",
+                               counted(rows_ - kMaxRows, "row"));
         }
         return out;
     }
@@ -213,20 +230,22 @@ std::string verdict(const ReportContent& content) {
     const std::size_t findings = finding_count(content);
     if (findings > 0) {
         return fmt::format(
-            "<div class=\"verdict bad\"><b>{} finding{}</b><br>What was seen, and "
+            "<div class=\"verdict bad\"><b>{}</b><br>What was seen, and "
             "what it rests on, stands below.</div>\n",
-            findings, findings == 1 ? "" : "s");
+            counted(findings, "finding"));
     }
     std::string why = content.checks.unavailable;
     std::size_t clean = 0;
     for (const event::CheckReport& report : content.checks.answer.items) {
         if (report.outcome == event::Outcome::clean) ++clean;
-        if (report.outcome == event::Outcome::unavailable && why.empty()) why = report.reason;
+        if (report.outcome == event::Outcome::unavailable && why.empty()) {
+            why = report.check + ": " + report.reason;
+        }
     }
     if (!why.empty() || clean == 0) {
         return fmt::format(
-            "<div class=\"verdict warn\"><b>Not judged</b><br>A check could not "
-            "look: {}</div>\n",
+            "<div class=\"verdict warn\"><b>{}</b><br>A check could not look: {}</div>\n",
+            clean == 0 ? "Not judged" : "No finding, but not all was judged",
             html(why.empty() ? "there is no answer from it" : why));
     }
     return "<div class=\"verdict good\"><b>No finding</b><br>The checks below found nothing in "
@@ -243,6 +262,23 @@ std::string count_tile(const Seen<T>& seen, std::string_view name) {
     return tile(seen.unavailable.empty() ? std::to_string(seen.answer.items.size()) : "?", name);
 }
 
+// As hexdump -C shows them.
+std::string bytes_text(const event::Evidence& item) {
+    const std::string_view bytes = std::string_view(item.bytes).substr(0, kMaxBytes);
+    std::string text = "<pre class=\"bytes\">";
+    for (std::size_t at = 0; at < bytes.size(); at += kBytesOfLine) {
+        const std::string_view line = bytes.substr(at, kBytesOfLine);
+        std::string hex, letters;
+        for (const char c : line) {
+            hex += fmt::format("{:02x} ", static_cast<unsigned char>(c));
+            letters += c >= 0x20 && c < 0x7f ? c : '.';
+        }
+        text += fmt::format("{:016x}  {:<{}} |{}|\n", item.address + at, hex, 3 * kBytesOfLine,
+                            html(letters));
+    }
+    return text + "</pre>" + (bytes.size() < item.bytes.size() ? "…" : "");
+}
+
 std::string findings_section(const ReportContent& content) {
     std::string body;
     for (const event::CheckReport& report : content.checks.answer.items) {
@@ -253,21 +289,23 @@ std::string findings_section(const ReportContent& content) {
                 "</p><p><b>{}: {}</b></p>",
                 html(finding.title), html(to_string(finding.severity)), finding.confidence,
                 html(finding.technique), html(finding.subject_kind), folded(finding.subject));
-            HtmlTable table({{"Evidence"}, {"What it says"}, {"Address"}, {"Bytes there"}});
+            HtmlTable table({{"Evidence", Cells::word}, {"What it says"}});
             for (const event::Evidence& item : finding.evidence) {
-                const std::size_t kept = std::min<std::size_t>(item.bytes.size(), 64);
-                table.add({html(item.name), folded(item.text),
-                           item.address == 0 ? "" : fmt::format("<code>{:#x}</code>", item.address),
-                           item.bytes.empty()
-                               ? ""
-                               : fmt::format("<code>{}{}</code>",
-                                             crypto::to_hex(as_bytes(item.bytes.substr(0, kept))),
-                                             kept < item.bytes.size() ? "…" : "")});
+                std::string says = folded(item.text);
+                if (item.address != 0) says += fmt::format(" at <code>{:#x}</code>", item.address);
+                if (!item.bytes.empty()) says += bytes_text(item);
+                table.add({html(item.name), says});
             }
             body += table.text() + fmt::format("<p>{}</p></div>\n", html(finding.advice));
         }
     }
     if (body.empty()) body = "<p class=\"dim\">None.</p>\n";
+    for (const event::CheckReport& report : content.checks.answer.items) {
+        if (report.outcome == event::Outcome::finding) continue;
+        body += fmt::format("<p>Check {}: {}{}</p>\n", html(report.check),
+                            html(to_string(report.outcome)),
+                            report.reason.empty() ? "" : ", " + html(report.reason));
+    }
     return section("findings", "Findings", std::to_string(finding_count(content)), body);
 }
 
@@ -321,8 +359,12 @@ std::string system_section(const ReportContent& content) {
                {"How it was found", notes.empty() ? "by the kernel's own descriptions" : notes}}));
 }
 
-std::string task_line(const event::Task& task) {
+std::string task_line(const event::Task& task, const HiddenTasks& hidden) {
     std::string line = fmt::format("<span class=\"pid\">{}</span> ", task.pid);
+    if (const auto found = hidden.missing_in.find(task.address); found != hidden.missing_in.end()) {
+        line += fmt::format("<span class=\"hidden\">hidden: missing in {}</span> ",
+                            html(found->second));
+    }
     const auto words = task.argv.value_or({});
     std::string command;
     for (const std::string& word : words) {
@@ -354,7 +396,7 @@ std::string task_line(const event::Task& task) {
 
 // Parents and children. A guest may forge any of it: each task is shown once, whatever cycle it is
 // in, and what is nested too deep stands on the last level.
-std::string tree_section(const std::vector<event::Task>& tasks) {
+std::string tree_section(const std::vector<event::Task>& tasks, const HiddenTasks& hidden) {
     std::map<std::uint32_t, std::vector<const event::Task*>> children;
     std::set<std::uint32_t> pids;
     for (const event::Task& task : tasks) pids.insert(task.pid);
@@ -387,15 +429,18 @@ std::string tree_section(const std::vector<event::Task>& tasks) {
             const auto below = children.find(step.task->pid);
             const bool parent = below != children.end() && !below->second.empty();
             if (!parent || step.depth >= kMaxDepth) {
-                text +=
-                    fmt::format("<li><div class=\"leaf\">{}</div></li>\n", task_line(*step.task));
+                text += fmt::format("<li><div class=\"leaf\">{}</div></li>\n",
+                                    task_line(*step.task, hidden));
                 if (parent) push(step.task->pid, step.depth);
                 continue;
             }
-            // Kernel threads are many and alike: folded until somebody asks.
-            const bool open = step.task->pid != 2 || !step.task->kernel_thread;
+            // Kernel threads are many and alike: folded until somebody asks, unless one of them is
+            // not like the others.
+            const auto is_hidden = [&](const event::Task* task) { return hidden.contains(*task); };
+            const bool open = step.task->pid != 2 || !step.task->kernel_thread ||
+                              std::ranges::any_of(below->second, is_hidden);
             text += fmt::format("<li><details{}><summary>{}</summary><ul>\n", open ? " open" : "",
-                                task_line(*step.task));
+                                task_line(*step.task, hidden));
             steps.push_back({nullptr, 0});
             push(step.task->pid, step.depth + 1);
         }
@@ -409,22 +454,26 @@ std::string tree_section(const std::vector<event::Task>& tasks) {
         walk();
     }
     text += "</ul>\n";
-    if (rows > kMaxRows) {
+    for (const std::string& subject : hidden.unlisted) {
         text += fmt::format(
-            "<p class=\"na\">{} more are left out; underseer ps has them "
-            "all.</p>\n",
-            rows - kMaxRows);
+            "<p><span class=\"hidden\">hidden</span> and not in this tree (a thread, or in none of "
+            "the kernel's lists): {}</p>\n",
+            folded(subject));
+    }
+    if (rows > kMaxRows) {
+        text += fmt::format("<p class=\"na\">Left out: {}; underseer ps shows all.</p>\n",
+                            counted(rows - kMaxRows, "process", "processes"));
     }
     return text;
 }
 
 std::string modules_section(const std::vector<event::Module>& modules) {
     HtmlTable table({{"Module"},
-                     {"Size", true},
-                     {"Refs", true},
-                     {"State"},
-                     {"Taints"},
-                     {"Text at"},
+                     {"Size", Cells::number},
+                     {"Refs", Cells::number},
+                     {"State", Cells::word},
+                     {"Taints", Cells::word},
+                     {"Text at", Cells::word},
                      {"Used by"}});
     for (const event::Module& module : modules) {
         table.add({folded(module.name), std::to_string(module.size_bytes),
@@ -446,8 +495,13 @@ std::string sockets_section(const ReportContent& content,
                             const std::vector<event::Socket>& sockets) {
     std::map<std::uint32_t, std::string> names;
     for (const event::Task& task : content.tasks.answer.items) names[task.pid] = task.comm;
-    HtmlTable table(
-        {{"Family"}, {"Type"}, {"State"}, {"Local"}, {"Remote"}, {"UID", true}, {"Held by"}});
+    HtmlTable table({{"Family", Cells::word},
+                     {"Type", Cells::word},
+                     {"State", Cells::word},
+                     {"Local"},
+                     {"Remote"},
+                     {"UID", Cells::number},
+                     {"Held by"}});
     for (const event::Socket& socket : sockets) {
         std::string owners;
         for (const std::uint32_t pid : socket.owner_pids) {
@@ -465,7 +519,7 @@ std::string sockets_section(const ReportContent& content,
 }
 
 std::string mounts_section(const std::vector<event::Mount>& mounts) {
-    HtmlTable table({{"Namespace", true}, {"Target"}, {"Type"}, {"Source"}, {"Options"}});
+    HtmlTable table({{"Namespace", Cells::number}, {"Target"}, {"Type"}, {"Source"}, {"Options"}});
     for (const event::Mount& mount : mounts) {
         table.add({std::to_string(mount.mnt_namespace), folded(mount.target), html(mount.fs_type),
                    folded(mount.source), folded(mount.options)});
@@ -474,8 +528,12 @@ std::string mounts_section(const std::vector<event::Mount>& mounts) {
 }
 
 std::string interfaces_section(const std::vector<event::NetworkInterface>& interfaces) {
-    HtmlTable table(
-        {{"Namespace", true}, {"Name"}, {"Flags"}, {"MTU", true}, {"MAC"}, {"Addresses"}});
+    HtmlTable table({{"Namespace", Cells::number},
+                     {"Name"},
+                     {"Flags", Cells::word},
+                     {"MTU", Cells::number},
+                     {"MAC", Cells::word},
+                     {"Addresses"}});
     for (const event::NetworkInterface& item : interfaces) {
         table.add({std::to_string(item.net_namespace), html(item.name),
                    fmt::format("<code>{:#x}</code>{}", item.flags,
@@ -542,11 +600,14 @@ void add_coverage(HtmlTable& table, std::string_view what, const Seen<T>& seen) 
     if (seen.answer.unreadable > 0) gaps += "unreadable; the first: " + html(seen.answer.first_gap);
     table.add({std::string(what), std::to_string(seen.answer.items.size()),
                std::to_string(seen.answer.unreadable),
-               gaps.empty() ? "all that was asked for" : "<span class=\"na\">" + gaps + "</span>"});
+               gaps.empty() ? "nothing known" : "<span class=\"na\">" + gaps + "</span>"});
 }
 
 std::string coverage_section(const ReportContent& content) {
-    HtmlTable table({{"Looked at"}, {"Seen", true}, {"Unreadable", true}, {"What is missing"}});
+    HtmlTable table({{"Looked at", Cells::word},
+                     {"Seen", Cells::number},
+                     {"Unreadable", Cells::number},
+                     {"What is missing"}});
     add_coverage(table, "System", content.system);
     add_coverage(table, "Processes", content.tasks);
     add_coverage(table, "Modules", content.modules);
@@ -559,7 +620,9 @@ std::string coverage_section(const ReportContent& content) {
         std::string gaps;
         if (!report.reason.empty()) gaps += html(report.reason) + "<br>";
         for (const std::string& gap : report.coverage.gaps) gaps += html(gap) + "<br>";
-        table.add({fmt::format("Check {}: {}", html(report.check), html(to_string(report.outcome))),
+        const bool of_cpus = report.check == detect::DecoyKernelCheck::kName;
+        table.add({fmt::format("Check {} ({}): {}", html(report.check), of_cpus ? "CPUs" : "tasks",
+                               html(to_string(report.outcome))),
                    std::to_string(report.coverage.looked_at),
                    std::to_string(report.coverage.unreadable),
                    gaps.empty() ? "nothing known" : "<span class=\"na\">" + gaps + "</span>"});
@@ -637,7 +700,10 @@ std::string report_page(const ReportContent& content) {
     }
     page += "</nav></header><main>\n" + findings_section(content) + input_section(content) +
             system_section(content);
-    page += seen_section("processes", "Processes", content.tasks, tree_section);
+    const HiddenTasks hidden =
+        hidden_among(content.tasks.answer.items, content.checks.answer.items);
+    page += seen_section("processes", "Processes", content.tasks,
+                         [&](const auto& items) { return tree_section(items, hidden); });
     page += seen_section("modules", "Modules", content.modules, modules_section);
     page += seen_section("sockets", "Sockets", content.sockets,
                          [&](const auto& items) { return sockets_section(content, items); });

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "base/bytes.h"
+#include "listings.h"
 
 namespace underseer::cli {
 namespace {
@@ -135,7 +136,7 @@ TEST(ReportPage, is_bounded_whatever_the_guest_claims) {
         content.tasks.answer.items.push_back(task);
     }
     const std::string page = report_page(content);
-    EXPECT_NE(page.find("30000 more are left out"), std::string::npos);
+    EXPECT_NE(page.find("Left out: 30000 processes"), std::string::npos);
     std::size_t depth = 0, deepest = 0;
     std::size_t opened = 0, closed = 0;
     for (const std::string& tag : tags_of(page)) {
@@ -155,7 +156,50 @@ TEST(ReportPage, says_what_was_not_judged_and_not_seen) {
     const std::string page = report_page(content);
     EXPECT_NE(page.find("Not judged"), std::string::npos);
     EXPECT_EQ(page.find("No finding"), std::string::npos);
+    content.checks.unavailable.clear();
+    content.checks.answer.items = {
+        {.check = "hidden_process", .outcome = event::Outcome::clean},
+        {.check = "decoy_kernel", .outcome = event::Outcome::unavailable, .reason = "no <socket>"}};
+    const std::string half = report_page(content);
+    EXPECT_NE(half.find("No finding, but not all was judged"), std::string::npos);
+    EXPECT_NE(half.find("decoy_kernel: no &lt;socket&gt;"), std::string::npos);
+    EXPECT_NE(half.find("Check hidden_process: clean"), std::string::npos);
     EXPECT_NE(page.find("unavailable: no type information"), std::string::npos);
+}
+
+TEST(ReportPage, marks_what_is_hidden_in_the_tree) {
+    ReportContent content;
+    event::Task parent;
+    parent.pid = parent.tgid = 2;
+    parent.kernel_thread = true;
+    event::Task hidden = parent, plain = parent;
+    hidden.pid = hidden.tgid = 7, hidden.ppid = 2, hidden.address = 0xffff0010;
+    plain.pid = plain.tgid = 8, plain.ppid = 2, plain.address = 0xffff0020;
+    content.tasks.answer.items = {parent, hidden, plain};
+    event::CheckReport report{.check = "hidden_process", .outcome = event::Outcome::finding};
+    report.findings = {
+        {.rule = "hidden_process",
+         .key = "7:1234:ffff0010",
+         .evidence = {{"missing in", "task_list", 0, ""}}},
+        // The same place, but another process by now.
+        {.rule = "hidden_process", .subject = "gone (pid 9)", .key = "9:1:ffff0020"}};
+    content.checks.answer.items = {report};
+    const std::string page = report_page(content);
+    EXPECT_NE(page.find("<span class=\"pid\">7</span> <span class=\"hidden\">hidden: missing in "
+                        "task_list</span>"),
+              std::string::npos);
+    EXPECT_EQ(page.find("<span class=\"pid\">8</span> <span class=\"hidden\">"), std::string::npos);
+    EXPECT_NE(
+        page.find("not in this tree (a thread, or in none of the kernel's lists): gone (pid 9)"),
+        std::string::npos);
+    EXPECT_NE(page.find("<details open><summary><span class=\"pid\">2<"), std::string::npos)
+        << "kernel threads are not folded over it";
+
+    const std::string text =
+        tree_of(content.tasks.answer.items,
+                hidden_among(content.tasks.answer.items, content.checks.answer.items));
+    EXPECT_NE(text.find(" 7! []"), std::string::npos) << text;
+    EXPECT_NE(text.find(" 8 []"), std::string::npos) << text;
 }
 
 }  // namespace

@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "agent/introspector.h"
+#include "base/counted.h"
 #include "detect/decoy_kernel/decoy_kernel.h"
 
 namespace underseer::agent {
@@ -269,8 +270,8 @@ void Agent::tell_status() {
     for (const auto& [key, entry] : watched_) {
         if (entry.watch->status().state == WatchState::watched) ++watched;
     }
-    std::string text = fmt::format("watching {} of {} VMs", watched, watched_.size());
-    if (!open_.empty()) text += fmt::format("; {} findings open", open_.size());
+    std::string text = fmt::format("watching {} of {}", watched, counted(watched_.size(), "VM"));
+    if (!open_.empty()) text += fmt::format("; {} open", counted(open_.size(), "finding"));
     if (!recorder_->trouble().empty()) text = "NOT LOGGING: " + recorder_->trouble();
     if (std::exchange(told_, text) != text) notify_manager("STATUS=" + text);
 }
@@ -544,8 +545,8 @@ void Agent::submit(AnalyserInput input) {
     const std::string id = input.instance_id;
     const std::string frame = event::encode(input);
     if (frame.size() > limits::kMaxFrameBytes) {
-        say(LogLevel::warning, fmt::format("a report of {} is too long and was dropped", id));
-        return;
+        return on_verdict({.ticket = ticket, .malformed = true, .reason = "it is too long"}, id,
+                          time_ns);
     }
     const bool taken = analyser_->submit(
         {.question = frame,

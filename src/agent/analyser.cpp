@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "detect/findings/finding_ledger.h"
 
 namespace underseer::agent {
@@ -19,7 +21,6 @@ Result<void> send_changes(jail::Channel& channel,
     frame.put(FrameKind::items);
     for (const event::FindingChange& change : changes) {
         const std::string bytes = event::encode(change);
-        if (bytes.size() + 1 > limits::kMaxFrameBytes) continue;
         if (frame.bytes().size() + bytes.size() > kItemsFrameBytes) {
             TRY(channel.send(frame.take()));
             frame = {};
@@ -52,6 +53,11 @@ Result<void> serve(jail::Channel channel) {
                    !report.has_value()) {
             verdict.malformed = true;
             verdict.reason = report.error().to_text();
+        } else if (std::ranges::any_of(report->findings, [](const event::Finding& finding) {
+                       return event::encode(finding).size() > kItemsFrameBytes;
+                   })) {
+            verdict.malformed = true;
+            verdict.reason = "a finding in it is too long";
         } else {
             changes = ledger.report(input.instance_id, *report, input.time_ns);
             verdict.check = std::move(report->check);

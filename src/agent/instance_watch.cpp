@@ -200,6 +200,8 @@ bool InstanceWatch::ask_for_report(const Question& question, OnReport done) {
                                     if (!end.has_value()) return false;
                                     if (end->failed) {
                                         done(fail(error_of(*end)));
+                                    } else if (report->empty()) {
+                                        done(fail(Code::malformed, "no report: " + end->first_gap));
                                     } else {
                                         done(std::move(*report));
                                     }

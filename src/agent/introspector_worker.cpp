@@ -328,8 +328,13 @@ class Worker {
         event::Encoder frame;
         frame.put(FrameKind::items);
         for (const T& item : listing->items) {
-            std::string bytes = event::encode(item);
-            if (bytes.size() + 1 > limits::kMaxFrameBytes) continue;
+            const std::string bytes = event::encode(item);
+            if (bytes.size() + 1 > limits::kMaxFrameBytes) {
+                listing->note(
+                    {Code::limit, 0,
+                     fmt::format("{} bytes are more than one answer may have", bytes.size())});
+                continue;
+            }
             if (frame.bytes().size() + bytes.size() > kItemsFrameBytes) {
                 frames.push_back(frame.take());
                 frame = {};

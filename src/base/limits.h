@@ -60,6 +60,12 @@ inline constexpr std::uint64_t kMaxDumpPages = 1ull << 29;
 // ---- processes of ours talking to each other -----------------------------------------------
 // One frame between a worker and the agent; the biggest is a full process listing, sent in parts.
 inline constexpr std::size_t kMaxFrameBytes = 1u << 20;
+// A report is one frame, whatever a guest hides: the findings that it tells one by one, and how
+// much of a command line each shows. Besides that and its exe path, a finding has less than 2 KiB.
+inline constexpr std::size_t kMaxFindingsOfReport = 100;
+inline constexpr std::size_t kMaxEvidenceTextBytes = 2048;
+static_assert(kMaxFindingsOfReport * (kMaxPathBytes + kMaxEvidenceTextBytes + 2048) <
+              kMaxFrameBytes);
 
 // ---- JSON that others write (QMP replies, container runtimes, log headers) -------------------
 // The largest known reply, a QMP query-qmp-schema, has 0.3 MB.

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "base/counted.h"
 #include "event_log/walk.h"
 
 namespace underseer::event_log {
@@ -38,8 +39,9 @@ int VerifyReport::exit_code() const {
 }
 
 std::string VerifyReport::to_text() const {
-    std::string text = fmt::format("{}: {} events in {} batches, {} epochs, {} segments",
-                                   to_string(state), events, batches, epochs, segments);
+    std::string text = fmt::format("{}: {} in {}, {}, {}", to_string(state),
+                                   counted(events, "event"), counted(batches, "batch", "batches"),
+                                   counted(epochs, "epoch"), counted(segments, "segment"));
     if (last_seq != 0) text += fmt::format("; events {} to {}", first_seq, last_seq);
     text += '\n';
     if (first_bad) {

@@ -17,7 +17,7 @@ constexpr std::uint64_t kHuge = 0x80, kNx = 1ull << 63;
 constexpr std::uint32_t kPfKthread = 0x00200000;
 // As far apart as real ones, which are larger than what of them is used here.
 constexpr std::uint32_t kTaskBytes = 8192, kStructPageBytes = 64;
-constexpr std::uint64_t kSlabOrder = 6, kSlabTasks = (kPageSize << kSlabOrder) / kTaskBytes;
+constexpr std::uint64_t kSlabOrder = 8, kSlabTasks = (kPageSize << kSlabOrder) / kTaskBytes;
 
 template <typename T>
 void append(std::vector<std::byte>& out, T value) {
@@ -266,15 +266,16 @@ void FakeGuest::read_many(std::span<guest_memory::ReadOp> ops) {
     for (guest_memory::ReadOp& op : ops) {
         ++reads_;
         if (before_read) before_read(*this, op.from);
-        std::ranges::fill(op.into, std::byte{0});
         if (op.from.value > ram_.size() || ram_.size() - op.from.value < op.into.size()) {
             op.status = ReadStatus::outside;
         } else if (is_hole && is_hole(op.from)) {
             op.status = ReadStatus::hole;
         } else {
-            std::memcpy(op.into.data(), host_phys(op.from), op.into.size());
             op.status = ReadStatus::ok;
+            std::memcpy(op.into.data(), host_phys(op.from), op.into.size());
+            continue;
         }
+        std::ranges::fill(op.into, std::byte{0});
     }
 }
 
@@ -525,7 +526,6 @@ void FakeGuest::build_init_task() {
 
 GuestVirt FakeGuest::add_task(std::uint32_t pid, std::uint32_t tgid, std::string_view comm,
                               GuestVirt parent) {
-    CHECK(pid < 64);  // one node of the IDR
     CHECK(next_task_ < kSlabTasks);
     const GuestVirt task = tasks_ + kTaskBytes * next_task_++;
     const auto at = [&](std::string_view member) { return task + offset("task_struct", member); };
@@ -557,7 +557,8 @@ GuestVirt FakeGuest::add_task(std::uint32_t pid, std::uint32_t tgid, std::string
     write(number + offset("pid", "numbers"), pid);
     write(number + offset("pid", "numbers") + 8, pid_ns_.value);
     write(at("thread_pid"), number.value);
-    write(idr_node_ + offset("xa_node", "slots") + 8ull * pid, number.value);
+    // The IDR has one node: a higher pid is not in it.
+    if (pid < 64) write(idr_node_ + offset("xa_node", "slots") + 8ull * pid, number.value);
     make_real(task);
     return task;
 }

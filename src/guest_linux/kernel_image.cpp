@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 
+#include "base/counted.h"
 #include "base/limits.h"
 
 namespace underseer::guest_linux {
@@ -388,9 +389,9 @@ Result<std::vector<KernelImage>> find_kernel_images(GuestMemory& memory,
     }
     if (search.images.empty()) {
         return fail(Code::not_linux,
-                    fmt::format("no running Linux kernel found: {} banners in {} MiB of RAM, none "
-                                "of them mapped by a kernel page table",
-                                banners, memory.ram_bytes() >> 20));
+                    fmt::format("no running Linux kernel found: {} in {} MiB of RAM, none of them "
+                                "mapped by a kernel page table",
+                                counted(banners, "banner"), memory.ram_bytes() >> 20));
     }
     return std::move(search.images);
 }

@@ -209,5 +209,45 @@ TEST_F(CliOnAGuest, a_report_on_an_image_names_its_hash) {
     EXPECT_EQ(std::distance(fs::directory_iterator(directory_), fs::directory_iterator()), 2);
 }
 
+// Hidden by our module: the guest's own ps does not show it any more.
+TEST_F(CliOnAGuest, a_report_shows_what_the_guest_hides) {
+    if (vm_->run("insmod /lib/modules/underseer_hide.ko").value().status != 0) {
+        GTEST_SKIP() << "no hiding module is built for this kernel";
+    }
+    const std::string victim = vm_->output_of(
+        "R=$(printf 'gpj.\\342\\200\\256exe'); sh -c 'printf \"<img src=x>\" > /proc/$$/comm; "
+        "sleep 1000; true' '<script>alert(1)</script>' '\"><img src=x onerror=alert(2)>' \"$R\" "
+        ">/dev/null 2>&1 & echo $!; sleep 1");
+    const std::string pid = victim.substr(0, victim.find('\n'));
+    vm_->output_of(fmt::format("echo '1 {}' > /sys/module/underseer_hide/parameters/command", pid));
+    const std::string core = directory_ / "guest.core";
+    ASSERT_TRUE(vm_->dump_to(core, "elf").has_value());
+    for (const std::string& subject : {vm_->name(), core}) {
+        SCOPED_TRACE(subject);
+        const std::string output = directory_ / "report.html";
+        expect(1, {"report", subject, output, "--direct", "--force"}, ": 1 finding, ");
+        const std::string page = read_file(output, 16u << 20).value();
+        expect_harmless(page);
+        EXPECT_NE(page.find("<b>1 finding</b>"), std::string::npos);
+        const std::size_t begin = page.find("<section id=\"findings\">");
+        const std::string finding = page.substr(begin, page.find("</section>", begin) - begin);
+        EXPECT_NE(finding.find("&lt;img src=x&gt; (pid " + pid + ")"), std::string::npos)
+            << finding;
+        EXPECT_NE(finding.find("<td>task_list</td>"), std::string::npos) << finding;
+        const std::string marked = fmt::format(
+            "<span class=\"pid\">{}</span> <span class=\"hidden\">hidden: missing in "
+            "task_list</span>",
+            pid);
+        EXPECT_NE(page.find(marked), std::string::npos);
+        expect(0, {"tree", subject, "--direct"}, "─ " + pid + "! sh -c");
+        // Its arguments stand in the tree, and are text there.
+        EXPECT_NE(page.find("&lt;script&gt;alert(1)"), std::string::npos);
+        EXPECT_NE(page.find("&quot;&gt;&lt;img src=x onerror=alert(2)&gt;"), std::string::npos);
+        EXPECT_NE(page.find("gpj.\\xe2\\x80\\xaeexe"), std::string::npos);
+        EXPECT_EQ(page.find("<script"), std::string::npos);
+        EXPECT_EQ(page.find("<img"), std::string::npos);
+    }
+}
+
 }  // namespace
 }  // namespace underseer::testing

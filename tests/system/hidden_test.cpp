@@ -200,6 +200,40 @@ TEST(HidingOwnKernel, a_task_unlinked_from_outside_is_found) {
     EXPECT_EQ(after.findings[0].evidence[1].text, "task_list");
 }
 
+// A report of megabytes would reach nobody: hiding much, with much to say, is no way to stay
+// hidden.
+TEST(HidingAgent, many_with_endless_command_lines_are_all_told) {
+    auto vm = TestVm::boot({.workload = false});
+    if (!vm.has_value() && vm.error().code == Code::unavailable) {
+        GTEST_SKIP() << vm.error().to_text();
+    }
+    ASSERT_TRUE(vm.has_value()) << vm.error().to_text();
+    constexpr std::size_t kVictims = 12;
+    std::vector<std::uint32_t> victims;
+    for (std::size_t i = 0; i < kVictims; ++i) {
+        victims.push_back(static_cast<std::uint32_t>(
+            std::stoul(vm->output_of("/bin/workload sleeper $(head -c 120000 /dev/zero | tr '\\0' "
+                                     "a) > /dev/null & echo $!"))));
+    }
+    TestAgent agent(
+        fmt::format("[schedule]\nhidden_process = \"1s\"\ncpu_percent = 100\n"
+                    "[instances]\nonly = [\"name:{}\"]\n",
+                    vm->name()));
+    agent.start();
+    agent.wait_until_watched(vm->name());
+    OutsideRootkit rootkit(&*vm);
+    vm->pause();
+    for (const std::uint32_t victim : victims) rootkit.unlink(rootkit.task_of(victim), "tasks");
+    vm->resume();
+    agent.wait_until("all are found", [&] { return agent.findings().size() == kVictims; });
+    const auto finding = agent.findings().front().at("finding").value();
+    const auto evidence = finding.at("evidence").value().elements().value().at(3);
+    EXPECT_EQ(evidence.at("name").value().as_string().value(), "command line");
+    const std::string text(evidence.at("text").value().as_string().value());
+    EXPECT_TRUE(text.starts_with("/bin/workload sleeper aaa")) << text.substr(0, 80);
+    EXPECT_TRUE(text.ends_with("aaa ..")) << text.size();
+}
+
 class Load : public ::testing::TestWithParam<std::string> {};
 INSTANTIATE_TEST_SUITE_P(, Load, ::testing::ValuesIn(all_kernels()), test_name);
 

@@ -132,6 +132,12 @@ void HiddenProcessCheck::look(Guest& guest) {
     }
 }
 
+bool HiddenProcessCheck::is_about(const event::Finding& finding, std::uint32_t pid,
+                                  GuestVirt task) {
+    return finding.rule == kName && finding.key.starts_with(fmt::format("{}:", pid)) &&
+           finding.key.ends_with(fmt::format(":{:x}", task.value));
+}
+
 void HiddenProcessCheck::drop_unconfirmed(const std::map<Identity, Sighting>& now) {
     for (auto it = candidates_.begin(); it != candidates_.end();) {
         const auto again = now.find(it->first);
@@ -150,7 +156,7 @@ void HiddenProcessCheck::drop_unconfirmed(const std::map<Identity, Sighting>& no
 event::Finding HiddenProcessCheck::finding(Guest& guest, const Identity& who,
                                            const Sighting& sighting) const {
     event::Finding finding;
-    finding.rule = "hidden_process";
+    finding.rule = kName;
     finding.title = "Process hidden inside the guest";
     finding.severity = event::Severity::critical;
     finding.confidence = 95;
@@ -164,6 +170,10 @@ event::Finding HiddenProcessCheck::finding(Guest& guest, const Identity& who,
         exe = task->exe.available() ? task->exe.value() : task->exe.reason();
         for (const std::string& word : task->argv.value_or({})) argv += word + " ";
         if (!argv.empty()) argv.pop_back();
+        if (argv.size() > limits::kMaxEvidenceTextBytes) {
+            argv.resize(limits::kMaxEvidenceTextBytes);
+            argv += " ..";
+        }
     }
     finding.subject = fmt::format("{} (pid {})", comm, who.pid);
     finding.evidence = {{"shown by", names_of(sighting.shown), 0, {}},
@@ -193,7 +203,7 @@ event::Finding HiddenProcessCheck::finding(Guest& guest, const Identity& who,
 event::CheckReport HiddenProcessCheck::report(Guest& guest) const {
     CHECK(looks_ > 0);
     event::CheckReport report;
-    report.check = "hidden_process";
+    report.check = kName;
     report.coverage = coverage_;
     if (!blind_.empty()) {
         report.outcome = event::Outcome::unavailable;
@@ -202,7 +212,12 @@ event::CheckReport HiddenProcessCheck::report(Guest& guest) const {
     }
     if (looks_ >= kLooks) {
         for (const auto& [who, sighting] : candidates_) {
+            if (report.findings.size() == limits::kMaxFindingsOfReport) break;
             report.findings.push_back(finding(guest, who, sighting));
+        }
+        if (const auto rest = candidates_.size() - report.findings.size(); rest > 0) {
+            report.coverage.gaps.push_back(fmt::format(
+                "{} more hidden tasks: the first {} are told", rest, report.findings.size()));
         }
     }
     if (!report.findings.empty()) {

@@ -18,6 +18,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "event/finding.h"
@@ -27,6 +28,7 @@ namespace underseer::detect {
 
 class HiddenProcessCheck {
   public:
+    static constexpr std::string_view kName = "hidden_process";  // of the check and its rule
     // Looks that must agree, and the time the caller lets pass between two of them. A process that
     // is being forked or reaped is half-linked for as long as the guest does not schedule it, so
     // the span (two seconds in all) is well above a busy guest's scheduling latency.
@@ -34,6 +36,9 @@ class HiddenProcessCheck {
     static constexpr unsigned kPauseMs = 500;
 
     explicit HiddenProcessCheck(bool search_ram = false) : search_ram_(search_ram) {}
+
+    // Whether `finding` is one of this check about the task with that pid and task_struct.
+    static bool is_about(const event::Finding& finding, std::uint32_t pid, GuestVirt task);
 
     // One look, the first of which searches RAM where that is asked for. Call kLooks times,
     // kPauseMs apart, each in a new epoch; an early stop is possible as soon as suspicious() is

@@ -175,6 +175,21 @@ TEST_F(HiddenProcess, where_no_task_can_be_read_the_answer_is_not_clean) {
     EXPECT_EQ(report.coverage.unreadable, 3u);
 }
 
+TEST(HiddenProcessFlood, is_told_as_far_as_a_report_goes_and_says_how_much_is_left) {
+    FakeGuest fake({});
+    const GuestVirt init = fake.add_task(1, 1, "init", fake.init_task());
+    for (std::uint32_t pid = 1000; pid < 1105; ++pid) fake.add_task(pid, pid, "many", init);
+    fake.finish();
+    const auto guest = Guest::attach(&fake).value();
+    HiddenProcessCheck check;
+    for (unsigned i = 0; i < HiddenProcessCheck::kLooks; ++i) check.look(*guest);
+    const auto report = check.report(*guest);
+    EXPECT_EQ(report.outcome, event::Outcome::finding);
+    EXPECT_EQ(report.findings.size(), limits::kMaxFindingsOfReport);
+    ASSERT_FALSE(report.coverage.gaps.empty());
+    EXPECT_EQ(report.coverage.gaps.back(), "5 more hidden tasks: the first 100 are told");
+}
+
 TEST_F(HiddenProcess, too_few_looks_are_unavailable_and_not_clean) {
     fake_.unlink_from_task_list(shell_);
     HiddenProcessCheck check;

@@ -72,6 +72,7 @@ static void sockets(void) {
     inet_pton(AF_INET6, "::ffff:127.0.0.1", &mapped.sin6_addr);
     connect(socket(AF_INET6, SOCK_STREAM, 0), (struct sockaddr*)&mapped, sizeof mapped);
     accept(listener, NULL, NULL);
+    connect(socket(AF_INET, SOCK_STREAM, 0), (struct sockaddr*)&v4, sizeof v4);  // never accepted
     struct sockaddr_in6 v6 = {.sin6_family = AF_INET6, .sin6_port = htons(6666), .sin6_addr = in6addr_loopback};
     int six = socket(AF_INET6, SOCK_STREAM, 0);
     bind(six, (struct sockaddr*)&v6, sizeof v6);

@@ -1,0 +1,50 @@
+// Border: the structures of a guest's kernel. A worker has attached to a genuine guest; then the
+// input changes its RAM, before and while it is looked at. Must hold: every listing and every check
+// end, whatever page tables and structures say.
+#include "changed_guest.h"
+#include "detect/hidden_process/hidden_process.h"
+#include "guest_linux/guest.h"
+
+namespace {
+using namespace underseer;
+
+void look(guest_linux::Guest& guest) {
+    guest.new_epoch();
+    (void)guest.info();
+    (void)guest.tasks({.environment = true});
+    (void)guest.open_files(std::nullopt);
+    (void)guest.memory_maps(std::nullopt);
+    (void)guest.modules();
+    (void)guest.sockets();
+    (void)guest.mounts();
+    (void)guest.interfaces();
+    (void)guest.kernel_log();
+    detect::HiddenProcessCheck check;
+    for (unsigned i = 0; i < detect::HiddenProcessCheck::kLooks; ++i) {
+        guest.new_epoch();
+        check.look(guest);
+        if (!check.suspicious()) break;
+    }
+    (void)check.report(guest);
+}
+
+struct Attached {
+    explicit Attached(GuestMemory& memory)
+        : cache(&memory), guest(guest_linux::Guest::attach(&cache).value()) {}
+
+    guest_memory::CachedMemory cache;
+    std::unique_ptr<guest_linux::Guest> guest;
+};
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+    static std::unique_ptr<Attached> attached;
+    static Genuine genuine([](ChangedMemory& memory) {
+        attached = std::make_unique<Attached>(memory);
+        memory.pages_read->clear();  // of attaching
+        look(*attached->guest);
+    });
+    change(genuine, data, size);
+    look(*attached->guest);
+    return 0;
+}
