@@ -26,9 +26,9 @@ class RunQueues : public ::testing::TestWithParam<std::string> {
         rootkit_.emplace(&*vm_);
     }
 
-    // Starts a mode of the workload twice; the second is the one to hide.
-    void start(std::string_view mode) {
-        vm_->output_of(fmt::format("/bin/workload {} > /dev/null 2>&1 & true", mode));
+    // Starts two that want the CPU, of the workload's modes; the second is the one to hide.
+    void start(std::string_view rival, std::string_view mode) {
+        vm_->output_of(fmt::format("/bin/workload {} > /dev/null 2>&1 & true", rival));
         victim_ = static_cast<std::uint32_t>(std::stoul(vm_->output_of(
             fmt::format("/bin/workload {0} > /tmp/{0} 2>&1 & echo $!", mode))));
         vm_->output_of("sleep 1");
@@ -91,11 +91,11 @@ class RunQueues : public ::testing::TestWithParam<std::string> {
 INSTANTIATE_TEST_SUITE_P(, RunQueues, ::testing::ValuesIn(all_kernels()), test_name);
 
 TEST_P(RunQueues, fair) {
-    start("busy_fair");
+    start("busy_fair", "busy_fair");
     expect_clean();
     expect_found_when("waiting", [&] { return waits_for_cpu(); });
     end();
-    start("busy_throttled");
+    start("busy_throttled", "busy_throttled");
     expect_clean();
     // The task itself is marked since 6.18, its queue before.
     expect_found_when("throttled", [&] {
@@ -107,13 +107,13 @@ TEST_P(RunQueues, fair) {
 }
 
 TEST_P(RunQueues, real_time) {
-    start("busy_rt");
+    start("busy_rt", "busy_rt");
     expect_clean();
     expect_found_when("waiting", [&] { return waits_for_cpu(); });
 }
 
 TEST_P(RunQueues, deadline) {
-    start("busy_deadline");
+    start("urgent_deadline", "busy_deadline");
     for (int i = 0; i < 3; ++i) expect_clean();
     const auto throttled = [&] { return value("dl.dl_throttled") == 1; };
     expect_found_when("waiting", [&] { return waits_for_cpu() && !throttled(); });
@@ -134,11 +134,11 @@ TEST_P(RunQueues, sched_ext) {
     if (vm_->run("test -e /sys/kernel/sched_ext").value().status != 0) {
         GTEST_SKIP() << GetParam() << " has no sched_ext";
     }
-    start("sched_ext");
+    start("sched_ext", "sched_ext");
     ASSERT_EQ(vm_->output_of("cat /sys/kernel/sched_ext/state"), "enabled\n")
         << vm_->output_of("cat /tmp/sched_ext; dmesg | tail -5");
     expect_clean();
-    start("busy_fair");
+    start("busy_fair", "busy_fair");
     expect_found_when("waiting", [&] { return waits_for_cpu(); });
 }
 

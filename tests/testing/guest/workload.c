@@ -1,6 +1,7 @@
 // What a test guest runs: a process of every kind that a listing must get right. Each stays for ever.
 #define _GNU_SOURCE
 #include <arpa/inet.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <linux/bpf.h>
 #include <linux/btf.h>
@@ -452,16 +453,17 @@ static void busy_rt(void) {
     }
 }
 
-// Uses up its share of every second, from its beginning, and then stands still until the next.
-static void busy_deadline(void) {
+// Wants the CPU for ever under SCHED_DEADLINE, from the beginning of a second: is given `runtime_ms` of
+// every period, and stands still until the next when it has used that up.
+static void spin_under_deadline(unsigned runtime_ms, unsigned period_ms) {
     struct {
         uint32_t size, policy;
         uint64_t flags;
         int32_t nice;
         uint32_t priority;
         uint64_t runtime, deadline, period;
-    } share = {.size = sizeof share, .policy = 6 /* SCHED_DEADLINE */, .runtime = 300000000,
-               .deadline = 1000000000, .period = 1000000000};
+    } share = {.size = sizeof share, .policy = 6 /* SCHED_DEADLINE */, .runtime = runtime_ms * 1000000ull,
+               .deadline = period_ms * 1000000ull, .period = period_ms * 1000000ull};
     struct timespec second;
     clock_gettime(CLOCK_MONOTONIC, &second);
     second.tv_sec += 1, second.tv_nsec = 0;
@@ -469,6 +471,10 @@ static void busy_deadline(void) {
     if (syscall(SYS_sched_setattr, 0, &share, 0) != 0) perror("sched_setattr"), _exit(1);
     busy_fair();
 }
+
+static void busy_deadline(void) { spin_under_deadline(300, 1000); }
+// Nearly always has the earlier deadline: the other waits for it.
+static void urgent_deadline(void) { spin_under_deadline(6, 20); }
 
 static void put(const char* path, const char* text) {
     int file = open(path, O_WRONLY);
@@ -522,6 +528,7 @@ static void sched_ext(void) {
                           .max_entries = 1, .btf_vmlinux_value_type_id = value_id};
     const size_t map_bytes = offsetof(union bpf_attr, btf_vmlinux_value_type_id) + sizeof value_id;
     const int fd = (int)syscall(SYS_bpf, BPF_MAP_CREATE, &map, map_bytes);
+    for (unsigned n = 8; fd < 0 && n < 4096; n += 8) { map.value_size = n; errno = 0; int f = (int)syscall(SYS_bpf, BPF_MAP_CREATE, &map, map_bytes); if (f >= 0 || errno != EINVAL) fprintf(stderr, "size %u: %d %d\n", n, f, errno); }
     if (fd < 0) fprintf(stderr, "type %u of %u bytes: ", value_id, value_bytes), perror("BPF_MAP_CREATE"), _exit(1);
     char* value = calloc(1, value_bytes);
     strcpy(value + data_at + name_at, "underseer_test");
@@ -654,6 +661,7 @@ static const struct mode kModes[] = {
     {"thread_churn", thread_churn, 0}, {"kexec", kexec, 0},
     {"leave", leave, 0},            {"mix", mix, 0},
     {"busy_fair", busy_fair, 0},    {"busy_rt", busy_rt, 0},        {"busy_deadline", busy_deadline, 0},
+    {"urgent_deadline", urgent_deadline, 0},
     {"busy_throttled", busy_throttled, 0}, {"sched_ext", sched_ext, 0},
     {"measure_gap", measure_gap, 0}, {"measure_spin", measure_spin, 0},
     {"measure_forks", measure_forks, 0}, {"measure_requests", measure_requests, 0},
