@@ -43,7 +43,7 @@ Times time_of(F&& work) {
 }
 
 Times median(const std::vector<Times>& rounds) {
-    const auto of = [&](double Times::*member) {
+    const auto of = [&](double Times::* member) {
         std::vector<double> values;
         for (const Times& round : rounds) values.push_back(round.*member);
         std::ranges::nth_element(values, values.begin() + kRounds / 2);
@@ -78,9 +78,12 @@ void measure(const char* label, unsigned memory_mib) {
         fmt::print("{:<16}{}\n", label, vm.error().to_text());
         return;
     }
-    vm->output_of("mount -o remount,size=100% /dev/shm 2>/dev/null || mount -t tmpfs -o size=100% tmpfs /dev/shm");
-    vm->output_of("dd if=/dev/urandom of=/tmp/noise bs=1M count=4 2>/dev/null; "
-                  "while cat /tmp/noise >> /dev/shm/fill 2>/dev/null; do :; done; rm -f /dev/shm/fill; true");
+    vm->output_of(
+        "mount -o remount,size=100% /dev/shm 2>/dev/null || mount -t tmpfs -o size=100% tmpfs "
+        "/dev/shm");
+    vm->output_of(
+        "dd if=/dev/urandom of=/tmp/noise bs=1M count=4 2>/dev/null; "
+        "while cat /tmp/noise >> /dev/shm/fill 2>/dev/null; do :; done; rm -f /dev/shm/fill; true");
     const auto found = hypervisor::select(hypervisor::discover().value(), vm->name()).value();
     vm->pause();
     auto ram = hypervisor::open_ram(found).value();

@@ -414,8 +414,8 @@ Result<void> TaskViews::walk_dl_timers(unsigned cpu, std::vector<GuestVirt>& out
 }
 
 // A group that has used up its quota hangs in no CPU's queue. Its real-time tasks wait in its own
-// queues then (CONFIG_RT_GROUP_SCHED; sched_rt_rq_dequeue(), kernel/sched/rt.c). Its fair ones do in
-// a list of the group's since 6.18 (throttle_cfs_rq_work(), kernel/sched/fair.c); before, they
+// queues then (CONFIG_RT_GROUP_SCHED; sched_rt_rq_dequeue(), kernel/sched/rt.c). Its fair ones do
+// in a list of the group's since 6.18 (throttle_cfs_rq_work(), kernel/sched/fair.c); before, they
 // stayed in cfs_tasks. The groups are a tree, whose root the queue of a CPU itself belongs to.
 Result<void> TaskViews::walk_groups(GuestVirt first_rq, const std::vector<unsigned>& cpus,
                                     std::vector<GuestVirt>& out) {

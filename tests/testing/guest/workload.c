@@ -1,10 +1,7 @@
 // What a test guest runs: a process of every kind that a listing must get right. Each stays for ever.
 #define _GNU_SOURCE
 #include <arpa/inet.h>
-#include <errno.h>
 #include <fcntl.h>
-#include <linux/bpf.h>
-#include <linux/btf.h>
 #include <linux/capability.h>
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
@@ -13,7 +10,6 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
-#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -491,53 +487,6 @@ static void busy_throttled(void) {
     busy_fair();
 }
 
-static const struct btf_type* after_type(const struct btf_type* type) {
-    static const size_t kFixed[] = {[BTF_KIND_INT] = 4, [BTF_KIND_ARRAY] = 12, [BTF_KIND_VAR] = 4,
-                                    [BTF_KIND_DECL_TAG] = 4, [BTF_KIND_ENUM64] = 0};
-    static const size_t kEach[] = {[BTF_KIND_STRUCT] = 12, [BTF_KIND_UNION] = 12, [BTF_KIND_ENUM] = 8,
-                                   [BTF_KIND_FUNC_PROTO] = 8, [BTF_KIND_DATASEC] = 12, [BTF_KIND_ENUM64] = 12};
-    const unsigned kind = BTF_INFO_KIND(type->info);
-    return (const void*)((const char*)(type + 1) + kFixed[kind] + BTF_INFO_VLEN(type->info) * kEach[kind]);
-}
-
-// Loads a scheduler of sched_ext that has a name and nothing else: all is left to the kernel's
-// defaults, and every process of the fair class becomes one of its own. It is there as long as its map.
-static void sched_ext(void) {
-    static char types[32 << 20];
-    size_t length = 0;
-    int file = open("/sys/kernel/btf/vmlinux", O_RDONLY);
-    for (ssize_t got; (got = read(file, types + length, sizeof types - length)) > 0;) length += (size_t)got;
-    const struct btf_header* header = (const void*)types;
-    const char *first = types + header->hdr_len + header->type_off, *end = first + header->type_len;
-    const char* names = types + header->hdr_len + header->str_off;
-    uint32_t id = 1, value_id = 0, value_bytes = 0, data_at = 0, name_at = 0;
-    for (const struct btf_type* type = (const void*)first; (const char*)type < end; type = after_type(type), ++id) {
-        if (BTF_INFO_KIND(type->info) != BTF_KIND_STRUCT) continue;
-        const int outer = strcmp(names + type->name_off, "bpf_struct_ops_sched_ext_ops") == 0;
-        if (!outer && strcmp(names + type->name_off, "sched_ext_ops") != 0) continue;
-        if (outer) value_id = id, value_bytes = type->size;
-        const struct btf_member* member = (const void*)(type + 1);
-        for (unsigned i = 0; i < BTF_INFO_VLEN(type->info); ++i) {
-            const char* name = names + member[i].name_off;
-            if (outer && strcmp(name, "data") == 0) data_at = member[i].offset / 8;
-            if (!outer && strcmp(name, "name") == 0) name_at = member[i].offset / 8;
-        }
-    }
-    // As long as what is asked for: behind it lie members of newer kernels.
-    union bpf_attr map = {.map_type = BPF_MAP_TYPE_STRUCT_OPS, .key_size = 4, .value_size = value_bytes,
-                          .max_entries = 1, .btf_vmlinux_value_type_id = value_id};
-    const size_t map_bytes = offsetof(union bpf_attr, btf_vmlinux_value_type_id) + sizeof value_id;
-    const int fd = (int)syscall(SYS_bpf, BPF_MAP_CREATE, &map, map_bytes);
-    for (unsigned n = 8; fd < 0 && n < 4096; n += 8) { map.value_size = n; errno = 0; int f = (int)syscall(SYS_bpf, BPF_MAP_CREATE, &map, map_bytes); if (f >= 0 || errno != EINVAL) fprintf(stderr, "size %u: %d %d\n", n, f, errno); }
-    if (fd < 0) fprintf(stderr, "type %u of %u bytes: ", value_id, value_bytes), perror("BPF_MAP_CREATE"), _exit(1);
-    char* value = calloc(1, value_bytes);
-    strcpy(value + data_at + name_at, "underseer_test");
-    uint32_t key = 0;
-    union bpf_attr update = {.map_fd = (uint32_t)fd, .key = (uintptr_t)&key, .value = (uintptr_t)value};
-    if (syscall(SYS_bpf, BPF_MAP_UPDATE_ELEM, &update, sizeof update) != 0) perror("sched_ext: BPF_MAP_UPDATE_ELEM"), _exit(1);
-    rest();
-}
-
 // Starts the kernel in /kexec with this kernel's command line, without a reset.
 static void kexec(void) {
     char line[4096] = "";
@@ -662,7 +611,7 @@ static const struct mode kModes[] = {
     {"leave", leave, 0},            {"mix", mix, 0},
     {"busy_fair", busy_fair, 0},    {"busy_rt", busy_rt, 0},        {"busy_deadline", busy_deadline, 0},
     {"urgent_deadline", urgent_deadline, 0},
-    {"busy_throttled", busy_throttled, 0}, {"sched_ext", sched_ext, 0},
+    {"busy_throttled", busy_throttled, 0},
     {"measure_gap", measure_gap, 0}, {"measure_spin", measure_spin, 0},
     {"measure_forks", measure_forks, 0}, {"measure_requests", measure_requests, 0},
 };
