@@ -87,10 +87,16 @@ TaskViews::TaskViews(Kernel* kernel) : kernel_(kernel) {
         .dl_rb_node = k.field("task_struct", "dl.rb_node"),
         .dl_server = k.field("task_struct", "dl.dl_server"),
         .scx_node = k.field("task_struct", "scx.runnable_node"),
-        .rq_root_group = k.field("rq", "cfs.tg"),
+        .dl_timer = k.field("task_struct", "dl.dl_timer"),
+        .timer_function = k.field("hrtimer", "function"),
+        .timer_node = k.field("hrtimer", "node"),
+        .clock_bases = k.field("hrtimer_cpu_base", "clock_base"),
+        .clock_root = k.field("hrtimer_clock_base", "active.rb_root.rb_root.rb_node"),
+        .rq_root_group = k.field("rq", {"cfs.tg", "rt.tg"}),
         .group_children = k.field("task_group", "children"),
         .group_siblings = k.field("task_group", "siblings"),
         .group_cfs_rq = k.field("task_group", "cfs_rq"),
+        .group_rt_rq = k.field("task_group", "rt_rq"),
         .cfs_limbo = k.field("cfs_rq", "throttled_limbo_list"),
         .throttle_node = k.field("task_struct", "throttle_node"),
     };
@@ -358,50 +364,94 @@ Result<void> TaskViews::walk_rt_queue(GuestVirt rt_rq, std::vector<GuestVirt>& o
     return {};
 }
 
-Result<void> TaskViews::walk_dl_queue(GuestVirt rq, std::vector<GuestVirt>& out) {
-    std::vector<std::uint64_t> stack{TRY(kernel_->read(rq, f_.rq_dl_root))};
+// struct rb_node {__rb_parent_color, rb_right, rb_left} (include/linux/rbtree_types.h). `visit` is
+// given the address of every node and may fail.
+template <typename Visit>
+Result<void> TaskViews::walk_rb_tree(std::uint64_t root, Visit&& visit) {
+    std::vector<std::uint64_t> stack{root};
     std::size_t steps = 0;
     while (!stack.empty()) {
         const GuestVirt node{stack.back()};
         stack.pop_back();
         if (!node) continue;
-        if (++steps > limits::kMaxListSteps)
-            return fail(Code::limit, "the deadline tree is cyclic");
-        // struct rb_node {__rb_parent_color, rb_right, rb_left} (include/linux/rbtree_types.h)
+        if (++steps > limits::kMaxListSteps) return fail(Code::limit, "a kernel tree is cyclic");
         stack.push_back(TRY(kernel_->memory().read<std::uint64_t>(node + 8)));
         stack.push_back(TRY(kernel_->memory().read<std::uint64_t>(node + 16)));
-        // A server that lends the CPU to another class since 6.8 (struct rq.fair_server) is an
-        // entity in this tree, but no task.
-        const GuestVirt task = container(node, f_.dl_rb_node);
-        if (f_.dl_server.known() && TRY(kernel_->read(task, f_.dl_server)) != 0) continue;
-        out.push_back(task);
+        TRY(visit(node));
     }
     return {};
 }
 
-// Since 6.18 a task of a group that has used up its quota waits off every queue, in a list of the
-// group's (throttle_cfs_rq_work(), kernel/sched/fair.c); before, it stayed in cfs_tasks. The groups
-// are a tree, whose root the queue of a CPU itself belongs to.
-Result<void> TaskViews::walk_throttled(GuestVirt first_rq, const std::vector<unsigned>& cpus,
-                                       std::vector<GuestVirt>& out) {
-    if (!f_.cfs_limbo.known() || !f_.throttle_node.known() || !f_.group_cfs_rq.known()) return {};
+// A server that lends the CPU to another class since 6.8 (struct rq.fair_server) is an entity as a
+// task's, but no task.
+Result<void> TaskViews::add_dl_task(GuestVirt task, std::vector<GuestVirt>& out) {
+    const bool server = f_.dl_server.known() && TRY(kernel_->read(task, f_.dl_server)) != 0;
+    if (!server) out.push_back(task);
+    return {};
+}
+
+Result<void> TaskViews::walk_dl_queue(GuestVirt rq, std::vector<GuestVirt>& out) {
+    return walk_rb_tree(TRY(kernel_->read(rq, f_.rq_dl_root)), [&](GuestVirt node) {
+        return add_dl_task(container(node, f_.dl_rb_node), out);
+    });
+}
+
+// A deadline task that has used up its runtime is in no queue until its timer gives it the next
+// (start_dl_timer(), kernel/sched/deadline.c): what waits for the CPU then is the timer. It is one
+// of CLOCK_MONOTONIC, the first of a CPU's clocks (HRTIMER_BASE_MONOTONIC, hrtimer_defs.h).
+Result<void> TaskViews::walk_dl_timers(unsigned cpu, std::vector<GuestVirt>& out) {
+    if (!f_.dl_timer.known()) return {};
+    const GuestVirt replenish = TRY(kernel_->symbol("dl_task_timer"));
+    const GuestVirt bases = TRY(kernel_->per_cpu(TRY(kernel_->symbol("hrtimer_bases")), cpu));
+    const GuestVirt clock = bases + f_.clock_bases.offset;
+    return walk_rb_tree(TRY(kernel_->read(clock, f_.clock_root)),
+                        [&](GuestVirt node) -> Result<void> {
+                            const GuestVirt timer = container(node, f_.timer_node);
+                            if (TRY(kernel_->read_pointer(timer, f_.timer_function)) != replenish)
+                                return {};
+                            return add_dl_task(container(timer, f_.dl_timer), out);
+                        });
+}
+
+// A group that has used up its quota hangs in no CPU's queue. Its real-time tasks wait in its own
+// queues then (CONFIG_RT_GROUP_SCHED; sched_rt_rq_dequeue(), kernel/sched/rt.c). Its fair ones do
+// in a list of the group's since 6.18 (throttle_cfs_rq_work(), kernel/sched/fair.c); before, they
+// stayed in cfs_tasks. The groups are a tree, whose root the queue of a CPU itself belongs to.
+Result<void> TaskViews::walk_groups(GuestVirt first_rq, const std::vector<unsigned>& cpus,
+                                    std::vector<GuestVirt>& out) {
+    const bool fair = f_.cfs_limbo.known() && f_.throttle_node.known() && f_.group_cfs_rq.known();
+    const bool real_time = f_.group_rt_rq.known();
+    if (!fair && !real_time) return {};
     Result<void> worst;
     const auto keep_worst = [&](Result<void> walked) {
         if (!walked.has_value()) worst = std::move(walked);
     };
     std::vector<GuestVirt> groups{TRY(kernel_->read_pointer(first_rq, f_.rq_root_group))};
     for (std::size_t i = 0; i < groups.size(); ++i) {
-        const auto queues = kernel_->read_pointer(groups[i], f_.group_cfs_rq);
+        const auto queue_of = [&](const Field& queues, unsigned cpu, bool per_cpu) {
+            const auto decide = [&]() -> Result<GuestVirt> {
+                const GuestVirt first = TRY(kernel_->read_pointer(groups[i], queues));
+                if (!first) return GuestVirt{};
+                if (per_cpu) return kernel_->per_cpu(first, cpu);
+                return kernel_->memory().read<GuestVirt>(first + 8ull * cpu);
+            };
+            return decide().value_or(GuestVirt{});
+        };
         for (const unsigned cpu : cpus) {
-            if (!queues.has_value() || !*queues) break;
-            const auto queue = group_queues_per_cpu_
-                                   ? kernel_->per_cpu(*queues, cpu)
-                                   : kernel_->memory().read<GuestVirt>(*queues + 8ull * cpu);
-            if (!queue.has_value() || !*queue) continue;
-            keep_worst(kernel_->walk_list(*queue + f_.cfs_limbo.offset, [&](GuestVirt waiting) {
-                out.push_back(container(waiting, f_.throttle_node));
-                return out.size() < limits::kMaxTasks;
-            }));
+            if (fair) {
+                const GuestVirt queue = queue_of(f_.group_cfs_rq, cpu, group_queues_per_cpu_);
+                if (queue) {
+                    keep_worst(
+                        kernel_->walk_list(queue + f_.cfs_limbo.offset, [&](GuestVirt waiting) {
+                            out.push_back(container(waiting, f_.throttle_node));
+                            return out.size() < limits::kMaxTasks;
+                        }));
+                }
+            }
+            if (real_time) {
+                const GuestVirt queue = queue_of(f_.group_rt_rq, cpu, /*per_cpu=*/false);
+                if (queue) keep_worst(walk_rt_queue(queue, out));
+            }
         }
         keep_worst(kernel_->walk_list(groups[i] + f_.group_children.offset, [&](GuestVirt node) {
             groups.push_back(container(node, f_.group_siblings));
@@ -430,9 +480,10 @@ Result<void> TaskViews::walk_run_queues(std::vector<GuestVirt>& out) {
         }
         TRY(walk_rt_queue(rq + f_.rq_rt.offset, out));
         TRY(walk_dl_queue(rq, out));
+        TRY(walk_dl_timers(cpu, out));
     }
     if (cpus.empty()) return {};
-    return walk_throttled(TRY(kernel_->per_cpu(runqueues, cpus.front())), cpus, out);
+    return walk_groups(TRY(kernel_->per_cpu(runqueues, cpus.front())), cpus, out);
 }
 
 // rq->curr rather than the per-CPU current_task: the same task, and its name never changed.

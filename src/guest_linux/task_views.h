@@ -56,9 +56,13 @@ class TaskViews {
     Result<void> walk_css_sets(std::vector<GuestVirt>& out);
     Result<void> walk_run_queues(std::vector<GuestVirt>& out);
     Result<void> walk_rt_queue(GuestVirt rt_rq, std::vector<GuestVirt>& out, unsigned depth = 0);
-    Result<void> walk_throttled(GuestVirt first_rq, const std::vector<unsigned>& cpus,
-                                std::vector<GuestVirt>& out);
+    Result<void> walk_groups(GuestVirt first_rq, const std::vector<unsigned>& cpus,
+                             std::vector<GuestVirt>& out);
+    template <typename Visit>
+    Result<void> walk_rb_tree(std::uint64_t root, Visit&& visit);
+    Result<void> add_dl_task(GuestVirt task, std::vector<GuestVirt>& out);
     Result<void> walk_dl_queue(GuestVirt rq, std::vector<GuestVirt>& out);
+    Result<void> walk_dl_timers(unsigned cpu, std::vector<GuestVirt>& out);
     Result<void> walk_current(std::vector<GuestVirt>& out);
     Result<GuestVirt> task_of_pid(GuestVirt pid);
 
@@ -70,7 +74,9 @@ class TaskViews {
         Field css_hlist, css_tasks, css_mg_tasks, css_dying_tasks;
         Field rq_curr, rq_donor, rq_cfs_tasks, rq_rt, rt_rq_queue, rq_dl_root, rq_scx_runnable,
             se_group_node, rt, rt_run_list, rt_my_q, dl_rb_node, dl_server, scx_node;
-        Field rq_root_group, group_children, group_siblings, group_cfs_rq, cfs_limbo, throttle_node;
+        Field dl_timer, timer_function, timer_node, clock_bases, clock_root;
+        Field rq_root_group, group_children, group_siblings, group_cfs_rq, group_rt_rq, cfs_limbo,
+            throttle_node;
     } f_;
     bool group_queues_per_cpu_ = false;
 };

@@ -7,7 +7,9 @@
 #include <unistd.h>
 
 #include <memory>
+#include <optional>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "guest_linux/guest.h"
@@ -36,6 +38,12 @@ class OutsideRootkit {
         }
         return {};
     }
+    // An integer in the task's structure; none where this kernel's has no such member.
+    std::optional<std::uint64_t> member(GuestVirt task, std::string_view path) {
+        const auto value = guest_->kernel().read(task, guest_->kernel().field("task_struct", path));
+        return value.has_value() ? std::optional(*value) : std::nullopt;
+    }
+    guest_linux::Kernel& kernel() { return guest_->kernel(); }
     void unlink(GuestVirt task, std::string_view list) {
         const GuestVirt node = task + guest_->kernel().field("task_struct", list).offset;
         const auto next = guest_->kernel().memory().read<GuestVirt>(node).value();
@@ -57,8 +65,19 @@ class OutsideRootkit {
         unlink_from_idr(task);
     }
 
+    // As nothing had been done. Only for a guest that has stood still since.
+    void undo() {
+        while (!done_.empty()) {
+            const auto [at, value] = done_.back();
+            write(at, value);
+            done_.resize(done_.size() - 2);
+        }
+    }
+
   private:
     void write(GuestVirt at, std::uint64_t value) {
+        guest_->new_epoch();
+        done_.emplace_back(at, guest_->kernel().memory().read<std::uint64_t>(at).value());
         const GuestPhys phys = guest_->kernel().memory().translate(at).value().phys;
         CHECK(::pwrite(writable_.get(), &value, sizeof value, static_cast<off_t>(phys.value)) ==
               sizeof value);
@@ -69,6 +88,7 @@ class OutsideRootkit {
     std::unique_ptr<guest_memory::GuestMemory> memory_;
     std::unique_ptr<guest_linux::Guest> guest_;
     Fd writable_;
+    std::vector<std::pair<GuestVirt, std::uint64_t>> done_;  // what was there before each write
 };
 
 }  // namespace underseer::testing

@@ -10,6 +10,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -425,6 +426,67 @@ static void mix(void) {
     rest();
 }
 
+// ---- a process of each scheduling class that wants the CPU: of two such, one waits
+
+static void busy_fair(void) {
+    for (;;) {}
+}
+
+// Every one begins at a full tenth of a second, and leaves some of it to the rest.
+static void busy_rt(void) {
+    struct sched_param high = {.sched_priority = 5};
+    sched_setscheduler(0, SCHED_RR, &high);
+    for (;;) {
+        struct timespec time, begin;
+        clock_gettime(CLOCK_MONOTONIC, &time);
+        time.tv_nsec = (time.tv_nsec / 100000000 + 1) * 100000000;
+        if (time.tv_nsec == 1000000000) time.tv_sec += 1, time.tv_nsec = 0;
+        clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &time, NULL);
+        clock_gettime(CLOCK_THREAD_CPUTIME_ID, &begin);
+        do {
+            clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+        } while ((time.tv_sec - begin.tv_sec) * 1000 + (time.tv_nsec - begin.tv_nsec) / 1000000 < 30);
+    }
+}
+
+// Wants the CPU for ever under SCHED_DEADLINE, from the beginning of a second: is given `runtime_ms` of
+// every period, and stands still until the next when it has used that up.
+static void spin_under_deadline(unsigned runtime_ms, unsigned period_ms) {
+    struct {
+        uint32_t size, policy;
+        uint64_t flags;
+        int32_t nice;
+        uint32_t priority;
+        uint64_t runtime, deadline, period;
+    } share = {.size = sizeof share, .policy = 6 /* SCHED_DEADLINE */, .runtime = runtime_ms * 1000000ull,
+               .deadline = period_ms * 1000000ull, .period = period_ms * 1000000ull};
+    struct timespec second;
+    clock_gettime(CLOCK_MONOTONIC, &second);
+    second.tv_sec += 1, second.tv_nsec = 0;
+    clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &second, NULL);
+    if (syscall(SYS_sched_setattr, 0, &share, 0) != 0) perror("sched_setattr"), _exit(1);
+    busy_fair();
+}
+
+static void busy_deadline(void) { spin_under_deadline(300, 1000); }
+// Nearly always has the earlier deadline: the other waits for it.
+static void urgent_deadline(void) { spin_under_deadline(6, 20); }
+
+static void put(const char* path, const char* text) {
+    int file = open(path, O_WRONLY);
+    if (write(file, text, strlen(text)) < 0) perror(path), _exit(1);
+    close(file);
+}
+
+// In a control group of 2 ms in every half second.
+static void busy_throttled(void) {
+    put("/sys/fs/cgroup/cgroup.subtree_control", "+cpu");
+    mkdir("/sys/fs/cgroup/tight", 0755);
+    put("/sys/fs/cgroup/tight/cpu.max", "2000 500000");
+    put("/sys/fs/cgroup/tight/cgroup.procs", "0");
+    busy_fair();
+}
+
 // Starts the kernel in /kexec with this kernel's command line, without a reset.
 static void kexec(void) {
     char line[4096] = "";
@@ -547,6 +609,9 @@ static const struct mode kModes[] = {
     {"write_title", write_title, 0}, {"churn", churn, 0},
     {"thread_churn", thread_churn, 0}, {"kexec", kexec, 0},
     {"leave", leave, 0},            {"mix", mix, 0},
+    {"busy_fair", busy_fair, 0},    {"busy_rt", busy_rt, 0},        {"busy_deadline", busy_deadline, 0},
+    {"urgent_deadline", urgent_deadline, 0},
+    {"busy_throttled", busy_throttled, 0},
     {"measure_gap", measure_gap, 0}, {"measure_spin", measure_spin, 0},
     {"measure_forks", measure_forks, 0}, {"measure_requests", measure_requests, 0},
 };

@@ -1,0 +1,140 @@
+// Processes that no list shows any more but want the CPU: each queue of the scheduler in which such
+// a one can wait, in real guests.
+#include <fmt/format.h>
+
+#include <functional>
+
+#include "guests.h"
+#include "outside_rootkit.h"
+
+namespace underseer::testing {
+namespace {
+
+using agent::Question;
+using agent::Topic;
+
+class RunQueues : public ::testing::TestWithParam<std::string> {
+  protected:
+    void SetUp() override {
+        auto booted = TestVm::boot({.kernel = GetParam(), .workload = false});
+        if (!booted.has_value() && booted.error().code == Code::unavailable) {
+            GTEST_SKIP() << booted.error().to_text();
+        }
+        ASSERT_TRUE(booted.has_value()) << booted.error().to_text();
+        vm_.emplace(std::move(*booted));
+        introspector_.emplace(attach(*vm_));
+        rootkit_.emplace(&*vm_);
+    }
+
+    // Starts two that want the CPU, of the workload's modes; the second is the one to hide.
+    void start(std::string_view rival, std::string_view mode) {
+        vm_->output_of(fmt::format("/bin/workload {} > /dev/null 2>&1 & true", rival));
+        victim_ = static_cast<std::uint32_t>(std::stoul(
+            vm_->output_of(fmt::format("/bin/workload {0} > /tmp/{0} 2>&1 & echo $!", mode))));
+        vm_->output_of("sleep 1");
+        task_ = rootkit_->task_of(victim_);
+        ASSERT_TRUE(task_) << vm_->output_of(fmt::format("cat /tmp/{}", mode));
+    }
+    void end() { vm_->output_of("killall -9 workload; sleep 0.3; true"); }
+
+    event::CheckReport check() {
+        auto answer = introspector_->ask<event::CheckReport>({.topic = Topic::hidden_processes});
+        EXPECT_TRUE(answer.has_value()) << answer.error().to_text();
+        return answer.has_value() ? answer->items.front() : event::CheckReport{};
+    }
+    void expect_clean() {
+        const auto report = check();
+        EXPECT_EQ(report.outcome, event::Outcome::clean) << report.reason;
+        for (const event::Finding& finding : report.findings) {
+            ADD_FAILURE() << finding.subject << ", missing in " << finding.evidence[1].text;
+        }
+        for (const std::string& gap : report.coverage.gaps) ADD_FAILURE() << gap;
+    }
+
+    bool waits_for_cpu() { return value("on_rq") == 1 && value("on_cpu") == 0; }
+    std::uint64_t value(std::string_view member) {
+        return rootkit_->member(task_, member).value_or(0);
+    }
+
+    // Stops the guest when the victim is as `holds` says; does what a rootkit does to all lists;
+    // the queue still shows it. Then all is as it was, and the guest runs on.
+    void expect_found_when(std::string_view state, const std::function<bool()>& holds) {
+        SCOPED_TRACE(fmt::format("{}: {}", GetParam(), state));
+        constexpr int kTries = 400;
+        int tries = 0;
+        vm_->pause();
+        for (; !holds() && tries < kTries; ++tries) {
+            vm_->resume();
+            ::usleep(7000);
+            vm_->pause();
+            rootkit_->kernel().new_epoch();
+        }
+        if (tries == kTries) vm_->resume();
+        ASSERT_LT(tries, kTries) << "the victim is never seen in this state";
+        expect_clean();
+        rootkit_->unlink_everywhere(task_);
+        const auto report = check();
+        rootkit_->undo();
+        vm_->resume();
+        ASSERT_EQ(report.findings.size(), 1u) << report.reason;
+        EXPECT_EQ(report.findings[0].subject, fmt::format("workload (pid {})", victim_));
+        const std::string& shown_by = report.findings[0].evidence[0].text;
+        EXPECT_NE(shown_by.find("run_queue"), std::string::npos) << shown_by;
+        expect_clean();
+    }
+
+    std::optional<TestVm> vm_;
+    std::optional<agent::Introspector> introspector_;
+    std::optional<OutsideRootkit> rootkit_;
+    std::uint32_t victim_ = 0;
+    GuestVirt task_;
+};
+// The oldest and the newest scheduler; all of them in the nightly run.
+INSTANTIATE_TEST_SUITE_P(, RunQueues,
+                         ::testing::ValuesIn(nightly() ? all_kernels()
+                                                       : std::vector<std::string>{"5.10-cloud",
+                                                                                  "7.2-cloud"}),
+                         test_name);
+
+TEST_P(RunQueues, fair) {
+    start("busy_fair", "busy_fair");
+    expect_clean();
+    expect_found_when("waiting", [&] { return waits_for_cpu(); });
+    end();
+    start("busy_throttled", "busy_throttled");
+    expect_clean();
+    // The task itself is marked since 6.18, its queue before.
+    expect_found_when("throttled", [&] {
+        if (const auto throttled = rootkit_->member(task_, "throttled")) return *throttled != 0;
+        auto& kernel = rootkit_->kernel();
+        const GuestVirt queue{value("se.cfs_rq")};
+        return kernel.read(queue, kernel.field("cfs_rq", "throttle_count")).value() != 0;
+    });
+}
+
+TEST_P(RunQueues, real_time) {
+    start("busy_rt", "busy_rt");
+    expect_clean();
+    expect_found_when("waiting", [&] { return waits_for_cpu(); });
+}
+
+TEST_P(RunQueues, deadline) {
+    start("urgent_deadline", "busy_deadline");
+    for (int i = 0; i < 3; ++i) expect_clean();
+    const auto throttled = [&] { return value("dl.dl_throttled") == 1; };
+    expect_found_when("waiting", [&] { return waits_for_cpu() && !throttled(); });
+    expect_found_when("throttled", [&] { return waits_for_cpu() && throttled(); });
+    expect_found_when("running", [&] { return value("on_cpu") == 1; });
+    // And while it goes from one to the other.
+    vm_->pause();
+    rootkit_->unlink_everywhere(task_);
+    vm_->resume();
+    for (int i = 0; i < 3; ++i) {
+        const auto report = check();
+        ASSERT_EQ(report.findings.size(), 1u) << report.reason;
+        EXPECT_EQ(report.findings[0].subject, fmt::format("workload (pid {})", victim_));
+    }
+}
+
+}  // namespace
+}  // namespace underseer::testing
