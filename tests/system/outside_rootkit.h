@@ -51,6 +51,15 @@ class OutsideRootkit {
         write(previous, next.value);
         write(next + 8, previous.value);
     }
+    // At the beginning of a list, whose head may be anywhere in the kernel.
+    void link(GuestVirt task, std::string_view node_name, GuestVirt head) {
+        const GuestVirt node = task + guest_->kernel().field("task_struct", node_name).offset;
+        const auto first = guest_->kernel().memory().read<GuestVirt>(head).value();
+        write(node, first.value);
+        write(node + 8, head.value);
+        write(first + 8, node.value);
+        write(head, node.value);
+    }
     // The pid stays allocated, but leads to no task any more.
     void unlink_from_idr(GuestVirt task) {
         auto& kernel = guest_->kernel();

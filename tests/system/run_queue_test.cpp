@@ -58,7 +58,9 @@ class RunQueues : public ::testing::TestWithParam<std::string> {
 
     // Stops the guest when the victim is as `holds` says; does what a rootkit does to all lists;
     // the queue still shows it. Then all is as it was, and the guest runs on.
-    void expect_found_when(std::string_view state, const std::function<bool()>& holds) {
+    void expect_found_when(
+        std::string_view state, const std::function<bool()>& holds,
+        const std::function<void()>& requeue = [] {}) {
         SCOPED_TRACE(fmt::format("{}: {}", GetParam(), state));
         constexpr int kTries = 400;
         int tries = 0;
@@ -72,6 +74,7 @@ class RunQueues : public ::testing::TestWithParam<std::string> {
         if (tries == kTries) vm_->resume();
         ASSERT_LT(tries, kTries) << "the victim is never seen in this state";
         expect_clean();
+        requeue();
         rootkit_->unlink_everywhere(task_);
         const auto report = check();
         rootkit_->undo();
@@ -134,6 +137,24 @@ TEST_P(RunQueues, deadline) {
         ASSERT_EQ(report.findings.size(), 1u) << report.reason;
         EXPECT_EQ(report.findings[0].subject, fmt::format("workload (pid {})", victim_));
     }
+}
+
+// No scheduler of sched_ext is loaded: a process that waits in the fair queue is moved, from
+// outside, to the list in which it would wait for one.
+TEST_P(RunQueues, sched_ext) {
+    auto& kernel = rootkit_->kernel();
+    if (!kernel.field("rq", "scx.runnable_list").known()) {
+        GTEST_SKIP() << GetParam() << " has no sched_ext";
+    }
+    start("busy_fair", "busy_fair");
+    expect_found_when(
+        "waiting", [&] { return waits_for_cpu(); },
+        [&] {
+            const GuestVirt rq = kernel.per_cpu(kernel.symbol("runqueues").value(), 0).value();
+            rootkit_->unlink(task_, "se.group_node");
+            rootkit_->link(task_, "scx.runnable_node",
+                           rq + kernel.field("rq", "scx.runnable_list").offset);
+        });
 }
 
 }  // namespace
