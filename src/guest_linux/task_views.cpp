@@ -400,7 +400,9 @@ Result<void> TaskViews::walk_dl_queue(GuestVirt rq, std::vector<GuestVirt>& out)
 // (start_dl_timer(), kernel/sched/deadline.c): what waits for the CPU then is the timer. It is one
 // of CLOCK_MONOTONIC, the first of a CPU's clocks (HRTIMER_BASE_MONOTONIC, hrtimer_defs.h).
 Result<void> TaskViews::walk_dl_timers(unsigned cpu, std::vector<GuestVirt>& out) {
-    if (!f_.dl_timer.known()) return {};
+    if (!f_.dl_timer.known() || !f_.clock_bases.known()) {
+        return fail(Code::unavailable, "the timers of deadline tasks are not known");
+    }
     const GuestVirt replenish = TRY(kernel_->symbol("dl_task_timer"));
     const GuestVirt bases = TRY(kernel_->per_cpu(TRY(kernel_->symbol("hrtimer_bases")), cpu));
     const GuestVirt clock = bases + f_.clock_bases.offset;
@@ -428,30 +430,28 @@ Result<void> TaskViews::walk_groups(GuestVirt first_rq, const std::vector<unsign
     };
     std::vector<GuestVirt> groups{TRY(kernel_->read_pointer(first_rq, f_.rq_root_group))};
     for (std::size_t i = 0; i < groups.size(); ++i) {
-        const auto queue_of = [&](const Field& queues, unsigned cpu, bool per_cpu) {
-            const auto decide = [&]() -> Result<GuestVirt> {
-                const GuestVirt first = TRY(kernel_->read_pointer(groups[i], queues));
-                if (!first) return GuestVirt{};
-                if (per_cpu) return kernel_->per_cpu(first, cpu);
-                return kernel_->memory().read<GuestVirt>(first + 8ull * cpu);
-            };
-            return decide().value_or(GuestVirt{});
+        // A group has a queue of a class on each CPU, or none of that class at all.
+        const auto walk_queue = [&](const Field& queues, unsigned cpu, bool per_cpu,
+                                    auto&& walk) -> Result<void> {
+            const GuestVirt first = TRY(kernel_->read_pointer(groups[i], queues));
+            if (!first) return {};
+            const GuestVirt queue =
+                per_cpu ? TRY(kernel_->per_cpu(first, cpu))
+                        : TRY(kernel_->memory().read<GuestVirt>(first + 8ull * cpu));
+            return queue ? walk(queue) : Result<void>{};
         };
+        const auto walk_limbo = [&](GuestVirt cfs_rq) {
+            return kernel_->walk_list(cfs_rq + f_.cfs_limbo.offset, [&](GuestVirt waiting) {
+                out.push_back(container(waiting, f_.throttle_node));
+                return out.size() < limits::kMaxTasks;
+            });
+        };
+        const auto walk_rt = [&](GuestVirt rt_rq) { return walk_rt_queue(rt_rq, out); };
         for (const unsigned cpu : cpus) {
             if (fair) {
-                const GuestVirt queue = queue_of(f_.group_cfs_rq, cpu, group_queues_per_cpu_);
-                if (queue) {
-                    keep_worst(
-                        kernel_->walk_list(queue + f_.cfs_limbo.offset, [&](GuestVirt waiting) {
-                            out.push_back(container(waiting, f_.throttle_node));
-                            return out.size() < limits::kMaxTasks;
-                        }));
-                }
+                keep_worst(walk_queue(f_.group_cfs_rq, cpu, group_queues_per_cpu_, walk_limbo));
             }
-            if (real_time) {
-                const GuestVirt queue = queue_of(f_.group_rt_rq, cpu, /*per_cpu=*/false);
-                if (queue) keep_worst(walk_rt_queue(queue, out));
-            }
+            if (real_time) keep_worst(walk_queue(f_.group_rt_rq, cpu, /*per_cpu=*/false, walk_rt));
         }
         keep_worst(kernel_->walk_list(groups[i] + f_.group_children.offset, [&](GuestVirt node) {
             groups.push_back(container(node, f_.group_siblings));
