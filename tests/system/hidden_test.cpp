@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <chrono>
 
-#include "guests.h"
+#include "hidden_processes.h"
 #include "outside_rootkit.h"
 #include "testing/test_agent.h"
 
@@ -17,34 +17,16 @@ namespace {
 using agent::Question;
 using agent::Topic;
 
-class Hiding : public ::testing::TestWithParam<std::string> {
+class Hiding : public HiddenProcesses {
   protected:
     void SetUp() override {
-        auto booted = TestVm::boot({.kernel = GetParam(), .workload = false});
-        if (!booted.has_value() && booted.error().code == Code::unavailable) {
-            GTEST_SKIP() << booted.error().to_text();
-        }
-        ASSERT_TRUE(booted.has_value()) << booted.error().to_text();
-        vm_.emplace(std::move(*booted));
-        introspector_.emplace(attach(*vm_));
+        HiddenProcesses::SetUp();
+        if (!vm_) return;  // skipped or failed
         victim_ = static_cast<std::uint32_t>(
             std::stoul(vm_->output_of("/bin/workload sleeper > /dev/null & echo $!")));
         vm_->output_of("sleep 1");
     }
 
-    event::CheckReport check(bool deep = false) {
-        auto answer = introspector_->ask<event::CheckReport>(
-            Question{.topic = Topic::hidden_processes, .deep = deep});
-        EXPECT_TRUE(answer.has_value()) << answer.error().to_text();
-        return answer.has_value() ? answer->items.front() : event::CheckReport{};
-    }
-    void expect_clean(bool deep = false) {
-        const auto report = check(deep);
-        EXPECT_EQ(report.outcome, event::Outcome::clean) << report.reason;
-        for (const event::Finding& finding : report.findings) ADD_FAILURE() << finding.subject;
-        // The search of RAM must have worked, or its silence says nothing.
-        for (const std::string& gap : report.coverage.gaps) ADD_FAILURE() << gap;
-    }
     void expect_found(std::string_view missing_in, bool deep = false) {
         const auto report = check(deep);
         ASSERT_EQ(report.findings.size(), 1u);
@@ -52,10 +34,6 @@ class Hiding : public ::testing::TestWithParam<std::string> {
         EXPECT_EQ(report.findings[0].evidence[1].text, missing_in);
         EXPECT_EQ(report.findings[0].evidence[2].text, "/bin/workload");
     }
-
-    std::optional<TestVm> vm_;
-    std::optional<agent::Introspector> introspector_;
-    std::uint32_t victim_ = 0;
 };
 INSTANTIATE_TEST_SUITE_P(, Hiding, ::testing::ValuesIn(all_kernels()), test_name);
 

@@ -4,26 +4,17 @@
 
 #include <functional>
 
-#include "guests.h"
+#include "hidden_processes.h"
 #include "outside_rootkit.h"
 
 namespace underseer::testing {
 namespace {
 
-using agent::Question;
-using agent::Topic;
-
-class RunQueues : public ::testing::TestWithParam<std::string> {
+class RunQueues : public HiddenProcesses {
   protected:
     void SetUp() override {
-        auto booted = TestVm::boot({.kernel = GetParam(), .workload = false});
-        if (!booted.has_value() && booted.error().code == Code::unavailable) {
-            GTEST_SKIP() << booted.error().to_text();
-        }
-        ASSERT_TRUE(booted.has_value()) << booted.error().to_text();
-        vm_.emplace(std::move(*booted));
-        introspector_.emplace(attach(*vm_));
-        rootkit_.emplace(&*vm_);
+        HiddenProcesses::SetUp();
+        if (vm_) rootkit_.emplace(&*vm_);
     }
 
     // Starts two that want the CPU, of the workload's modes; the second is the one to hide.
@@ -36,20 +27,6 @@ class RunQueues : public ::testing::TestWithParam<std::string> {
         ASSERT_TRUE(task_) << vm_->output_of(fmt::format("cat /tmp/{}", mode));
     }
     void end() { vm_->output_of("killall -9 workload; sleep 0.3; true"); }
-
-    event::CheckReport check() {
-        auto answer = introspector_->ask<event::CheckReport>({.topic = Topic::hidden_processes});
-        EXPECT_TRUE(answer.has_value()) << answer.error().to_text();
-        return answer.has_value() ? answer->items.front() : event::CheckReport{};
-    }
-    void expect_clean() {
-        const auto report = check();
-        EXPECT_EQ(report.outcome, event::Outcome::clean) << report.reason;
-        for (const event::Finding& finding : report.findings) {
-            ADD_FAILURE() << finding.subject << ", missing in " << finding.evidence[1].text;
-        }
-        for (const std::string& gap : report.coverage.gaps) ADD_FAILURE() << gap;
-    }
 
     bool waits_for_cpu() { return value("on_rq") == 1 && value("on_cpu") == 0; }
     std::uint64_t value(std::string_view member) {
@@ -86,10 +63,7 @@ class RunQueues : public ::testing::TestWithParam<std::string> {
         expect_clean();
     }
 
-    std::optional<TestVm> vm_;
-    std::optional<agent::Introspector> introspector_;
     std::optional<OutsideRootkit> rootkit_;
-    std::uint32_t victim_ = 0;
     GuestVirt task_;
 };
 // The oldest and the newest scheduler; all of them in the nightly run.
