@@ -76,6 +76,24 @@ class Invariants {
         });
     }
 
+    // A CPU's clocks lead back to it; hrtimers_prepare_cpu() sets that, so those of a CPU that was
+    // never up still lead nowhere (kernel/time/hrtimer.c).
+    bool hrtimer_bases(GuestVirt at) {
+        const Field clocks = field("hrtimer_cpu_base", "clock_base");
+        const Field back = field("hrtimer_clock_base", "cpu_base");
+        const auto cpus = kernel_.possible_cpus();
+        if (!clocks.known() || !back.known() || !cpus.has_value()) return false;
+        std::size_t up = 0;
+        for (const unsigned cpu : *cpus) {
+            const auto own = kernel_.per_cpu(at, cpu);
+            if (!own.has_value()) return false;
+            const auto leads_to = kernel_.read_pointer(*own + clocks.offset, back);
+            if (!leads_to.has_value() || (*leads_to && *leads_to != *own)) return false;
+            if (*leads_to) ++up;
+        }
+        return up > 0;
+    }
+
     bool prb(GuestVirt at) {
         const auto ring = kernel_.memory().read<GuestVirt>(at);
         if (!ring.has_value()) return false;
@@ -227,6 +245,12 @@ const std::vector<Row>& rows() {
          &I::runqueues,
          {"idle_task", "idle_cpu", "task_curr", "available_idle_cpu", "nr_iowait_cpu",
           "scheduler_tick", "sched_tick"}},
+        // kernel/time/hrtimer.c: this_cpu_ptr() and per_cpu() of it
+        {"hrtimer_bases",
+         "",
+         &I::hrtimer_bases,
+         {"hrtimer_interrupt", "hrtimer_run_queues", "hrtimers_prepare_cpu",
+          "hrtimer_get_next_event", "hrtimer_setup", "__hrtimer_init"}},
         // kernel/printk/printk.c: in VMCOREINFO
         {"prb",
          "",

@@ -461,29 +461,33 @@ Result<void> TaskViews::walk_groups(GuestVirt first_rq, const std::vector<unsign
     return worst;
 }
 
+// What one queue cannot tell is a gap, and no reason not to look into the others.
 Result<void> TaskViews::walk_run_queues(std::vector<GuestVirt>& out) {
     const GuestVirt runqueues = TRY(kernel_->symbol("runqueues"));
     const std::vector<unsigned> cpus = TRY(kernel_->possible_cpus());
+    if (cpus.empty()) return {};
+    Result<void> worst;
+    const auto keep_worst = [&](Result<void> walked) {
+        if (!walked.has_value()) worst = std::move(walked);
+    };
+    const auto walk_list = [&](GuestVirt head, const Field& node_member) {
+        keep_worst(kernel_->walk_list(head, [&](GuestVirt node) {
+            out.push_back(container(node, node_member));
+            return true;
+        }));
+    };
     for (const unsigned cpu : cpus) {
         const GuestVirt rq = TRY(kernel_->per_cpu(runqueues, cpu));
-        if (f_.rq_cfs_tasks.known()) {
-            TRY(kernel_->walk_list(rq + f_.rq_cfs_tasks.offset, [&](GuestVirt node) {
-                out.push_back(container(node, f_.se_group_node));
-                return true;
-            }));
-        }
+        if (f_.rq_cfs_tasks.known()) walk_list(rq + f_.rq_cfs_tasks.offset, f_.se_group_node);
         if (f_.rq_scx_runnable.known() && f_.scx_node.known()) {
-            TRY(kernel_->walk_list(rq + f_.rq_scx_runnable.offset, [&](GuestVirt node) {
-                out.push_back(container(node, f_.scx_node));
-                return true;
-            }));
+            walk_list(rq + f_.rq_scx_runnable.offset, f_.scx_node);
         }
-        TRY(walk_rt_queue(rq + f_.rq_rt.offset, out));
-        TRY(walk_dl_queue(rq, out));
-        TRY(walk_dl_timers(cpu, out));
+        keep_worst(walk_rt_queue(rq + f_.rq_rt.offset, out));
+        keep_worst(walk_dl_queue(rq, out));
+        keep_worst(walk_dl_timers(cpu, out));
     }
-    if (cpus.empty()) return {};
-    return walk_groups(TRY(kernel_->per_cpu(runqueues, cpus.front())), cpus, out);
+    keep_worst(walk_groups(TRY(kernel_->per_cpu(runqueues, cpus.front())), cpus, out));
+    return worst;
 }
 
 // rq->curr rather than the per-CPU current_task: the same task, and its name never changed.

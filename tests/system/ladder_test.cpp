@@ -20,9 +20,10 @@ using guest_linux::Lacking;
 
 // All that guest_linux asks for by name.
 constexpr std::string_view kVariables[] = {
-    "init_task",  "init_pid_ns",  "init_uts_ns",   "css_set_table",         "modules",
-    "jiffies_64", "system_state", "runqueues",     "__per_cpu_offset",      "__cpu_possible_mask",
-    "prb",        "tcp_hashinfo", "vsyscall_mode", "special_mapping_vmops", "net_namespace_list"};
+    "init_task",    "init_pid_ns",  "init_uts_ns",   "css_set_table",         "modules",
+    "jiffies_64",   "system_state", "runqueues",     "__per_cpu_offset",      "__cpu_possible_mask",
+    "prb",          "tcp_hashinfo", "vsyscall_mode", "special_mapping_vmops", "net_namespace_list",
+    "hrtimer_bases"};
 
 class Ladder : public ::testing::TestWithParam<std::string> {
   protected:
