@@ -146,6 +146,7 @@ bool TaskScan::is_slab_object(const Geometry& geometry, GuestPhys phys) {
 }
 
 Result<void> TaskScan::search_ram(TaskPlaces& places) {
+    TRY(kernel_->require_types());
     for (const Field& needed : {f_.sched_class, f_.pid, f_.tgid, f_.state, f_.stack, f_.sp}) {
         if (!needed.known()) {
             return fail(Code::unavailable,

@@ -111,5 +111,15 @@ TEST_P(TaskScanOf, memory_full_of_bait_is_bounded) {
     EXPECT_EQ(scan().size(), 3u);
 }
 
+TEST(TaskScan, without_types_the_reason_is_theirs) {
+    FakeGuest fake({.btf = false});
+    const GuestVirt init = fake.add_task(1, 1, "init", fake.init_task());
+    fake.finish();
+    const auto kernel = Kernel::attach(&fake).value();
+    const TaskPlaces places = TaskScan(kernel.get()).search({init});
+    ASSERT_TRUE(places.gap);
+    EXPECT_NE(places.gap->find("CONFIG_DEBUG_INFO_BTF is off"), std::string::npos) << *places.gap;
+}
+
 }  // namespace
 }  // namespace underseer::guest_linux

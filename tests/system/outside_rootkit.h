@@ -74,6 +74,14 @@ class OutsideRootkit {
         unlink_from_idr(task);
     }
 
+    void write(GuestVirt at, std::uint64_t value) {
+        guest_->new_epoch();
+        done_.emplace_back(at, guest_->kernel().memory().read<std::uint64_t>(at).value());
+        const GuestPhys phys = guest_->kernel().memory().translate(at).value().phys;
+        CHECK(::pwrite(writable_.get(), &value, sizeof value, static_cast<off_t>(phys.value)) ==
+              sizeof value);
+    }
+
     // As nothing had been done. Only for a guest that has stood still since.
     void undo() {
         while (!done_.empty()) {
@@ -84,14 +92,6 @@ class OutsideRootkit {
     }
 
   private:
-    void write(GuestVirt at, std::uint64_t value) {
-        guest_->new_epoch();
-        done_.emplace_back(at, guest_->kernel().memory().read<std::uint64_t>(at).value());
-        const GuestPhys phys = guest_->kernel().memory().translate(at).value().phys;
-        CHECK(::pwrite(writable_.get(), &value, sizeof value, static_cast<off_t>(phys.value)) ==
-              sizeof value);
-    }
-
     TestVm* vm_;
     agent::GuestSource source_;
     std::unique_ptr<guest_memory::GuestMemory> memory_;

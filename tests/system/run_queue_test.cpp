@@ -131,5 +131,34 @@ TEST_P(RunQueues, sched_ext) {
         });
 }
 
+// The timers of a CPU lead to where no memory is: what they would have shown is a gap, and the
+// other queues are looked into all the same.
+TEST_P(RunQueues, one_that_cannot_be_read_is_a_gap) {
+    start("busy_fair", "busy_fair");
+    vm_->pause();
+    while (!waits_for_cpu()) {
+        vm_->resume();
+        ::usleep(7000);
+        vm_->pause();
+        rootkit_->kernel().new_epoch();
+    }
+    expect_clean();
+    auto& kernel = rootkit_->kernel();
+    const GuestVirt bases = kernel.per_cpu(kernel.symbol("hrtimer_bases").value(), 0).value();
+    const GuestVirt clock = bases + kernel.field("hrtimer_cpu_base", "clock_base").offset;
+    rootkit_->write(
+        clock + kernel.field("hrtimer_clock_base", "active.rb_root.rb_root.rb_node").offset, 8);
+    const auto blind = check();
+    EXPECT_TRUE(blind.findings.empty());
+    ASSERT_EQ(blind.coverage.gaps.size(), 1u);
+    EXPECT_TRUE(blind.coverage.gaps[0].starts_with("run_queue: ")) << blind.coverage.gaps[0];
+    rootkit_->unlink_everywhere(task_);
+    const auto report = check();
+    EXPECT_EQ(report.findings.size(), 1u) << report.reason;
+    rootkit_->undo();
+    expect_clean();
+    vm_->resume();
+}
+
 }  // namespace
 }  // namespace underseer::testing
