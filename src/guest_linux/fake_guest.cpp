@@ -524,6 +524,16 @@ void FakeGuest::build_init_task() {
     add_symbol("init_task", 'D', init_task_.value);
 }
 
+FakeGuest::System FakeGuest::add_system() {
+    const GuestVirt init = add_task(1, 1, "init", init_task_);
+    const GuestVirt kthreadd = add_task(2, 2, "kthreadd", init_task_);
+    for (std::uint32_t pid = 3; pid < 9; ++pid) {
+        add_task(pid, pid, fmt::format("kworker/{}", pid), kthreadd);
+    }
+    for (std::uint32_t pid = 20; pid < 30; ++pid) add_task(pid, pid, "daemon", init);
+    return {init, kthreadd};
+}
+
 GuestVirt FakeGuest::add_task(std::uint32_t pid, std::uint32_t tgid, std::string_view comm,
                               GuestVirt parent) {
     CHECK(next_task_ < kSlabTasks);

@@ -114,6 +114,12 @@ class FakeGuest final : public guest_memory::GuestMemory {
     // A process with its own structures, linked into all views.
     GuestVirt add_task(std::uint32_t pid, std::uint32_t tgid, std::string_view comm,
                        GuestVirt parent);
+    // init, kthreadd and some children of both: enough for the layout of a task to be derived
+    // where there is no BTF.
+    struct System {
+        GuestVirt init, kthreadd;
+    };
+    System add_system();
     GuestVirt init_task() const { return init_task_; }
     GuestVirt init_pid_ns() const { return pid_ns_; }
     GuestVirt css_set_table() const { return css_set_table_; }

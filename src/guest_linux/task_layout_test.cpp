@@ -1,6 +1,5 @@
 #include "guest_linux/task_layout.h"
 
-#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -20,18 +19,14 @@ constexpr std::string_view kMembers[] = {"pid",          "tgid",     "comm",    
 struct Bare {
     explicit Bare(bool kallsyms_all = true)
         : guest({.btf = false, .kallsyms_all = kallsyms_all}),
-          init(guest.add_task(1, 1, "init", guest.init_task())),
-          kthreadd(guest.add_task(2, 2, "kthreadd", guest.init_task())) {
-        for (std::uint32_t pid = 3; pid < 9; ++pid) {
-            guest.add_task(pid, pid, fmt::format("kworker/{}", pid), kthreadd);
-        }
-        for (std::uint32_t pid = 20; pid < 30; ++pid) guest.add_task(pid, pid, "daemon", init);
-        last = guest.add_task(40, 40, "last", init);
+          system(guest.add_system()),
+          last(guest.add_task(40, 40, "last", system.init)) {
         guest.add_task(41, 40, "thread", last);
         guest.finish();
     }
     FakeGuest guest;
-    GuestVirt init, kthreadd, last;
+    FakeGuest::System system;
+    GuestVirt last;
     GuestVirt at(GuestVirt task, std::string_view member) {
         return task + guest.offset("task_struct", member);
     }
@@ -85,7 +80,7 @@ TEST(TaskLayout, a_hidden_process_is_seen_by_another_view_without_btf_too) {
 TEST(TaskLayout, broken_invariants_derive_nothing) {
     {
         Bare bare;  // a ring without its head
-        bare.guest.write(bare.at(bare.last, "tasks"), bare.at(bare.init, "tasks").value);
+        bare.guest.write(bare.at(bare.last, "tasks"), bare.at(bare.system.init, "tasks").value);
         EXPECT_THAT(bare.refusal(), testing::HasSubstr("no list of tasks"));
     }
     {
@@ -102,7 +97,7 @@ TEST(TaskLayout, broken_invariants_derive_nothing) {
     }
     {
         Bare bare;  // kthreadd of another name
-        bare.guest.write(bare.at(bare.kthreadd, "comm"), std::uint64_t{0x4141414141414141});
+        bare.guest.write(bare.at(bare.system.kthreadd, "comm"), std::uint64_t{0x4141414141414141});
         EXPECT_THAT(bare.refusal(), testing::HasSubstr("no names"));
     }
     {
@@ -125,7 +120,7 @@ TEST(TaskLayout, a_list_that_changes_while_it_is_walked_is_walked_again) {
     Bare bare;
     const GuestVirt link = bare.at(bare.last, "tasks");
     const auto good = bare.guest.read_back<std::uint64_t>(link);
-    bare.guest.write(link, bare.at(bare.init, "tasks").value);
+    bare.guest.write(link, bare.at(bare.system.init, "tasks").value);
     const auto before = bare.guest.reads();
     EXPECT_NE(bare.refusal(), "");
     // In the last of its attempts' time, which are more than a quarter of all that it does.

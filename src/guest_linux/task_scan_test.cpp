@@ -113,7 +113,7 @@ TEST_P(TaskScanOf, memory_full_of_bait_is_bounded) {
 
 TEST(TaskScan, without_types_the_reason_is_theirs) {
     FakeGuest fake({.btf = false});
-    const GuestVirt init = fake.add_task(1, 1, "init", fake.init_task());
+    const GuestVirt init = fake.add_system().init;
     fake.finish();
     const auto kernel = Kernel::attach(&fake).value();
     const TaskPlaces places = TaskScan(kernel.get()).search({init});

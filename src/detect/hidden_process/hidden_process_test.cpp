@@ -201,10 +201,7 @@ TEST_F(HiddenProcess, too_few_looks_are_unavailable_and_not_clean) {
 // A kernel without BTF: start time, exit state and address space of a task are not known.
 TEST(HiddenProcessWithoutTypes, is_found_by_the_views_that_there_are) {
     FakeGuest fake({.btf = false});
-    const GuestVirt init = fake.add_task(1, 1, "init", fake.init_task());
-    const GuestVirt kthreadd = fake.add_task(2, 2, "kthreadd", fake.init_task());
-    for (std::uint32_t pid = 3; pid < 9; ++pid) fake.add_task(pid, pid, "kworker", kthreadd);
-    for (std::uint32_t pid = 20; pid < 30; ++pid) fake.add_task(pid, pid, "daemon", init);
+    const GuestVirt init = fake.add_system().init;
     const GuestVirt hidden = fake.add_task(40, 40, "hidden", init);
     const GuestVirt ending = fake.add_task(41, 41, "ending", init);
     fake.finish();
