@@ -163,7 +163,9 @@ Table table_of(const std::vector<event::NetworkInterface>& interfaces) {
     for (const event::NetworkInterface& item : interfaces) {
         table.add({std::to_string(item.net_namespace), std::to_string(item.index), item.name,
                    fmt::format("{:#x}", item.flags), std::to_string(item.mtu), item.mac,
-                   fmt::format("{}", fmt::join(item.addresses, " "))});
+                   item.addresses.available()
+                       ? fmt::format("{}", fmt::join(item.addresses.value(), " "))
+                       : "?"});
     }
     return table;
 }

@@ -539,7 +539,9 @@ std::string interfaces_section(const std::vector<event::NetworkInterface>& inter
                    fmt::format("<code>{:#x}</code>{}", item.flags,
                                item.promiscuous ? " promiscuous" : ""),
                    std::to_string(item.mtu), html(item.mac),
-                   folded(fmt::format("{}", fmt::join(item.addresses, ", ")))});
+                   item.addresses.available()
+                       ? folded(fmt::format("{}", fmt::join(item.addresses.value(), ", ")))
+                       : html("unavailable: " + item.addresses.reason())});
     }
     return table.text();
 }

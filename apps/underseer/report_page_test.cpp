@@ -67,7 +67,7 @@ ReportContent hostile() {
         content.mounts.answer.items.push_back(
             {.source = text, .target = text, .fs_type = text, .options = text});
         content.interfaces.answer.items.push_back(
-            {.name = text, .mac = text, .addresses = {text, text}});
+            {.name = text, .mac = text, .addresses = std::vector{text, text}});
         content.kernel_log.answer.items.push_back({.text = text});
         report.findings.push_back({.rule = text,
                                    .title = text,

@@ -228,7 +228,7 @@ struct NetworkInterface {
     std::uint32_t mtu = 0;
     std::string mac;
     std::string permanent_mac;
-    std::vector<std::string> addresses;  // "10.0.0.2/24", "fe80::1/64"
+    Observed<std::vector<std::string>> addresses;  // "10.0.0.2/24", "fe80::1/64"
     bool promiscuous = false;
 
     bool operator==(const NetworkInterface&) const = default;

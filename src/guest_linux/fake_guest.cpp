@@ -366,8 +366,9 @@ void FakeGuest::build_types() {
            {{"tasks", list, 0},
             {"mg_tasks", list, 128},
             {"hlist", hnode, 256},
-            {"subsys", states, 384}},
-           64);
+            {"subsys", states, 384},
+            {"dying_tasks", list, 512}},
+           80);
     const std::uint32_t thread = define("thread_struct", {{"sp", u64, 0}}, 64);
     // An anonymous union around exit_state, to be looked through.
     const std::uint32_t inner = btf_.add_struct("", 8, {{"exit_state", u32, 0}}, true);
@@ -487,9 +488,10 @@ void FakeGuest::make_real(GuestVirt task) {
 
 void FakeGuest::build_init_task() {
     const GuestVirt table = allocate(128 * 8);
-    css_set_ = allocate(64);
+    css_set_ = allocate(80);
     list_init(css_set_ + offset("css_set", "tasks"));
     list_init(css_set_ + offset("css_set", "mg_tasks"));
+    list_init(css_set_ + offset("css_set", "dying_tasks"));
     css_set_table_ = table;
     // css_set_hash(): the sum of subsys[], folded, times GOLDEN_RATIO_64, the top 7 bits.
     constexpr std::uint64_t kState = 0xffff888001234560;

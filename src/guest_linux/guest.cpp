@@ -1,5 +1,7 @@
 #include "guest_linux/guest.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <iterator>
 #include <unordered_set>
@@ -22,7 +24,7 @@ Guest::Guest(std::unique_ptr<Kernel> kernel)
 
 Result<std::unique_ptr<Guest>> Guest::attach(guest_memory::GuestMemory* memory, Known known,
                                              Lacking lacking) {
-    auto kernel = TRY(Kernel::attach(memory, known, lacking));
+    auto kernel = TRY(Kernel::attach(memory, known, std::move(lacking)));
     return std::unique_ptr<Guest>(new Guest(std::move(kernel)));
 }
 
@@ -55,7 +57,15 @@ TaskViewResult Guest::ram_scan(const TaskPlaces& places, const std::vector<TaskV
 
 Listing<event::Task> Guest::tasks(TaskDetail detail) {
     Listing<event::Task> listing;
-    for (const GuestVirt address : task_addresses()) {
+    const std::vector<TaskViewResult> views = views_.walk_all();
+    // These two are what lists processes and threads; the others compare.
+    for (const TaskViewResult& view : views) {
+        const bool lists = view.view == TaskView::task_list || view.view == TaskView::thread_list;
+        if (!lists || !view.gap) continue;
+        listing.note(
+            {Code::unavailable, 0, fmt::format("{}: {}", to_string(view.view), *view.gap)});
+    }
+    for (const GuestVirt address : tasks_of(views)) {
         auto task = tasks_.read(address, detail);
         if (task.has_value()) {
             listing.items.push_back(std::move(*task));
@@ -71,7 +81,10 @@ template <typename T, typename List>
 Listing<T> Guest::of_processes(std::optional<std::uint32_t> wanted, List&& list) {
     Listing<T> all;
     const TaskDetail brief{.user_memory = false, .environment = false, .paths = false};
-    for (const event::Task& task : tasks(brief).items) {
+    const Listing<event::Task> running = tasks(brief);
+    all.unreadable = running.unreadable;
+    all.first_error = running.first_error;
+    for (const event::Task& task : running.items) {
         if (wanted ? task.pid != *wanted : !task.is_process()) continue;
         auto one = list(GuestVirt{task.address}, task.pid);
         if (!one.has_value()) {

@@ -54,8 +54,7 @@ class InterfaceReader {
             std::min(TRY(kernel_.read(device, address_length_)), kMaxHardwareAddress);
         result.mac = TRY(hardware_address(TRY(kernel_.read_pointer(device, address_)), length));
         result.permanent_mac = TRY(hardware_address(device + permanent_address_.offset, length));
-        TRY(read_v4(device, result));
-        TRY(read_v6(device, result));
+        result.addresses = observed(addresses(device));
         return result;
     }
 
@@ -65,7 +64,14 @@ class InterfaceReader {
         return fmt::format("{:02x}", fmt::join(bytes, ":"));
     }
 
-    Result<void> read_v4(GuestVirt device, event::NetworkInterface& result) {
+    Result<std::vector<std::string>> addresses(GuestVirt device) {
+        std::vector<std::string> all;
+        TRY(add_v4(device, all));
+        TRY(add_v6(device, all));
+        return all;
+    }
+
+    Result<void> add_v4(GuestVirt device, std::vector<std::string>& all) {
         const GuestVirt in_device = TRY(kernel_.read_pointer(device, ip_));
         if (!in_device) return {};
         GuestVirt address = TRY(kernel_.read_pointer(in_device, v4_list_));
@@ -73,16 +79,16 @@ class InterfaceReader {
             char text[INET_ADDRSTRLEN] = "";
             const auto raw = static_cast<std::uint32_t>(TRY(kernel_.read(address, v4_local_)));
             ::inet_ntop(AF_INET, &raw, text, sizeof text);
-            result.addresses.push_back(
-                fmt::format("{}/{}", text, TRY(kernel_.read(address, v4_prefix_))));
+            all.push_back(fmt::format("{}/{}", text, TRY(kernel_.read(address, v4_prefix_))));
             address = TRY(kernel_.read_pointer(address, v4_next_));
         }
         return {};
     }
 
-    Result<void> read_v6(GuestVirt device, event::NetworkInterface& result) {
+    Result<void> add_v6(GuestVirt device, std::vector<std::string>& all) {
         const GuestVirt in6_device = TRY(kernel_.read_pointer(device, ip6_));
-        if (!in6_device || !v6_list_.known()) return {};
+        if (!in6_device) return {};
+        TRY(kernel_.require({v6_list_, v6_node_, v6_address_, v6_prefix_}));
         Result<void> worst;
         TRY(kernel_.walk_list(in6_device + v6_list_.offset, [&](GuestVirt node) {
             const GuestVirt address = node - v6_node_.offset;
@@ -90,9 +96,10 @@ class InterfaceReader {
             char text[INET6_ADDRSTRLEN] = "";
             worst = kernel_.memory().read(address + v6_address_.offset, raw);
             const auto prefix = kernel_.read(address, v6_prefix_);
-            if (!worst.has_value() || !prefix.has_value()) return false;
+            if (worst.has_value() && !prefix.has_value()) worst = fail(prefix.error());
+            if (!worst.has_value()) return false;
             ::inet_ntop(AF_INET6, raw.data(), text, sizeof text);
-            result.addresses.push_back(fmt::format("{}/{}", text, *prefix));
+            all.push_back(fmt::format("{}/{}", text, *prefix));
             return true;
         }));
         return worst;

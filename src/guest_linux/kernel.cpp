@@ -12,7 +12,8 @@ namespace underseer::guest_linux {
 
 namespace {
 
-constexpr unsigned kMaxCpus = 8192;  // NR_CPUS of the largest distribution kernels
+constexpr std::size_t kMaxTextBytes = 4096;  // of a char array: names have less than a hundred
+constexpr unsigned kMaxCpus = 8192;          // NR_CPUS of the largest distribution kernels
 constexpr unsigned kDerivations = 4;
 constexpr std::uint64_t kNanosPerSecond = 1'000'000'000;
 // arch/x86/include/asm/page_64_types.h: __START_KERNEL_map, and where an image without KASLR begins
@@ -27,8 +28,8 @@ std::uint64_t low_bits(std::uint64_t value, unsigned count) {
 
 }  // namespace
 
-Kernel::Kernel(KernelImage image, guest_memory::GuestMemory* memory)
-    : image_(std::move(image)), memory_(memory, image_.space) {}
+Kernel::Kernel(KernelImage image, guest_memory::GuestMemory* memory, Lacking lacking)
+    : image_(std::move(image)), memory_(memory, image_.space), lacking_(std::move(lacking)) {}
 
 Result<std::unique_ptr<Kernel>> Kernel::attach(guest_memory::GuestMemory* memory, Known known,
                                                Lacking lacking) {
@@ -46,8 +47,8 @@ Result<std::unique_ptr<Kernel>> Kernel::attach(guest_memory::GuestMemory* memory
     bool run_but_unread = false;
     for (KernelImage& image : images) {
         const bool runs = hear_cpus(*memory, image, known.cpus).count(Testimony::runs_it) > 0;
-        std::unique_ptr<Kernel> kernel(new Kernel(std::move(image), memory));
-        auto loaded = kernel->load(known.remains, lacking);
+        std::unique_ptr<Kernel> kernel(new Kernel(std::move(image), memory, lacking));
+        auto loaded = kernel->load(known.remains);
         if (!loaded.has_value()) {
             Error error = std::move(std::move(loaded).error()).with_context(kernel->who());
             passed_over.push_back(error.to_text());
@@ -75,12 +76,12 @@ Result<std::unique_ptr<Kernel>> Kernel::attach(guest_memory::GuestMemory* memory
     return best;
 }
 
-Result<void> Kernel::load(std::span<const VitalSigns> remains, Lacking lacking) {
-    TRY(load_symbols(lacking));
+Result<void> Kernel::load(std::span<const VitalSigns> remains) {
+    TRY(load_symbols());
     load_vmcoreinfo();
     choose_root();
     check_vmcoreinfo();
-    TRY(load_types(lacking));
+    TRY(load_types());
     find_missing_symbols(*this, rodata_, rodata_extent_.virt);
     find_build_id_note();
     if (types_.type_count() == 0) TRY(derive_layout());
@@ -118,7 +119,7 @@ Result<std::vector<std::byte>> Kernel::read_rodata(const ImageExtent& extent) {
     return bytes;
 }
 
-Result<void> Kernel::load_symbols(Lacking lacking) {
+Result<void> Kernel::load_symbols() {
     Error last{Code::not_found, 0, "the image has no read-only data"};
     for (const ImageExtent& extent : image_.extents) {
         if (extent.writable || extent.executable || extent.size_bytes < (1u << 20)) continue;
@@ -134,7 +135,7 @@ Result<void> Kernel::load_symbols(Lacking lacking) {
         }
         symbols_ = std::move(*symbols);
         // scripts/kallsyms.c, symbol_valid(): without KALLSYMS_ALL only what lies in text.
-        if (lacking.data_symbols) {
+        if (lacking_.data_symbols) {
             symbols_.keep_only([&](GuestVirt address) { return image_.executable(address); });
         }
         rodata_ = std::move(*bytes);
@@ -244,8 +245,8 @@ void Kernel::check_vmcoreinfo() {
     notes_.push_back(fmt::format("VMCOREINFO: {} statements confirmed", agreed));
 }
 
-Result<void> Kernel::load_types(Lacking lacking) {
-    if (lacking.types) return {};
+Result<void> Kernel::load_types() {
+    if (lacking_.types) return {};
     const auto begin = symbols_.address("__start_BTF");
     const auto end = symbols_.address("__stop_BTF");
     const std::string_view text = as_text(rodata_);
@@ -340,20 +341,19 @@ void Kernel::adopt_symbol(std::string_view name, GuestVirt address, std::string_
 
 Field Kernel::field(std::string_view structure,
                     std::initializer_list<std::string_view> paths) const {
-    Field result{.name = *paths.begin()};
     const auto id = types_.find_struct(structure);
     if (!id) {
         const auto derived = derived_.find(fmt::format("{}.{}", structure, *paths.begin()));
-        if (derived == derived_.end()) return result;
-        result = derived->second;
+        if (derived == derived_.end()) return {.name = *paths.begin()};
+        Field result = derived->second;
         result.name = *paths.begin();
         return result;
     }
     for (const std::string_view path : paths) {
         const auto member = types_.find_member(*id, path);
         if (!member) continue;
+        Field result{.name = *paths.begin(), .offset = member->offset_bits / 8};
         const bool bitfield = member->size_bits % 8 != 0 || member->offset_bits % 8 != 0;
-        result.offset = member->offset_bits / 8;
         if (bitfield) {
             result.bit_shift = static_cast<std::uint8_t>(member->offset_bits % 8);
             result.bit_count = static_cast<std::uint8_t>(std::min(member->size_bits, 56u));
@@ -362,14 +362,32 @@ Field Kernel::field(std::string_view structure,
             // A flexible array has no size of its own; its place is what counts.
             if (result.size_bytes == 0) result.size_bytes = 8;
         }
-        return result;
+        if (lacking_.alter) lacking_.alter(structure, path, result);
+        if (result.known()) return result;
     }
-    return result;
+    return {.name = *paths.begin()};
 }
 
 std::uint64_t Kernel::size_of(std::string_view structure) const {
     const auto id = types_.find_struct(structure);
-    return id ? types_.size_bytes(*id) : 0;
+    Field whole{.name = structure, .offset = 0};
+    // BTF has 32 bits for the size of a struct.
+    if (id) whole.size_bytes = static_cast<std::uint32_t>(types_.size_bytes(*id));
+    if (lacking_.alter) lacking_.alter(structure, "", whole);
+    return whole.size_bytes;
+}
+
+Result<std::uint64_t> Kernel::require_size_of(std::string_view structure) const {
+    const std::uint64_t bytes = size_of(structure);
+    if (bytes != 0) return bytes;
+    return fail(Code::unavailable, fmt::format("this kernel's types have no struct {}", structure));
+}
+
+Result<void> Kernel::require(std::initializer_list<Field> fields) const {
+    for (const Field& field : fields) {
+        if (!field.known()) return no_member(field);
+    }
+    return {};
 }
 
 Result<std::uint64_t> Kernel::read(GuestVirt object, const Field& field) {
@@ -391,7 +409,8 @@ Result<GuestVirt> Kernel::read_pointer(GuestVirt object, const Field& field) {
 
 Result<std::string> Kernel::read_text(GuestVirt object, const Field& field) {
     if (!field.known()) return no_member(field);
-    return memory_.read_cstring(object + field.offset, field.size_bytes);
+    return memory_.read_cstring(object + field.offset,
+                                std::min<std::size_t>(field.size_bytes, kMaxTextBytes));
 }
 
 Result<GuestVirt> Kernel::per_cpu(GuestVirt variable, unsigned cpu) {
@@ -402,9 +421,9 @@ Result<GuestVirt> Kernel::per_cpu(GuestVirt variable, unsigned cpu) {
 
 Result<std::vector<unsigned>> Kernel::possible_cpus() {
     const GuestVirt mask = TRY(symbol("__cpu_possible_mask"));
-    const auto id = types_.find_struct("cpumask");
+    const std::uint64_t known_bytes = size_of("cpumask");
     const std::uint64_t bytes =
-        std::min<std::uint64_t>(id ? types_.size_bytes(*id) : 8, kMaxCpus / 8);
+        std::min<std::uint64_t>(known_bytes != 0 ? known_bytes : 8, kMaxCpus / 8);
     std::vector<std::uint64_t> words(std::max<std::uint64_t>(bytes / 8, 1));
     TRY(memory_.read(mask, std::as_writable_bytes(std::span(words))));
     std::vector<unsigned> cpus;
@@ -421,9 +440,10 @@ Result<std::vector<unsigned>> Kernel::possible_cpus() {
 // array of them named timekeeper_data since 6.17 (kernel/time/timekeeping.c).
 std::uint64_t Kernel::timekeeper_offset() const {
     if (const Field inside = field("tk_data", "timekeeper"); inside.known()) return inside.offset;
-    // Without a name: the sequence counter, padded to the timekeeper's alignment of 8.
-    const std::uint64_t seq = std::max(size_of("seqcount_raw_spinlock"), size_of("seqcount"));
-    return (std::max<std::uint64_t>(seq, 4) + 7) / 8 * 8;
+    // Without a name: the sequence counter, padded to the timekeeper's alignment of 8. It has a
+    // pointer to its lock in a PREEMPT_RT kernel.
+    const std::uint64_t seq = size_of("seqcount_raw_spinlock");
+    return seq == 0 ? Field::kNowhere : (seq + 7) / 8 * 8;
 }
 
 Result<GuestVirt> Kernel::timekeeper() const {
@@ -509,14 +529,6 @@ bool Kernel::page_table_isolation() {
     }
     return false;
 }
-
-namespace {
-template <typename T>
-event::Observed<T> observed(Result<T> result) {
-    if (result.has_value()) return std::move(*result);
-    return event::Observed<T>::unavailable(result.error().to_text());
-}
-}  // namespace
 
 event::SystemInfo Kernel::info() {
     event::SystemInfo info;

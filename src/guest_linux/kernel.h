@@ -3,6 +3,7 @@
 // symbols.
 #pragma once
 
+#include <functional>
 #include <initializer_list>
 #include <map>
 #include <memory>
@@ -26,8 +27,12 @@ namespace underseer::guest_linux {
 // Where a member lies in its struct. Resolved once per kernel, by name; `known()` is false when
 // this kernel has no such member, and every read of it then fails with Code::unavailable.
 struct Field {
+    // So far that no address with it, or without it, is one of 4- or 5-level page tables: what is
+    // computed with an unknown member is an error when it is read, and never a wrong answer.
+    static constexpr std::uint64_t kNowhere = 1ull << 61;
+
     std::string_view name;  // "task_struct.pid": for messages
-    std::uint32_t offset = 0;
+    std::uint64_t offset = kNowhere;
     std::uint32_t size_bytes = 0;
     std::uint8_t bit_shift = 0;
     std::uint8_t bit_count = 0;  // 0: not a bitfield
@@ -40,7 +45,17 @@ struct Field {
 struct Lacking {
     bool data_symbols = false;  // CONFIG_KALLSYMS_ALL=n: kallsyms lists functions only
     bool types = false;         // CONFIG_DEBUG_INFO_BTF=n
+    // Types that lack a member, or that somebody forged: makes of a member ("task_struct", "pid")
+    // what they say of it, and of a struct's own size ("task_struct", "").
+    std::function<void(std::string_view structure, std::string_view path, Field&)> alter;
 };
+
+// What was read, or why it could not be.
+template <typename T>
+event::Observed<T> observed(Result<T> result) {
+    if (result.has_value()) return std::move(*result);
+    return event::Observed<T>::unavailable(result.error().to_text());
+}
 
 // What is known of the guest besides its memory.
 struct Known {
@@ -84,8 +99,13 @@ class Kernel {
     }
     // Code::unavailable in a kernel without BTF: there only some members of task_struct are known.
     Result<void> require_types() const;
+    // Code::unavailable, with the name, when one of them is not known: for a walk that would take
+    // it for an empty list.
+    Result<void> require(std::initializer_list<Field> fields) const;
     // 0 when the struct is not known.
     std::uint64_t size_of(std::string_view structure) const;
+    // Code::unavailable when it is not known: for steps through an array of them.
+    Result<std::uint64_t> require_size_of(std::string_view structure) const;
 
     // An integer member, zero-extended; a bitfield is shifted down.
     Result<std::uint64_t> read(GuestVirt object, const Field& field);
@@ -119,15 +139,15 @@ class Kernel {
     }
 
   private:
-    Kernel(KernelImage image, guest_memory::GuestMemory* memory);
-    Result<void> load(std::span<const VitalSigns> remains, Lacking lacking);
+    Kernel(KernelImage image, guest_memory::GuestMemory* memory, Lacking lacking);
+    Result<void> load(std::span<const VitalSigns> remains);
     std::string who() const;  // release and page tables, for messages
-    Result<void> load_symbols(Lacking lacking);
+    Result<void> load_symbols();
     void load_vmcoreinfo();
     void choose_root();
     void check_vmcoreinfo();
     bool leads_to_image(GuestPhys root);
-    Result<void> load_types(Lacking lacking);
+    Result<void> load_types();
     Result<void> derive_layout();
     Unexpected no_member(const Field& field) const;
     Result<void> check_alive(std::span<const VitalSigns> remains);
@@ -149,6 +169,7 @@ class Kernel {
     std::map<std::string, Field, std::less<>> derived_;  // where there are no types
     std::vector<std::string> notes_;
     std::vector<UnrunKernel> unrun_;
+    Lacking lacking_;
 };
 
 template <typename Visit>

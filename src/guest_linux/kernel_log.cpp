@@ -47,13 +47,14 @@ class LogReader {
     // Nothing when the record was never finished or is being reused.
     Result<std::optional<event::KernelLogLine>> read(const Ring& ring, std::uint64_t id) {
         const std::uint64_t index = id & ((1ull << ring.count_bits) - 1);
-        const GuestVirt descriptor = ring.descriptors + index * kernel_.size_of("prb_desc");
+        const GuestVirt descriptor =
+            ring.descriptors + index * TRY(kernel_.require_size_of("prb_desc"));
         const std::uint64_t state = TRY(kernel_.read(descriptor, state_));
         const auto kind = static_cast<DescriptorState>(state >> kStateShift);
         const bool readable =
             kind == DescriptorState::committed || kind == DescriptorState::finalized;
         if (!readable || (state & kIdMask) != id) return std::optional<event::KernelLogLine>();
-        const GuestVirt info = ring.infos + index * kernel_.size_of("printk_info");
+        const GuestVirt info = ring.infos + index * TRY(kernel_.require_size_of("printk_info"));
         event::KernelLogLine line;
         line.sequence = TRY(kernel_.read(info, seq_));
         line.time_since_boot_ns = TRY(kernel_.read(info, time_));
@@ -74,7 +75,8 @@ class LogReader {
         const bool wrapped =
             begin >> ring.size_bits != next >> ring.size_bits && (next & (bytes - 1)) != 0;
         const std::uint64_t at = (wrapped ? 0 : begin & (bytes - 1)) + sizeof(std::uint64_t);
-        if (at + size > bytes) return fail(Code::malformed, "a log record lies outside its ring");
+        if (at > bytes || size > bytes - at)
+            return fail(Code::malformed, "a log record lies outside its ring");
         std::string text(size, '\0');
         TRY(kernel_.memory().read(ring.text + at, std::as_writable_bytes(std::span(text))));
         return text;

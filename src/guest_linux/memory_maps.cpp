@@ -16,10 +16,7 @@ constexpr std::uint64_t kVmRead = 1, kVmWrite = 2, kVmExec = 4, kVmMayShare = 0x
 constexpr std::uint64_t kMapleNodeMask = ~0xffull;
 constexpr unsigned kMapleLeaf64 = 1, kMapleRange64 = 2, kMapleArange64 = 3;
 constexpr std::uint64_t kXaLastNonNode = 4096;
-
-struct MapleShape {
-    std::uint32_t pivots_at = 0, slots_at = 0, pivots = 0;
-};
+constexpr std::size_t kMapleNodeWords = 256 / 8;
 
 }  // namespace
 
@@ -82,18 +79,23 @@ Result<std::vector<GuestVirt>> MemoryMaps::maple_entries(GuestVirt tree) {
             return fail(Code::malformed, fmt::format("a maple node of type {}", type));
         }
         const bool arange = type == kMapleArange64;
-        const MapleShape shape{arange ? f_.arange_pivot.offset : f_.range_pivot.offset,
-                               arange ? f_.arange_slot.offset : f_.range_slot.offset,
-                               (arange ? f_.arange_pivot : f_.range_pivot).size_bytes / 8};
-        std::array<std::uint64_t, 32> raw{};  // a node is 256 bytes
+        const Field& pivot_field = arange ? f_.arange_pivot : f_.range_pivot;
+        const Field& slot_field = arange ? f_.arange_slot : f_.range_slot;
+        const std::uint64_t pivots_at = pivot_field.offset / 8, slots_at = slot_field.offset / 8;
+        const std::uint64_t pivots = pivot_field.size_bytes / 8;
+        // These come from the guest too: unknown, or in forged types, they lie outside the node.
+        if (pivots_at + pivots > kMapleNodeWords || slots_at + pivots + 1 > kMapleNodeWords) {
+            return fail(Code::unavailable, "the maple nodes of this kernel's types have no layout");
+        }
+        std::array<std::uint64_t, kMapleNodeWords> raw{};
         TRY(kernel_->memory().read(GuestVirt{top.node & kMapleNodeMask},
                                    std::as_writable_bytes(std::span(raw))));
         std::vector<Pending> children;
         std::uint64_t min = top.min;
-        for (std::uint32_t i = 0; i <= shape.pivots && min <= top.max; ++i) {
-            std::uint64_t pivot = i < shape.pivots ? raw[shape.pivots_at / 8 + i] : top.max;
+        for (std::uint64_t i = 0; i <= pivots && min <= top.max; ++i) {
+            std::uint64_t pivot = i < pivots ? raw[pivots_at + i] : top.max;
             if (pivot == 0 && i > 0) pivot = top.max;  // an unset pivot: the last slot in use
-            const std::uint64_t slot = raw[shape.slots_at / 8 + i];
+            const std::uint64_t slot = raw[slots_at + i];
             if (type != kMapleLeaf64) {
                 if (slot != 0) children.push_back({slot, min, pivot, top.depth + 1});
             } else if (slot != 0 && (slot & 3) == 0) {
@@ -129,6 +131,7 @@ Result<std::string> MemoryMaps::special_name(GuestVirt area, GuestVirt mm, const
         const GuestVirt name = TRY(kernel_->read_pointer(mapping, f_.special_name));
         return kernel_->memory().read_cstring(name, 64);
     }
+    TRY(kernel_->require({f_.brk, f_.start_brk, f_.start_stack}));
     const auto inside = [&](const Field& field) -> bool {
         const auto at = kernel_->read(mm, field);
         return at.has_value() && vma.begin <= *at && *at <= vma.end;

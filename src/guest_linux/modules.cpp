@@ -32,6 +32,8 @@ class ModuleReader {
           memory_base_(kernel.field("module_memory", "base")),
           memory_size_(kernel.field("module_memory", "size")) {}
 
+    // What a module that cannot be read is told by.
+    Result<void> require() { return kernel_.require({list, state_}); }
     Result<std::uint64_t> state(GuestVirt module) { return kernel_.read(module, state_); }
 
     Result<event::Module> read(GuestVirt module) {
@@ -63,8 +65,7 @@ class ModuleReader {
                 TRY(kernel_.read(module, core_size_)) + TRY(kernel_.read(module, init_size_));
             return {};
         }
-        const std::uint64_t entry = kernel_.size_of("module_memory");
-        if (entry == 0) return fail(Code::unavailable, "struct module_memory is not known");
+        const std::uint64_t entry = TRY(kernel_.require_size_of("module_memory"));
         result.text_begin = TRY(kernel_.read(module + memory_.offset, memory_base_));
         for (std::uint32_t i = 0;
              i < std::min<std::uint64_t>(memory_.size_bytes / entry, kMaxMemoryTypes); ++i) {
@@ -75,12 +76,17 @@ class ModuleReader {
     }
 
     Result<void> read_users(GuestVirt module, event::Module& result) {
-        return kernel_.walk_list(module + users_.offset, [&](GuestVirt node) {
-            const auto user = kernel_.read_pointer(node - use_node_.offset, use_source_);
-            if (!user.has_value()) return false;
+        Result<void> unread;
+        TRY(kernel_.walk_list(module + users_.offset, [&](GuestVirt node) {
+            auto user = kernel_.read_pointer(node - use_node_.offset, use_source_);
+            if (!user.has_value()) {
+                unread = fail(std::move(user).error());
+                return false;
+            }
             result.used_by.push_back(kernel_.read_text(*user, name_).value_or("?"));
             return true;
-        });
+        }));
+        return unread;
     }
 
     Kernel& kernel_;
@@ -98,6 +104,7 @@ class ModuleReader {
 Result<Listing<event::Module>> list_modules(Kernel& kernel) {
     Listing<event::Module> listing;
     ModuleReader reader(kernel);
+    TRY(reader.require());
     TRY(kernel.walk_list(TRY(kernel.symbol("modules")), [&](GuestVirt node) {
         const GuestVirt module = node - reader.list.offset;
         if (reader.state(module).value_or(kUnformed) == kUnformed) return true;

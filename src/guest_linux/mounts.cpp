@@ -114,6 +114,7 @@ Result<Listing<event::Mount>> list_mounts(Kernel& kernel, Paths& paths,
     MountReader reader(kernel, paths);
     const Field nsproxy = kernel.field("task_struct", "nsproxy");
     const Field mnt_ns = kernel.field("nsproxy", "mnt_ns");
+    TRY(kernel.require({nsproxy, mnt_ns}));
     std::unordered_set<GuestVirt> seen;
     for (const GuestVirt task : tasks) {
         const auto proxy = kernel.read_pointer(task, nsproxy);

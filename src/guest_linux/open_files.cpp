@@ -70,6 +70,7 @@ Result<GuestVirt> OpenFiles::socket_of(GuestVirt file) {
     const GuestVirt super_block = TRY(kernel_->read_pointer(inode, f_.inode_sb));
     if (TRY(paths_->fs_type_of(super_block)) != "sockfs") return GuestVirt{};
     // SOCKET_I(): the inode and its socket are allocated together (include/net/sock.h).
+    TRY(kernel_->require({f_.socket_alloc_inode, f_.socket_alloc_socket}));
     const GuestVirt socket = inode - f_.socket_alloc_inode.offset + f_.socket_alloc_socket.offset;
     return kernel_->read_pointer(socket, f_.socket_sk);
 }

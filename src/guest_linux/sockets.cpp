@@ -126,6 +126,7 @@ class SocketReader {
         result.uid = static_cast<std::uint32_t>(TRY(kernel_.read(sk, uid_)));
         const GuestVirt socket = TRY(kernel_.read_pointer(sk, socket_));
         if (!socket) return {};
+        TRY(kernel_.require({alloc_socket_, alloc_inode_}));
         const GuestVirt inode = socket - alloc_socket_.offset + alloc_inode_.offset;
         result.inode = TRY(kernel_.read(inode, inode_number_));
         return {};
@@ -241,6 +242,7 @@ Result<Listing<event::Socket>> list_sockets(Kernel& kernel, OpenFiles& files,
     SocketReader reader(kernel);
     const Field tgid = kernel.field("task_struct", "tgid");
     const Field pid = kernel.field("task_struct", "pid");
+    TRY(kernel.require({pid, tgid}));
     std::unordered_map<GuestVirt, std::size_t> known;
     const auto add = [&](GuestVirt sk) -> event::Socket* {
         const auto found = known.find(sk);
@@ -260,7 +262,8 @@ Result<Listing<event::Socket>> list_sockets(Kernel& kernel, OpenFiles& files,
         if (!owner.has_value() || kernel.read(task, pid).value_or(0) != *owner) continue;
         const auto walked = files.for_each(task, [&](std::uint32_t, GuestVirt file) {
             const auto sk = files.socket_of(file);
-            if (!sk.has_value() || !*sk) return;
+            if (!sk.has_value()) return listing.note(sk.error());
+            if (!*sk) return;
             event::Socket* socket = add(*sk);
             if (socket == nullptr) return;
             const auto owner_pid = static_cast<std::uint32_t>(*owner);

@@ -119,6 +119,7 @@ std::optional<TaskScan::Geometry> TaskScan::slab_geometry() {
         geometry.orders = {TRY(kernel_->read(cache, f_.cache_order)) >> kOrderShift,
                            TRY(kernel_->read(cache, f_.cache_least_order)) >> kOrderShift};
         const bool sane = geometry.page_bytes != 0 && f_.slab_cache.known() &&
+                          geometry.object_size != 0 &&
                           geometry.object_size >= kernel_->size_of("task_struct") &&
                           std::ranges::max(geometry.orders) <= kMaxOrder;
         if (!sane) return fail(Code::malformed, "task_struct_cachep is no cache of task_structs");

@@ -78,6 +78,7 @@ TaskViews::TaskViews(Kernel* kernel) : kernel_(kernel) {
         .rq_cfs_tasks = k.field("rq", "cfs_tasks"),
         .rq_rt = k.field("rq", "rt"),
         .rt_rq_queue = k.field("rt_rq", "active.queue"),
+        .rq_fair_server = k.field("rq", "fair_server"),
         .rq_dl_root = k.field("rq", "dl.root.rb_root.rb_node"),
         .rq_scx_runnable = k.field("rq", "scx.runnable_list"),
         .se_group_node = k.field("task_struct", "se.group_node"),
@@ -141,9 +142,8 @@ Result<void> TaskViews::walk_once(TaskView view, const std::vector<GuestVirt>& k
     const bool few =
         view == TaskView::task_list || view == TaskView::tree || view == TaskView::thread_list;
     if (!few) TRY(kernel_->require_types());
-    if (view != TaskView::task_list &&
-        !(f_.signal.known() && f_.thread_head.known() && f_.thread_node.known())) {
-        return fail(Code::unavailable, "the lists of threads are not known");
+    if (view != TaskView::task_list) {
+        TRY(kernel_->require({f_.signal, f_.thread_head, f_.thread_node}));
     }
     switch (view) {
         case TaskView::task_list:
@@ -179,6 +179,7 @@ std::vector<TaskViewResult> TaskViews::walk_all() {
 }
 
 Result<void> TaskViews::walk_task_list(std::vector<GuestVirt>& out) {
+    TRY(kernel_->require({f_.tasks}));
     const GuestVirt init = TRY(kernel_->symbol("init_task"));
     return kernel_->walk_list(
         init + f_.tasks.offset,
@@ -209,7 +210,8 @@ Result<void> TaskViews::walk_threads(const std::vector<GuestVirt>& processes,
     return worst;
 }
 
-std::vector<GuestVirt> TaskViews::pid_namespaces(const std::vector<GuestVirt>& tasks) {
+Result<std::vector<GuestVirt>> TaskViews::pid_namespaces(const std::vector<GuestVirt>& tasks) {
+    TRY(kernel_->require({f_.thread_pid, f_.pid_level, f_.pid_numbers, f_.upid_ns}));
     std::vector<GuestVirt> namespaces;
     std::unordered_set<GuestVirt> seen;
     const auto add = [&](GuestVirt ns) {
@@ -217,7 +219,7 @@ std::vector<GuestVirt> TaskViews::pid_namespaces(const std::vector<GuestVirt>& t
     };
     const auto init = kernel_->symbol("init_pid_ns");
     if (init.has_value()) add(*init);
-    const std::uint64_t upid_bytes = kernel_->size_of("upid");
+    const std::uint64_t upid_bytes = TRY(kernel_->require_size_of("upid"));
     for (const GuestVirt task : tasks) {
         const auto pid = kernel_->read_pointer(task, f_.thread_pid);
         if (!pid.has_value() || !*pid) continue;
@@ -274,7 +276,8 @@ Result<GuestVirt> TaskViews::task_of_pid(GuestVirt pid) {
 
 Result<void> TaskViews::walk_pid_idr(const std::vector<GuestVirt>& known,
                                      std::vector<GuestVirt>& out) {
-    for (const GuestVirt ns : pid_namespaces(known)) {
+    TRY(kernel_->require({f_.ns_idr, f_.node_slots, f_.pid_tasks, f_.pid_links}));
+    for (const GuestVirt ns : TRY(pid_namespaces(known))) {
         std::vector<GuestVirt> pids;
         TRY(walk_idr(ns + f_.ns_idr.offset, pids));
         for (const GuestVirt pid : pids) out.push_back(TRY(task_of_pid(pid)));
@@ -283,6 +286,7 @@ Result<void> TaskViews::walk_pid_idr(const std::vector<GuestVirt>& known,
 }
 
 Result<void> TaskViews::walk_tree(std::vector<GuestVirt>& out) {
+    TRY(kernel_->require({f_.children, f_.sibling}));
     std::vector<GuestVirt> pending{TRY(kernel_->symbol("init_task"))};
     std::unordered_set<GuestVirt> seen(pending.begin(), pending.end());
     Result<void> worst;
@@ -313,6 +317,8 @@ Result<void> TaskViews::walk_tree(std::vector<GuestVirt>& out) {
 }
 
 Result<void> TaskViews::walk_css_sets(std::vector<GuestVirt>& out) {
+    TRY(kernel_->require(
+        {f_.css_hlist, f_.css_tasks, f_.css_mg_tasks, f_.css_dying_tasks, f_.cg_list}));
     const GuestVirt table = TRY(kernel_->symbol("css_set_table"));
     std::array<std::uint64_t, kCssSetBuckets> buckets;
     TRY(kernel_->memory().read(table, std::as_writable_bytes(std::span(buckets))));
@@ -323,7 +329,6 @@ Result<void> TaskViews::walk_css_sets(std::vector<GuestVirt>& out) {
             if (++sets > limits::kMaxListSteps) return fail(Code::limit, "too many css_sets");
             const GuestVirt css = container(node, f_.css_hlist);
             for (const Field& list : {f_.css_tasks, f_.css_mg_tasks, f_.css_dying_tasks}) {
-                if (!list.known()) continue;
                 auto walked = kernel_->walk_list(
                     css + list.offset,
                     [&](GuestVirt entry) {
@@ -342,6 +347,7 @@ Result<void> TaskViews::walk_css_sets(std::vector<GuestVirt>& out) {
 Result<void> TaskViews::walk_rt_queue(GuestVirt rt_rq, std::vector<GuestVirt>& out,
                                       unsigned depth) {
     if (depth > limits::kMaxTreeDepth) return fail(Code::limit, "real-time groups nest too deep");
+    TRY(kernel_->require({f_.rt_rq_queue, f_.rt, f_.rt_run_list}));
     for (unsigned priority = 0; priority < kRtPriorities; ++priority) {
         Result<void> inside;
         const GuestVirt queue = rt_rq + f_.rt_rq_queue.offset + 16ull * priority;
@@ -385,12 +391,14 @@ Result<void> TaskViews::walk_rb_tree(std::uint64_t root, Visit&& visit) {
 // A server that lends the CPU to another class since 6.8 (struct rq.fair_server) is an entity as a
 // task's, but no task.
 Result<void> TaskViews::add_dl_task(GuestVirt task, std::vector<GuestVirt>& out) {
+    if (f_.rq_fair_server.known()) TRY(kernel_->require({f_.dl_server}));
     const bool server = f_.dl_server.known() && TRY(kernel_->read(task, f_.dl_server)) != 0;
     if (!server) out.push_back(task);
     return {};
 }
 
 Result<void> TaskViews::walk_dl_queue(GuestVirt rq, std::vector<GuestVirt>& out) {
+    TRY(kernel_->require({f_.dl_rb_node}));
     return walk_rb_tree(TRY(kernel_->read(rq, f_.rq_dl_root)), [&](GuestVirt node) {
         return add_dl_task(container(node, f_.dl_rb_node), out);
     });
@@ -400,9 +408,7 @@ Result<void> TaskViews::walk_dl_queue(GuestVirt rq, std::vector<GuestVirt>& out)
 // (start_dl_timer(), kernel/sched/deadline.c): what waits for the CPU then is the timer. It is one
 // of CLOCK_MONOTONIC, the first of a CPU's clocks (HRTIMER_BASE_MONOTONIC, hrtimer_defs.h).
 Result<void> TaskViews::walk_dl_timers(unsigned cpu, std::vector<GuestVirt>& out) {
-    if (!f_.dl_timer.known() || !f_.clock_bases.known()) {
-        return fail(Code::unavailable, "the timers of deadline tasks are not known");
-    }
+    TRY(kernel_->require({f_.dl_timer, f_.clock_bases, f_.timer_node}));
     const GuestVirt replenish = TRY(kernel_->symbol("dl_task_timer"));
     const GuestVirt bases = TRY(kernel_->per_cpu(TRY(kernel_->symbol("hrtimer_bases")), cpu));
     const GuestVirt clock = bases + f_.clock_bases.offset;
@@ -421,9 +427,11 @@ Result<void> TaskViews::walk_dl_timers(unsigned cpu, std::vector<GuestVirt>& out
 // stayed in cfs_tasks. The groups are a tree, whose root the queue of a CPU itself belongs to.
 Result<void> TaskViews::walk_groups(GuestVirt first_rq, const std::vector<unsigned>& cpus,
                                     std::vector<GuestVirt>& out) {
-    const bool fair = f_.cfs_limbo.known() && f_.throttle_node.known() && f_.group_cfs_rq.known();
+    const bool fair = f_.cfs_limbo.known() || f_.throttle_node.known();
     const bool real_time = f_.group_rt_rq.known();
     if (!fair && !real_time) return {};
+    if (fair) TRY(kernel_->require({f_.cfs_limbo, f_.throttle_node, f_.group_cfs_rq}));
+    TRY(kernel_->require({f_.group_children, f_.group_siblings}));
     Result<void> worst;
     const auto keep_worst = [&](Result<void> walked) {
         if (!walked.has_value()) worst = std::move(walked);
@@ -470,18 +478,19 @@ Result<void> TaskViews::walk_run_queues(std::vector<GuestVirt>& out) {
     const auto keep_worst = [&](Result<void> walked) {
         if (!walked.has_value()) worst = std::move(walked);
     };
-    const auto walk_list = [&](GuestVirt head, const Field& node_member) {
-        keep_worst(kernel_->walk_list(head, [&](GuestVirt node) {
+    const auto walk_list = [&](GuestVirt rq, const Field& head,
+                               const Field& node_member) -> Result<void> {
+        TRY(kernel_->require({head, node_member}));
+        return kernel_->walk_list(rq + head.offset, [&](GuestVirt node) {
             out.push_back(container(node, node_member));
             return true;
-        }));
+        });
     };
     for (const unsigned cpu : cpus) {
         const GuestVirt rq = TRY(kernel_->per_cpu(runqueues, cpu));
-        if (f_.rq_cfs_tasks.known()) walk_list(rq + f_.rq_cfs_tasks.offset, f_.se_group_node);
-        if (f_.rq_scx_runnable.known() && f_.scx_node.known()) {
-            walk_list(rq + f_.rq_scx_runnable.offset, f_.scx_node);
-        }
+        keep_worst(walk_list(rq, f_.rq_cfs_tasks, f_.se_group_node));
+        const bool has_scx = f_.rq_scx_runnable.known() || f_.scx_node.known();
+        if (has_scx) keep_worst(walk_list(rq, f_.rq_scx_runnable, f_.scx_node));
         keep_worst(walk_rt_queue(rq + f_.rq_rt.offset, out));
         keep_worst(walk_dl_queue(rq, out));
         keep_worst(walk_dl_timers(cpu, out));
@@ -492,6 +501,7 @@ Result<void> TaskViews::walk_run_queues(std::vector<GuestVirt>& out) {
 
 // rq->curr rather than the per-CPU current_task: the same task, and its name never changed.
 Result<void> TaskViews::walk_current(std::vector<GuestVirt>& out) {
+    TRY(kernel_->require({f_.rq_curr}));
     const GuestVirt runqueues = TRY(kernel_->symbol("runqueues"));
     for (const unsigned cpu : TRY(kernel_->possible_cpus())) {
         const GuestVirt rq = TRY(kernel_->per_cpu(runqueues, cpu));

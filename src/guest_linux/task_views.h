@@ -43,7 +43,7 @@ class TaskViews {
     std::vector<TaskViewResult> walk_all();
 
     // init_pid_ns and every pid namespace that a task found so far lives in.
-    std::vector<GuestVirt> pid_namespaces(const std::vector<GuestVirt>& tasks);
+    Result<std::vector<GuestVirt>> pid_namespaces(const std::vector<GuestVirt>& tasks);
 
   private:
     Result<void> walk_once(TaskView view, const std::vector<GuestVirt>& known,
@@ -72,8 +72,9 @@ class TaskViews {
             thread_pid, pid, tgid, group_leader;
         Field pid_level, pid_numbers, pid_tasks, upid_ns, ns_idr, xa_head, node_shift, node_slots;
         Field css_hlist, css_tasks, css_mg_tasks, css_dying_tasks;
-        Field rq_curr, rq_donor, rq_cfs_tasks, rq_rt, rt_rq_queue, rq_dl_root, rq_scx_runnable,
-            se_group_node, rt, rt_run_list, rt_my_q, dl_rb_node, dl_server, scx_node;
+        Field rq_curr, rq_donor, rq_cfs_tasks, rq_rt, rt_rq_queue, rq_fair_server, rq_dl_root,
+            rq_scx_runnable, se_group_node, rt, rt_run_list, rt_my_q, dl_rb_node, dl_server,
+            scx_node;
         Field dl_timer, timer_function, timer_node, clock_bases, clock_root;
         Field rq_root_group, group_children, group_siblings, group_cfs_rq, group_rt_rq, cfs_limbo,
             throttle_node;

@@ -17,12 +17,6 @@ constexpr std::uint32_t kPidMaxLimit = 4u << 20;  // include/linux/threads.h
 constexpr std::uint64_t kTaskUninterruptible = 0x02, kTaskReport = 0x7f, kTaskNoload = 0x400,
                         kTaskRtlockWait = 0x1000, kTaskFrozen = 0x8000;
 
-template <typename T>
-event::Observed<T> observed(Result<T> result) {
-    if (result.has_value()) return std::move(*result);
-    return event::Observed<T>::unavailable(result.error().to_text());
-}
-
 // Of text in which every word ends with NUL.
 std::vector<std::string> words_of(std::string_view text) {
     std::vector<std::string> words;
@@ -140,6 +134,7 @@ Result<event::Task> Tasks::read(GuestVirt task, TaskDetail detail) {
     result.comm = TRY(kernel_->read_text(task, f_.comm));
     result.kernel_thread = (TRY(kernel_->read(task, f_.flags)) & kPfKthread) != 0;
     result.state = state(task).value_or("?");
+    TRY(kernel_->require({f_.real_parent}));
     const auto parent = kernel_->read_pointer(task, f_.real_parent);
     if (parent.has_value() && *parent) {
         result.ppid = static_cast<std::uint32_t>(kernel_->read(*parent, f_.tgid).value_or(0));
@@ -283,7 +278,7 @@ Result<std::vector<std::uint32_t>> Tasks::pid_numbers(GuestVirt pid) {
     if (level > limits::kMaxPidNamespaceLevel) {
         return fail(Code::malformed, fmt::format("a pid of level {}", level));
     }
-    const std::uint64_t upid_bytes = kernel_->size_of("upid");
+    const std::uint64_t upid_bytes = TRY(kernel_->require_size_of("upid"));
     for (std::uint64_t i = 0; i <= level; ++i) {
         const GuestVirt upid = pid + f_.pid_numbers.offset + i * upid_bytes;
         numbers.push_back(static_cast<std::uint32_t>(TRY(kernel_->read(upid, f_.upid_nr))));
@@ -317,7 +312,8 @@ Result<event::Namespaces> Tasks::namespaces(GuestVirt task) {
     if (const GuestVirt pid = TRY(kernel_->read_pointer(task, f_.thread_pid))) {
         const std::uint64_t level = TRY(kernel_->read(pid, f_.pid_level));
         if (level <= limits::kMaxPidNamespaceLevel) {
-            const GuestVirt upid = pid + f_.pid_numbers.offset + level * kernel_->size_of("upid");
+            const GuestVirt upid =
+                pid + f_.pid_numbers.offset + level * TRY(kernel_->require_size_of("upid"));
             ns.pid = TRY(namespace_number(upid, f_.upid_ns, "pid_namespace"));
         }
     }
@@ -328,7 +324,7 @@ Result<event::Namespaces> Tasks::namespaces(GuestVirt task) {
     ns.uts = TRY(namespace_number(proxy, f_.ns_uts, "uts_namespace"));
     ns.ipc = TRY(namespace_number(proxy, f_.ns_ipc, "ipc_namespace"));
     ns.cgroup = TRY(namespace_number(proxy, f_.ns_cgroup, "cgroup_namespace"));
-    if (f_.ns_time.known()) ns.time = TRY(namespace_number(proxy, f_.ns_time, "time_namespace"));
+    ns.time = TRY(namespace_number(proxy, f_.ns_time, "time_namespace"));
     return ns;
 }
 

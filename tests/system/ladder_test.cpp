@@ -2,9 +2,13 @@
 // every real kernel at hand. What the next rung finds must be the truth; what it does not find must
 // be unavailable, and nothing may be different.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
+#include <chrono>
 #include <map>
+#include <random>
+#include <set>
 
 #include "guest_linux/guest.h"
 #include "guest_memory/cached_memory.h"
@@ -15,6 +19,7 @@
 namespace underseer::testing {
 namespace {
 
+using guest_linux::Field;
 using guest_linux::Guest;
 using guest_linux::Lacking;
 
@@ -41,9 +46,12 @@ class Ladder : public ::testing::TestWithParam<std::string> {
         for (const Fd& fd : source_.fds) fds.push_back(fd.get());
         memory_.push_back(guest_memory::open_live(fds, source_.layout, source_.name).value());
         caches_.push_back(std::make_unique<guest_memory::CachedMemory>(memory_.back().get()));
-        auto guest = Guest::attach(caches_.back().get(), {}, lacking);
+        auto guest = attach_to_memory(std::move(lacking));
         EXPECT_TRUE(guest.has_value()) << guest.error().to_text();
         return guest.has_value() ? std::move(*guest) : nullptr;
+    }
+    Result<std::unique_ptr<Guest>> attach_to_memory(Lacking lacking) {
+        return Guest::attach(caches_.back().get(), {}, std::move(lacking));
     }
 
     void expect_all_found_without_data_symbols();
@@ -154,6 +162,159 @@ TEST_P(Ladder, every_rung_finds_the_truth_or_says_that_it_does_not) {
     }
     SCOPED_TRACE("CONFIG_DEBUG_INFO_BTF=n");
     expect_processes_without_types();
+}
+
+// All that a guest answers: by topic, which thing's which field, and its text. What is unavailable
+// is not there, and a gap is said of its topic.
+struct Answers {
+    std::map<std::string, std::map<std::string, std::string>> fields;
+    std::map<std::string, std::set<std::string>> gaps;
+
+    template <typename T>
+    void add(const std::string& topic, const std::string& which, const T& value) {
+        if constexpr (event::Described<T>) {
+            event::for_each_field<T>([&](const auto& field) {
+                add(topic, fmt::format("{}.{}", which, field.name), value.*field.member);
+            });
+        } else if constexpr (requires { value.available(); }) {
+            if (value.available()) return add(topic, which, value.value());
+            gaps[topic].insert(fmt::format("{}: {}", which, value.reason()));
+        } else {
+            std::string text = fmt::format("{}", value);
+            if (text == "?") {
+                gaps[topic].insert(which + " is not known");
+            } else {
+                fields[topic][which] = std::move(text);
+            }
+        }
+    }
+    template <typename T, typename Identity>
+    void add_all(const std::string& topic, const Result<guest_linux::Listing<T>>& listing,
+                 Identity&& identity) {
+        if (!listing.has_value()) {
+            gaps[topic].insert(listing.error().to_text());
+            return;
+        }
+        if (listing->unreadable != 0) gaps[topic].insert(listing->first_error);
+        for (const T& item : listing->items) add(topic, identity(item), item);
+    }
+};
+
+Answers all_answers(Guest& guest) {
+    guest.kernel().new_epoch();
+    Answers all;
+    event::SystemInfo info = guest.info();
+    info.notes.clear();  // they say what is missing
+    all.add("info", "", info);
+    const auto at = [](const auto& item) { return fmt::format("{:#x}", item.address); };
+    all.add_all<event::Task>("tasks", guest.tasks({.environment = true}), at);
+    all.add_all<event::Module>("modules", guest.modules(), at);
+    all.add_all<event::Socket>("sockets", guest.sockets(), at);
+    all.add_all<event::OpenFile>("files", guest.open_files(std::nullopt), [](const auto& file) {
+        return fmt::format("pid {} fd {}", file.pid, file.fd);
+    });
+    all.add_all<event::Vma>("maps", guest.memory_maps(std::nullopt), [](const auto& area) {
+        return fmt::format("pid {} {:#x}", area.pid, area.begin);
+    });
+    all.add_all<event::Mount>("mounts", guest.mounts(), [](const auto& mount) {
+        return fmt::format("namespace {} mount {}", mount.mnt_namespace, mount.id);
+    });
+    all.add_all<event::NetworkInterface>("interfaces", guest.interfaces(), [](const auto& item) {
+        return fmt::format("namespace {} interface {}", item.net_namespace, item.index);
+    });
+    all.add_all<event::KernelLogLine>("log", guest.kernel_log(), [](const auto& line) {
+        return fmt::format("line {}", line.sequence);
+    });
+    for (const auto& view : guest.task_views()) {
+        const std::string topic(to_string(view.view));
+        if (view.gap) all.gaps[topic].insert(*view.gap);
+        for (const GuestVirt task : view.tasks) {
+            all.fields[topic][fmt::format("{:#x}", task.value)] = "";
+        }
+    }
+    return all;
+}
+
+// Says what is wrong in `said`: fields that differ from the truth, and ones that are missing
+// without a gap that the whole answers do not have too.
+void expect_truth_or_a_gap(const Answers& said, const Answers& whole) {
+    const auto of = [](const auto& topics, const std::string& topic) {
+        const auto found = topics.find(topic);
+        return found == topics.end() ? typename std::decay_t<decltype(topics)>::mapped_type{}
+                                     : found->second;
+    };
+    for (const auto& [topic, truth] : whole.fields) {
+        const auto fields = of(said.fields, topic);
+        const bool gap = of(said.gaps, topic) != of(whole.gaps, topic);
+        std::size_t wrong = 0;
+        for (const auto& [which, text] : fields) {
+            const auto true_text = truth.find(which);
+            if (true_text != truth.end() && true_text->second == text) continue;
+            // As far as owners could be found: the gap says that there may be others.
+            if (gap && which.ends_with(".owner_pids")) continue;
+            if (++wrong > 1) continue;  // one of a topic tells enough
+            ADD_FAILURE() << topic << " " << which << " is " << text << ", in truth "
+                          << (true_text == truth.end() ? "nothing" : true_text->second);
+        }
+        EXPECT_TRUE(wrong != 0 || fields.size() == truth.size() || gap)
+            << topic << ": " << fields.size() << " of " << truth.size() << " fields, and no gap";
+    }
+}
+
+// All that a kernel is asked for by name: members, and with "" the sizes of structs.
+using Members = std::set<std::pair<std::string, std::string>>;
+
+// A later kernel may have renamed any member: then what hangs on it is unavailable, and says so.
+TEST_P(Ladder, a_member_that_is_away_makes_a_gap_and_no_other_answer) {
+    if (GetParam() != "6.1-cloud" && !nightly()) GTEST_SKIP() << "in the nightly run only";
+    Members asked;
+    const auto whole_guest = attach(
+        {.alter = [&](auto structure, auto path, auto&) { asked.emplace(structure, path); }});
+    ASSERT_TRUE(whole_guest);
+    const Answers whole = all_answers(*whole_guest);
+    EXPECT_GT(asked.size(), 200u);
+    unsigned attached = 0;
+    for (const auto& [structure, path] : asked) {
+        SCOPED_TRACE(fmt::format("without {}.{}", structure, path));
+        const auto bare = attach_to_memory({.alter = [&](auto s, auto p, Field& field) {
+            if (s == structure && p == path) field = {.name = field.name};
+        }});
+        if (!bare.has_value()) {
+            EXPECT_EQ(bare.error().code, Code::unavailable) << bare.error().to_text();
+            continue;
+        }
+        ++attached;
+        expect_truth_or_a_gap(all_answers(**bare), whole);
+    }
+    // What hangs on one member is little.
+    EXPECT_GT(attached * 100, asked.size() * 95);
+}
+
+// Types are the guest's own words. Whatever they say of a member, every question ends, and with an
+// answer.
+TEST_P(Ladder, forged_types_harm_nobody) {
+    if (GetParam() != "6.1-cloud" && !nightly()) GTEST_SKIP() << "in the nightly run only";
+    Members asked;
+    const auto whole = attach(
+        {.alter = [&](auto structure, auto path, auto&) { asked.emplace(structure, path); }});
+    ASSERT_TRUE(whole);
+    all_answers(*whole);
+    std::mt19937 random(1);
+    constexpr std::uint32_t kSizes[] = {0, 1, 3, 8, 64, 4096, 1u << 20, (1u << 29) - 1};
+    for (const auto& [structure, path] : asked) {
+        SCOPED_TRACE(fmt::format("forged: {}.{}", structure, path));
+        // Offsets have 24 bits or 32 in BTF, in bits (btf_member, include/uapi/linux/btf.h).
+        const std::uint32_t offset =
+            random() % 2 != 0 ? random() % 8192 & ~7u : random() % (1u << 29);
+        const std::uint32_t size = kSizes[random() % std::size(kSizes)];
+        const auto begin = std::chrono::steady_clock::now();
+        const auto forged = attach_to_memory({.alter = [&](auto s, auto p, Field& field) {
+            if (s != structure || p != path) return;
+            field = {.name = field.name, .offset = offset, .size_bytes = size};
+        }});
+        if (forged.has_value()) all_answers(**forged);
+        EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(30));
+    }
 }
 
 // A kernel that was built without both (tools/guests/make.py 6.1-bare), against its own /proc.

@@ -455,7 +455,7 @@ TEST_P(EveryKernel, interfaces_match_in_every_namespace) {
     for (const event::NetworkInterface& item : ask<event::NetworkInterface>(Topic::interfaces)) {
         seen[item.net_namespace].insert(fmt::format(
             "{} {} {} {} 0x{:x}{}{}", item.name, item.index, item.mac, item.mtu, item.flags,
-            item.addresses.empty() ? "" : " ", fmt::join(item.addresses, " ")));
+            item.addresses.value().empty() ? "" : " ", fmt::join(item.addresses.value(), " ")));
         EXPECT_EQ(item.promiscuous, item.name == "dummy7") << item.name;
         promiscuous |= item.promiscuous;
     }
@@ -519,6 +519,11 @@ TEST_P(EveryKernel, the_system_matches) {
               number("echo 0x$(grep ' _text$' /proc/kallsyms | cut -c-16)"));
     EXPECT_EQ(info.physical_base,
               number("echo 0x$(grep 'Kernel code' /proc/iomem | cut -d- -f1 | tr -d ' ')"));
+    EXPECT_EQ(
+        info.page_table_root,
+        info.physical_base +
+            number("echo $((0x$(grep -E ' (init_top_pgt|swapper_pg_dir)$' /proc/kallsyms | "
+                   "head -1 | cut -c-16) - 0x$(grep ' _text$' /proc/kallsyms | cut -c-16)))"));
     const bool levels_5 = vm_->run("grep -qw la57 /proc/cpuinfo").value().status == 0;
     EXPECT_EQ(info.page_table_levels, levels_5 ? 5u : 4u);
     const std::string meltdown =
