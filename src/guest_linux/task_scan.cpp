@@ -148,12 +148,9 @@ bool TaskScan::is_slab_object(const Geometry& geometry, GuestPhys phys) {
 
 Result<void> TaskScan::search_ram(TaskPlaces& places) {
     TRY(kernel_->require_types());
-    for (const Field& needed : {f_.sched_class, f_.pid, f_.tgid, f_.state, f_.stack, f_.sp}) {
-        if (!needed.known()) {
-            return fail(Code::unavailable,
-                        fmt::format("this kernel's types have no member {}", needed.name));
-        }
-    }
+    // on_cpu: of CONFIG_SMP, which all kernels are since 6.17. Without it one that runs is taken
+    // for one that is dead.
+    TRY(kernel_->require({f_.sched_class, f_.pid, f_.tgid, f_.state, f_.stack, f_.sp, f_.on_cpu}));
     const std::vector<std::uint64_t> classes = TRY(sched_classes());
     const std::uint64_t span = classes.back() - classes.front();
     const GuestVirt map = TRY(direct_map());
@@ -249,7 +246,7 @@ bool TaskScan::is_live(GuestVirt task) {
         const GuestVirt sp = TRY(kernel_->read_pointer(task, f_.sp));
         if (!stack || sp <= stack || sp - stack >= kMaxStackBytes) return false;
         // The stack pointer is that of the last switch away from it.
-        if (f_.on_cpu.known() && TRY(kernel_->read(task, f_.on_cpu)) != 0) return true;
+        if (TRY(kernel_->read(task, f_.on_cpu)) != 0) return true;
         if (!f_.return_address.known()) return true;
         return is_text(TRY(kernel_->read_pointer(sp, f_.return_address)));
     };
