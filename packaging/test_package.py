@@ -218,7 +218,7 @@ class PackageTest(unittest.TestCase):
         for word in ("lost", "missing", "not permitted", "was refused"):
             self.assertNotIn(word, journal)
         self.assertIn("/init", self.root.booted("underseer", "ps", "package-vm").stdout)
-        wait_for(lambda: "watching 1 of 1 VMs" in
+        wait_for(lambda: "watching 1 of 1 VM" in
                  self.root.booted("systemctl", "show", "-p", "StatusText", "underseerd").stdout, "its status", 10)
 
     def test_07_reloads_and_logs_levels_to_the_journal(self):
