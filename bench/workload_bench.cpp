@@ -1,9 +1,13 @@
 // What a guest feels of being watched: work inside it with an agent at its default schedule and
 // without one, in turns, on a guest of one CPU. And what the agent takes meanwhile. TCG guests.
+//
+//     workload_bench [ROUNDS]    9 unless said otherwise: some 2 % can be told apart; 25: some 1 %
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <csignal>
+#include <cstdlib>
 #include <sstream>
 #include <thread>
 
@@ -16,7 +20,6 @@ using namespace underseer;
 using testing::TestAgent;
 using testing::TestVm;
 
-constexpr int kRounds = 9;
 constexpr double kSeconds = 4;
 
 double median(std::vector<double> values) {
@@ -25,8 +28,20 @@ double median(std::vector<double> values) {
     return *middle;
 }
 
-// The median of paired ratios, and the 95 % interval of that median by order statistics (for nine
-// pairs the second smallest to the second largest: 96.1 % by the binomial distribution).
+// How many of `pairs` sorted ratios lie outside of the 95 % interval of their median at each end:
+// the most for which the binomial distribution gives either end at most 2.5 %.
+std::size_t outside(std::size_t pairs) {
+    double term = std::pow(0.5, static_cast<double>(pairs)), sum = term;
+    std::size_t count = 0;
+    while (sum <= 0.025) {
+        ++count;
+        term *= static_cast<double>(pairs - count + 1) / static_cast<double>(count);
+        sum += term;
+    }
+    return count == 0 ? 0 : count - 1;
+}
+
+// The median of paired ratios, and the 95 % interval of that median by order statistics.
 struct Ratio {
     double middle, low, high;
 };
@@ -34,7 +49,8 @@ Ratio ratio_of(const std::vector<double>& with, const std::vector<double>& witho
     std::vector<double> ratios;
     for (std::size_t i = 0; i < with.size(); ++i) ratios.push_back(with[i] / without[i]);
     std::ranges::sort(ratios);
-    return {ratios[ratios.size() / 2], ratios[1], ratios[ratios.size() - 2]};
+    const std::size_t beyond = outside(ratios.size());
+    return {ratios[ratios.size() / 2], ratios[beyond], ratios[ratios.size() - 1 - beyond]};
 }
 
 std::vector<double> measure(TestVm& vm, const std::string& work) {
@@ -60,7 +76,12 @@ constexpr Column kColumns[] = {{"gap", 0, "longest gap of a clock loop, us"},
 
 }  // namespace
 
-int main() {
+int main(int argc, char** argv) {
+    const int rounds = argc > 1 ? std::atoi(argv[1]) : 9;
+    if (rounds < 1) {
+        fmt::print(stderr, "usage: workload_bench [ROUNDS]\n");
+        return 2;
+    }
     auto booted = TestVm::boot({.workload = false});
     if (!booted.has_value()) {
         fmt::print(stderr, "{}\n", booted.error().to_text());
@@ -70,7 +91,7 @@ int main() {
     TestAgent agent("");
     std::map<std::string, std::vector<std::vector<double>>> with, without;
     std::vector<double> cpu, worker_rss;
-    for (int round = 0; round < kRounds; ++round) {
+    for (int round = 0; round < rounds; ++round) {
         for (const bool watched : {round % 2 == 0, round % 2 != 0}) {
             if (watched) {
                 agent.start();
@@ -90,7 +111,7 @@ int main() {
             }
         }
     }
-    fmt::print("one guest, {} rounds of {} s, the agent at its default schedule\n", kRounds,
+    fmt::print("one guest, {} rounds of {} s, the agent at its default schedule\n", rounds,
                kSeconds);
     fmt::print("{:<34}{:>12}{:>12}{:>14}   {}\n", "", "without", "with", "with/without",
                "95 % interval");
