@@ -136,6 +136,10 @@ Table table_of(const std::vector<event::Socket>& sockets) {
     return table;
 }
 
+std::string source_of(const event::Mount& mount) {
+    return mount.root == "/" ? mount.source : fmt::format("{}[{}]", mount.source, mount.root);
+}
+
 Table table_of(const std::vector<event::Mount>& mounts) {
     Table table({{"NAMESPACE", Align::right},
                  {"ID", Align::right},
@@ -147,7 +151,7 @@ Table table_of(const std::vector<event::Mount>& mounts) {
     for (const event::Mount& mount : mounts) {
         table.add({std::to_string(mount.mnt_namespace), std::to_string(mount.id),
                    std::to_string(mount.parent_id), mount.target, mount.fs_type, mount.options,
-                   mount.source});
+                   source_of(mount)});
     }
     return table;
 }

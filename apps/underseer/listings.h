@@ -21,6 +21,9 @@ Table table_of(const std::vector<event::Mount>& mounts);
 Table table_of(const std::vector<event::NetworkInterface>& interfaces);
 Table table_of(const std::vector<event::KernelLogLine>& lines);
 
+// What is mounted; where that is a part of it, as findmnt(8) writes it: "/dev/vda1[/var/lib/x]".
+std::string source_of(const event::Mount& mount);
+
 // What the hidden-process check says about the tasks of a listing.
 struct HiddenTasks {
     std::map<std::uint64_t, std::string> missing_in;  // by the task's address: the views without it

@@ -522,7 +522,7 @@ std::string mounts_section(const std::vector<event::Mount>& mounts) {
     HtmlTable table({{"Namespace", Cells::number}, {"Target"}, {"Type"}, {"Source"}, {"Options"}});
     for (const event::Mount& mount : mounts) {
         table.add({std::to_string(mount.mnt_namespace), folded(mount.target), html(mount.fs_type),
-                   folded(mount.source), folded(mount.options)});
+                   folded(source_of(mount)), folded(mount.options)});
     }
     return table.text();
 }

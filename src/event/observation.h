@@ -89,7 +89,7 @@ struct Task {
     Observed<std::vector<std::uint32_t>> namespace_pids;   // pid in each pid namespace, root first
     Observed<std::vector<std::uint32_t>> namespace_tgids;  // and its process's
     Observed<Namespaces> namespaces;
-    Observed<std::string> cgroup;        // path in the unified hierarchy
+    Observed<std::string> cgroup;        // path in the unified hierarchy, else in one of v1
     Observed<std::string> container_id;  // "" when the cgroup names none
     Observed<std::uint32_t> thread_count;
 
@@ -201,6 +201,7 @@ struct Mount {
     std::uint32_t mnt_namespace = 0;
     std::uint32_t id = 0, parent_id = 0;
     std::string source;
+    std::string root;  // what of the file system is shown: "/", or the directory that is bound
     std::string target;
     std::string fs_type;
     std::string options;  // per-mount flags, as in mountinfo: "rw,nosuid,.."
@@ -212,6 +213,7 @@ struct Mount {
                           Field{"id", &Mount::id},
                           Field{"parent_id", &Mount::parent_id},
                           Field{"source", &Mount::source},
+                          Field{"root", &Mount::root},
                           Field{"target", &Mount::target},
                           Field{"fs_type", &Mount::fs_type},
                           Field{"options", &Mount::options},

@@ -48,7 +48,7 @@ class Guest {
     Result<Listing<event::KernelLogLine>> kernel_log();
 
     // Begins a new look: nothing remembered from the last one is used.
-    void new_epoch() { kernel_->new_epoch(); }
+    void new_epoch() { kernel_->new_epoch(), paths_.new_epoch(), tasks_.new_epoch(); }
 
   private:
     explicit Guest(std::unique_ptr<Kernel> kernel);

@@ -73,6 +73,7 @@ class MountReader {
         const GuestVirt device = TRY(kernel_.read_pointer(mount, device_name_));
         result.source = device ? TRY(kernel_.memory().read_cstring(device, limits::kMaxPathBytes))
                                : std::string("none");
+        result.root = TRY(paths_.of_mount_root(mount));
         result.target = TRY(paths_.of_mount_point(mount));
         const GuestVirt super_block = TRY(kernel_.read_pointer(mount, super_block_));
         result.fs_type = TRY(paths_.fs_type_of(super_block));

@@ -120,17 +120,38 @@ Result<std::string> Paths::of_mount_point(GuestVirt mount) {
     return walk_up(parent, TRY(kernel_->read_pointer(mount, f_.mount_mountpoint)));
 }
 
+// fs/d_path.c, dentry_path(): up to the root of the file system, whatever is mounted there.
+Result<std::string> Paths::of_mount_root(GuestVirt mount) {
+    GuestVirt dentry = TRY(kernel_->read_pointer(mount + f_.mount_mnt.offset, f_.vfsmount_root));
+    const GuestVirt inode = TRY(kernel_->read_pointer(dentry, f_.dentry_inode));
+    const std::string fs_type = TRY(fs_type_of(TRY(kernel_->read_pointer(inode, f_.inode_sb))));
+    if (fs_type == "nsfs") return synthetic_name(dentry, inode, fs_type, false);
+    const bool unhashed = TRY(kernel_->read(dentry, f_.dentry_hash_pprev)) == 0;
+    std::string path;
+    for (std::size_t depth = 0; depth < limits::kMaxPathDepth; ++depth) {
+        const GuestVirt parent = TRY(kernel_->read_pointer(dentry, f_.dentry_parent));
+        if (parent == dentry) {
+            if (path.empty()) return std::string("/");
+            return unhashed ? path + "//deleted" : path;
+        }
+        path.insert(0, "/" + TRY(dentry_name(dentry)));
+        if (path.size() > limits::kMaxPathBytes) return fail(Code::limit, "a path is too long");
+        dentry = parent;
+    }
+    return fail(Code::limit, "a path has too many levels");
+}
+
 Result<std::uint64_t> Paths::inode_number(GuestVirt inode) {
     return kernel_->read(inode, f_.inode_number);
 }
 
 Result<std::string> Paths::fs_type_of(GuestVirt super_block) {
-    const auto known = fs_types_.find(super_block.value);
+    const auto known = fs_types_.find(super_block);
     if (known != fs_types_.end()) return known->second;
     const GuestVirt type = TRY(kernel_->read_pointer(super_block, f_.sb_type));
     const GuestVirt name = TRY(kernel_->read_pointer(type, f_.type_name));
     std::string text = TRY(kernel_->memory().read_cstring(name, 64));
-    if (fs_types_.size() < limits::kMaxListSteps) fs_types_.emplace(super_block.value, text);
+    if (fs_types_.size() < limits::kMaxListSteps) fs_types_.emplace(super_block, text);
     return text;
 }
 

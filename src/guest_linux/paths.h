@@ -21,10 +21,16 @@ class Paths {
     Result<std::string> of_file(GuestVirt file);
     // Path of a mount's mount point ("/" for the root of its namespace). `mount` is a struct mount.
     Result<std::string> of_mount_point(GuestVirt mount);
+    // What of its file system a mount shows: "/" for all, "/var/lib" of a bind mount,
+    // "net:[402..]".
+    Result<std::string> of_mount_root(GuestVirt mount);
 
     // Inode number, mode, and the name of the file system type.
     Result<std::uint64_t> inode_number(GuestVirt inode);
     Result<std::string> fs_type_of(GuestVirt super_block);
+
+    // Forgets what was remembered of the guest.
+    void new_epoch() { fs_types_.clear(); }
 
   private:
     Result<std::string> dentry_name(GuestVirt dentry);
@@ -40,7 +46,7 @@ class Paths {
         Field file_path, inode_number, inode_sb, sb_type, type_name, inode_private;
         Field ns_name, proc_ns_ops;
     } f_;
-    std::unordered_map<std::uint64_t, std::string> fs_types_;  // by super_block
+    std::unordered_map<GuestVirt, std::string> fs_types_;  // by super_block, of one look
 };
 
 }  // namespace underseer::guest_linux

@@ -17,6 +17,9 @@ constexpr std::uint32_t kPidMaxLimit = 4u << 20;  // include/linux/threads.h
 constexpr std::uint64_t kTaskUninterruptible = 0x02, kTaskReport = 0x7f, kTaskNoload = 0x400,
                         kTaskRtlockWait = 0x1000, kTaskFrozen = 0x8000;
 
+// Kernels have some fifteen controllers, each in one hierarchy, and few name more without any.
+constexpr std::size_t kMaxHierarchies = 64;
+
 // Of text in which every word ends with NUL.
 std::vector<std::string> words_of(std::string_view text) {
     std::vector<std::string> words;
@@ -114,6 +117,9 @@ Tasks::Tasks(Kernel* kernel, Paths* paths) : kernel_(kernel), paths_(paths) {
         .upid_nr = k.field("upid", "nr"),
         .upid_ns = k.field("upid", "ns"),
         .css_dfl_cgrp = k.field("css_set", "dfl_cgrp"),
+        .css_links = k.field("css_set", "cgrp_links"),
+        .link_node = k.field("cgrp_cset_link", "cgrp_link"),
+        .link_cgrp = k.field("cgrp_cset_link", "cgrp"),
         .cgroup_kn = k.field("cgroup", "kn"),
         .kn_parent = k.field("kernfs_node", {"__parent", "parent"}),  // renamed in 6.15
         .kn_name = k.field("kernfs_node", "name"),
@@ -161,9 +167,14 @@ void Tasks::read_paths(GuestVirt task, event::Task& result) {
     result.exe = observed(exe(task));
     result.cwd = observed(fs_path(task, f_.fs_pwd));
     result.root = observed(fs_path(task, f_.fs_root));
-    auto path = cgroup(task);
-    if (path.has_value()) result.container_id = container_id_of(*path);
-    result.cgroup = observed(std::move(path));
+    auto member = membership(task);
+    if (!member.has_value()) {
+        result.cgroup = observed<std::string>(fail(member.error()));
+        result.container_id = result.cgroup;
+        return;
+    }
+    result.cgroup = std::move(member->cgroup);
+    result.container_id = std::move(member->container_id);
 }
 
 // fs/proc/array.c, get_task_state(); include/linux/sched.h, __task_state_index().
@@ -328,14 +339,42 @@ Result<event::Namespaces> Tasks::namespaces(GuestVirt task) {
     return ns;
 }
 
-Result<std::string> Tasks::cgroup(GuestVirt task) {
+// By its place in the unified hierarchy (cgroup v2), and where that names no container, by those in
+// the hierarchies of v1: a css_set has a link to a group of each (kernel/cgroup/cgroup-internal.h,
+// struct cgrp_cset_link).
+Result<Tasks::Membership> Tasks::membership(GuestVirt task) {
     const GuestVirt set = TRY(kernel_->read_pointer(task, f_.cgroups));
-    const GuestVirt group = TRY(kernel_->read_pointer(set, f_.css_dfl_cgrp));
-    GuestVirt node = TRY(kernel_->read_pointer(group, f_.cgroup_kn));
-    const std::uint64_t key = node.value;
-    if (const auto known = cgroup_paths_.find(key); known != cgroup_paths_.end()) {
+    if (const auto known = memberships_.find(set); known != memberships_.end()) {
         return known->second;
     }
+    Membership result;
+    result.cgroup = TRY(cgroup_path(TRY(kernel_->read_pointer(set, f_.css_dfl_cgrp))));
+    result.container_id = container_id_of(result.cgroup);
+    if (result.container_id.empty()) {
+        TRY(kernel_->require({f_.css_links, f_.link_node}));
+        std::vector<GuestVirt> links;
+        TRY(kernel_->walk_list(set + f_.css_links.offset, [&](GuestVirt node) {
+            links.push_back(node - f_.link_node.offset);
+            return links.size() <= kMaxHierarchies;
+        }));
+        if (links.size() > kMaxHierarchies) {
+            return fail(Code::limit, "a task is in too many cgroup hierarchies");
+        }
+        for (const GuestVirt link : links) {
+            std::string path = TRY(cgroup_path(TRY(kernel_->read_pointer(link, f_.link_cgrp))));
+            result.container_id = container_id_of(path);
+            if (!result.container_id.empty() || result.cgroup == "/") {
+                result.cgroup = std::move(path);
+            }
+            if (!result.container_id.empty()) break;
+        }
+    }
+    if (memberships_.size() < limits::kMaxListSteps) memberships_.emplace(set, result);
+    return result;
+}
+
+Result<std::string> Tasks::cgroup_path(GuestVirt group) {
+    GuestVirt node = TRY(kernel_->read_pointer(group, f_.cgroup_kn));
     std::string path;
     for (std::size_t depth = 0; node; ++depth) {
         const GuestVirt parent = TRY(kernel_->read_pointer(node, f_.kn_parent));
@@ -347,10 +386,7 @@ Result<std::string> Tasks::cgroup(GuestVirt task) {
         }
         node = parent;
     }
-    if (path.empty()) path = "/";
-    if (cgroup_paths_.size() > limits::kMaxListSteps) cgroup_paths_.clear();
-    cgroup_paths_[key] = path;
-    return path;
+    return path.empty() ? "/" : path;
 }
 
 }  // namespace underseer::guest_linux

@@ -32,6 +32,9 @@ class Tasks {
     // mm_struct of the task, null for kernel threads.
     Result<GuestVirt> mm(GuestVirt task);
 
+    // Forgets what was remembered of the guest.
+    void new_epoch() { boot_time_.reset(), memberships_.clear(); }
+
   private:
     Result<std::string> state(GuestVirt task);
     Result<event::Credentials> credentials(GuestVirt task);
@@ -47,13 +50,18 @@ class Tasks {
     Result<event::Namespaces> namespaces(GuestVirt task);
     Result<std::uint32_t> namespace_number(GuestVirt proxy, const Field& member,
                                            std::string_view structure);
-    Result<std::string> cgroup(GuestVirt task);
+    struct Membership {
+        std::string cgroup, container_id;
+    };
+    Result<Membership> membership(GuestVirt task);
+    Result<std::string> cgroup_path(GuestVirt group);
     void read_paths(GuestVirt task, event::Task& result);
 
     Kernel* kernel_;
     Paths* paths_;
+    // Of one look: the guest may set its clock, and a css_set that is freed soon is another one.
     std::optional<std::uint64_t> boot_time_;
-    std::unordered_map<std::uint64_t, std::string> cgroup_paths_;  // by kernfs_node
+    std::unordered_map<GuestVirt, Membership> memberships_;  // by css_set
     struct {
         Field pid, tgid, comm, state, exit_state, flags, real_parent, mm, cred, signal, nsproxy, fs,
             thread_pid, cgroups, start_boottime;
@@ -64,7 +72,7 @@ class Tasks {
         Field fs_pwd, fs_root;
         Field ns_mnt, ns_net, ns_uts, ns_ipc, ns_cgroup, ns_time;
         Field pid_level, pid_numbers, upid_nr, upid_ns;
-        Field css_dfl_cgrp, cgroup_kn, kn_parent, kn_name;
+        Field css_dfl_cgrp, css_links, link_node, link_cgrp, cgroup_kn, kn_parent, kn_name;
     } f_;
 };
 

@@ -194,6 +194,42 @@ TEST_P(LifecycleOnce, a_paused_guest_is_seen_as_it_stands_and_goes_on) {
     EXPECT_TRUE(shows(*later, "before") && shows(*later, "after"));
 }
 
+// What the kernel frees it gives to the next of its kind: a name remembered by address is soon
+// another's.
+TEST_P(LifecycleOnce, of_what_is_gone_nothing_is_remembered) {
+    if (!boot(GetParam())) GTEST_SKIP() << "the kernel is not at hand";
+    vm_->output_of("mkdir /tmp/mounted");
+    for (int round = 0; round < 12; ++round) {
+        const std::string id = fmt::format("{:064x}", round), group = "/docker-" + id + ".scope";
+        const std::string fs_type = round % 2 == 0 ? "tmpfs" : "ramfs";
+        vm_->output_of(
+            fmt::format("mount -t {1} none /tmp/mounted; mkdir /sys/fs/cgroup{0}; "
+                        "(echo 0 > /sys/fs/cgroup{0}/cgroup.procs; exec workload sleeper) "
+                        "> /dev/null 2>&1 & sleep 0.2",
+                        group, fs_type));
+        const auto tasks = processes(*introspector_).value();
+        const auto inside = std::ranges::find(tasks, "workload", &event::Task::comm);
+        ASSERT_NE(inside, tasks.end());
+        EXPECT_EQ(inside->cgroup.value(), group);
+        EXPECT_EQ(inside->container_id.value(), id);
+        const auto mounts =
+            introspector_->ask<event::Mount>({.topic = Topic::mounts}).value().items;
+        const auto mount = std::ranges::find(mounts, "/tmp/mounted", &event::Mount::target);
+        ASSERT_NE(mount, mounts.end());
+        EXPECT_EQ(mount->fs_type, fs_type);
+        vm_->output_of(
+            fmt::format("kill -9 {}; sleep 0.2; rmdir /sys/fs/cgroup{}; umount /tmp/mounted",
+                        inside->pid, group));
+    }
+    const auto started = [&] {
+        return processes(*introspector_).value().front().start_time.value();
+    };
+    constexpr std::uint64_t kDay = 86'400ull * 1'000'000'000;
+    const std::uint64_t before = started();
+    vm_->output_of("date -s @$(($(date +%s) + 86400))");
+    EXPECT_NEAR(static_cast<double>(started() - before), static_cast<double>(kDay), 2e9);
+}
+
 // Nothing moves then, as in any paused guest, and all that the last kernel had is still in place.
 TEST_P(LifecycleOnce, a_guest_that_is_reset_while_it_is_paused_is_not_shown_as_it_was) {
     if (!boot(GetParam())) GTEST_SKIP() << "the kernel is not at hand";

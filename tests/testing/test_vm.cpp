@@ -119,6 +119,10 @@ std::vector<std::string> command_line(const VmSpec& spec, const std::string& nam
         backend("ram", spec.memory_mib);
         machine += ",memory-backend=ram";
     }
+    if (!spec.mac.empty()) {
+        words.insert(words.end(), {"-netdev", "hubport,id=net,hubid=0", "-device",
+                                   "virtio-net-pci,netdev=net,mac=" + spec.mac});
+    }
     // microvm has one serial port: the shell takes it, and there is no console.
     const bool one_port = spec.machine == "microvm";
     const std::string append =

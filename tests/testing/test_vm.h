@@ -25,6 +25,7 @@ struct VmSpec {
     std::string machine = "q35";
     std::string cpu = "max";
     unsigned numa_nodes = 1;
+    std::string mac;  // of a network card, with nothing at its other end; none if empty
     std::string uuid;
     bool workload = true;  // the processes of tests/testing/guest/workload.c
     bool wait = true;      // until the guest answers, not just the VMM

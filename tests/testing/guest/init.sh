@@ -34,6 +34,15 @@ if [ -z "$idle" ]; then
     id=89abcdef0123456789abcdef0123456789abcdef0123456789abcdef01234567
     mkdir -p "$pod/cri-containerd-$id.scope"
     (echo 0 > "$pod/cri-containerd-$id.scope/cgroup.procs"; exec /bin/workload container) &
+    # A container of cgroup v1, beside v2 as in a hybrid system.
+    id=fedcba9876543210fedcba9876543210fedcba9876543210fedcba9876543210
+    mkdir /tmp/v1 && mount -t cgroup -o none,name=legacy legacy /tmp/v1 && mkdir -p "/tmp/v1/docker/$id"
+    (echo 0 > "/tmp/v1/docker/$id/cgroup.procs"; exec /bin/workload sleeper) &
+    # Mounts that show a part of a file system, one that is removed there, and a namespace kept.
+    mkdir -p /mnt/data/part/inner /mnt/data/gone /tmp/part /tmp/gone
+    mount --bind /mnt/data/part/inner /tmp/part
+    mount --bind /mnt/data/gone /tmp/gone && rmdir /mnt/data/gone
+    touch /tmp/network && mount --bind /proc/self/ns/net /tmp/network
 fi
 
 exec 3<>"/dev/${tty:=ttyS1}"

@@ -3,9 +3,11 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <linux/ethtool.h>
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
 #include <linux/netlink.h>
+#include <linux/sockios.h>
 #include <net/if.h>
 #include <pthread.h>
 #include <sched.h>
@@ -17,6 +19,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/inotify.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
@@ -503,6 +506,25 @@ static void kexec(void) {
     _exit(1);
 }
 
+// "name address" of every interface here, the address as its card has it burnt in. Then ends.
+static void permanent_macs(void) {
+    int any = socket(AF_INET, SOCK_DGRAM, 0);
+    struct if_nameindex* all = if_nameindex();
+    for (struct if_nameindex* one = all; one && one->if_index != 0; ++one) {
+        struct {
+            struct ethtool_perm_addr head;
+            unsigned char bytes[32];
+        } address = {.head = {.cmd = ETHTOOL_GPERMADDR, .size = sizeof address.bytes}};
+        struct ifreq request = {.ifr_data = (char*)&address};
+        strcpy(request.ifr_name, one->if_name);
+        if (ioctl(any, SIOCETHTOOL, &request) != 0) perror(one->if_name), _exit(1);
+        printf("%s", one->if_name);
+        for (unsigned i = 0; i < address.head.size; ++i) printf("%c%02x", i == 0 ? ' ' : ':', address.bytes[i]);
+        printf("\n");
+    }
+    exit(0);
+}
+
 // ---- measured work: prints one line and ends. The seconds are the second argument. ----
 
 static double seconds_to_run = 5;
@@ -612,6 +634,7 @@ static const struct mode kModes[] = {
     {"busy_fair", busy_fair, 0},    {"busy_rt", busy_rt, 0},        {"busy_deadline", busy_deadline, 0},
     {"urgent_deadline", urgent_deadline, 0},
     {"busy_throttled", busy_throttled, 0},
+    {"permanent_macs", permanent_macs, 0},
     {"measure_gap", measure_gap, 0}, {"measure_spin", measure_spin, 0},
     {"measure_forks", measure_forks, 0}, {"measure_requests", measure_requests, 0},
 };
