@@ -232,7 +232,7 @@ class Worker {
                 return frames_of<event::SystemInfo>(
                     Listing<event::SystemInfo>{{guest_->info()}, 0, {}});
             case Topic::tasks:
-                return frames_of(tasks(question));
+                return frames_of(tasks(question, pid));
             case Topic::open_files:
                 return frames_of(guest_->open_files(pid));
             case Topic::memory_maps:
@@ -240,7 +240,7 @@ class Worker {
             case Topic::modules:
                 return frames_of(guest_->modules());
             case Topic::sockets:
-                return frames_of(guest_->sockets());
+                return frames_of(sockets(pid));
             case Topic::mounts:
                 return frames_of(guest_->mounts());
             case Topic::interfaces:
@@ -271,14 +271,13 @@ class Worker {
         return listing;
     }
 
-    Result<Listing<event::Task>> tasks(const Question& question) {
-        auto listing = guest_->tasks({.environment = question.environment});
+    Result<Listing<event::Task>> tasks(const Question& question, std::optional<std::uint32_t> pid) {
+        auto listing = guest_->tasks({.environment = question.environment}, pid);
         // A kernel that is up has dozens, and a list that cannot be read is not an empty one.
-        if (listing.items.empty()) {
+        if (listing.items.empty() && guest_->task_addresses().empty()) {
             return fail(Code::unavailable, "no view of the guest's kernel shows a single task");
         }
         std::erase_if(listing.items, [&](const event::Task& task) {
-            if (question.one_pid && task.tgid != question.pid) return true;
             return !question.threads && !task.is_process();
         });
         return listing;

@@ -16,6 +16,15 @@ inline constexpr std::size_t kMaxListSteps = 1u << 20;
 inline constexpr std::size_t kMaxFdsPerProcess = 1u << 20;
 // vm.max_map_count is 65,530 by default and 1 Mi on desktops that raise it.
 inline constexpr std::size_t kMaxVmasPerProcess = 1u << 20;
+// One look at a guest, which is one answer: what no bound of a single list keeps short (a million
+// descriptors in each of a million processes). `ps` makes some 250 reads of each process, so this
+// is a quarter of a million processes; it takes some seconds, or a minute when every page is
+// another.
+inline constexpr std::uint64_t kMaxReadsOfLook = 64u << 20;
+// Files and mappings in one answer: some 250 MB in a worker that has 1 GiB.
+inline constexpr std::size_t kMaxListedItems = 1u << 20;
+// Command lines and environments in one answer; ten thousand processes usually have 2 MB.
+inline constexpr std::size_t kMaxTaskTextBytes = 64u << 20;
 // PATH_MAX, and the most directory levels that it can hold.
 inline constexpr std::size_t kMaxPathBytes = 4096;
 inline constexpr std::size_t kMaxPathDepth = 2048;

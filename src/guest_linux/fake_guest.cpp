@@ -397,8 +397,12 @@ void FakeGuest::build_types() {
             {"stack", pointer, 2048},
             {"sched_class", pointer, 2112},
             {"on_cpu", u32, 2176},
-            {"thread", thread, 2240}},
-           344);
+            {"thread", thread, 2240},
+            {"files", pointer, 2752}},
+           352);
+    define("files_struct", {{"fdt", pointer, 0}}, 8);
+    define("fdtable", {{"max_fds", u32, 0}, {"fd", pointer, 64}}, 16);
+    define("file", {{"f_flags", u32, 0}, {"f_pos", u64, 64}, {"f_inode", pointer, 128}}, 24);
     define("inactive_task_frame", {{"ret_addr", u64, 64 * 6}}, 56);
     define("page", {{"flags", u64, 0}}, kStructPageBytes);
     define("slab", {{"slab_cache", pointer, 64}}, kStructPageBytes);

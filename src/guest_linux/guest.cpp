@@ -41,6 +41,25 @@ std::vector<GuestVirt> tasks_of(const std::vector<TaskViewResult>& views) {
     return addresses;
 }
 
+using Texts = event::Observed<std::vector<std::string>>;
+
+std::size_t bytes_of(const Texts& texts) {
+    std::size_t bytes = 0;
+    for (const std::string& text : texts.value_or({})) bytes += text.size() + sizeof text;
+    return bytes;
+}
+
+// A guest that forks a process with a long command line often enough must not take the memory that
+// all the others are listed in.
+void omit_texts(event::Task& task, TaskDetail wanted) {
+    const auto why = Texts::unavailable(
+        fmt::format("the processes before have more than {} MiB of command lines and environment; "
+                    "ask for this one with --pid {}",
+                    limits::kMaxTaskTextBytes >> 20, task.tgid));
+    if (wanted.user_memory) task.argv = why;
+    if (wanted.environment) task.environment = why;
+}
+
 }  // namespace
 
 std::vector<GuestVirt> Guest::task_addresses() {
@@ -55,7 +74,7 @@ TaskViewResult Guest::ram_scan(const TaskPlaces& places, const std::vector<TaskV
     return {TaskView::ram_scan, scan_.live(places, tasks_of(views)), places.gap};
 }
 
-Listing<event::Task> Guest::tasks(TaskDetail detail) {
+Listing<event::Task> Guest::tasks(TaskDetail detail, std::optional<std::uint32_t> process) {
     Listing<event::Task> listing;
     const std::vector<TaskViewResult> views = views_.walk_all();
     // These two are what lists processes and threads; the others compare.
@@ -65,13 +84,23 @@ Listing<event::Task> Guest::tasks(TaskDetail detail) {
         listing.note(
             {Code::unavailable, 0, fmt::format("{}: {}", to_string(view.view), *view.gap)});
     }
+    std::size_t text_bytes = 0;
     for (const GuestVirt address : tasks_of(views)) {
-        auto task = tasks_.read(address, detail);
-        if (task.has_value()) {
-            listing.items.push_back(std::move(*task));
-        } else {
-            listing.note(task.error());
+        if (process) {
+            const auto tgid = tasks_.tgid(address);
+            if (tgid.has_value() && *tgid != *process) continue;
         }
+        const bool full = text_bytes > limits::kMaxTaskTextBytes;
+        TaskDetail wanted = detail;
+        if (full) wanted.user_memory = wanted.environment = false;
+        auto task = tasks_.read(address, wanted);
+        if (!task.has_value()) {
+            listing.note(task.error());
+            continue;
+        }
+        if (full) omit_texts(*task, detail);
+        text_bytes += bytes_of(task->argv) + bytes_of(task->environment);
+        listing.items.push_back(std::move(*task));
     }
     std::ranges::sort(listing.items, {}, &event::Task::pid);
     return listing;
@@ -91,9 +120,19 @@ Listing<T> Guest::of_processes(std::optional<std::uint32_t> wanted, List&& list)
             all.note(one.error());
             continue;
         }
-        std::ranges::move(one->items, std::back_inserter(all.items));
         if (one->unreadable != 0 && all.unreadable == 0) all.first_error = one->first_error;
         all.unreadable += one->unreadable;
+        const std::size_t room = limits::kMaxListedItems - all.items.size();
+        const bool fits = one->items.size() <= room;
+        if (!fits) one->items.resize(room);
+        std::ranges::move(one->items, std::back_inserter(all.items));
+        if (fits) continue;
+        all.note({Code::limit, 0,
+                  fmt::format("more than {} in all: not all of process {} are listed, and none of "
+                              "those after it{}",
+                              limits::kMaxListedItems, task.pid,
+                              wanted ? "" : "; ask for one process with --pid")});
+        break;
     }
     return all;
 }

@@ -37,7 +37,9 @@ class Guest {
         return tasks_.read(address, detail);
     }
 
-    Listing<event::Task> tasks(TaskDetail detail = {});
+    // Processes and threads; those of one process (tgid) where it is given.
+    Listing<event::Task> tasks(TaskDetail detail = {},
+                               std::optional<std::uint32_t> process = std::nullopt);
     // Of all processes (threads share their leader's), or of one pid.
     Result<Listing<event::OpenFile>> open_files(std::optional<std::uint32_t> pid);
     Result<Listing<event::Vma>> memory_maps(std::optional<std::uint32_t> pid);

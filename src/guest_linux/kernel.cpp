@@ -292,7 +292,7 @@ Result<void> Kernel::derive_layout() {
     // A list that changes while it is walked leads nowhere: that is timing, and tried again.
     for (unsigned i = 1; i < kDerivations && !layout.has_value() && memory_.physical().live();
          ++i) {
-        new_epoch();
+        forget();
         layout = derive_task_layout(*this);
     }
     if (!layout.has_value()) {

@@ -132,8 +132,13 @@ class Kernel {
     // Of the timekeeper in tk_core or timekeeper_data.
     std::uint64_t timekeeper_offset() const;
 
-    // Nothing that was read before is used any more: neither pages nor their mapping.
+    // Begins a new look: as forget(), and it may make as many reads as a look may.
     void new_epoch() {
+        forget();
+        memory_.allow(limits::kMaxReadsOfLook);
+    }
+    // Nothing that was read before is used any more: neither pages nor their mapping.
+    void forget() {
         memory_.forget();
         memory_.physical().new_epoch();
     }

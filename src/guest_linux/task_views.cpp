@@ -119,7 +119,7 @@ TaskViewResult TaskViews::walk(TaskView view, const std::vector<GuestVirt>& know
     // comes home: on a live guest that is an accident of timing, so the walk is begun again.
     const unsigned attempts = kernel_->physical().live() ? kAttempts : 1;
     for (unsigned i = 1; i < attempts && !outcome.has_value(); ++i) {
-        kernel_->new_epoch();
+        kernel_->forget();
         found.clear();
         outcome = walk_once(view, known, found);
     }

@@ -27,6 +27,11 @@ class Tasks {
     // no readable memory). Single members that cannot be had are Observed gaps.
     Result<event::Task> read(GuestVirt task, TaskDetail detail = {});
 
+    // Of the process that a task belongs to.
+    Result<std::uint32_t> tgid(GuestVirt task) {
+        return static_cast<std::uint32_t>(TRY(kernel_->read(task, f_.tgid)));
+    }
+
     // The process's own address space; Code::unavailable for kernel threads and zombies.
     Result<VirtualMemory> user_memory(GuestVirt task);
     // mm_struct of the task, null for kernel threads.

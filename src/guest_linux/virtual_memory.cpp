@@ -1,5 +1,7 @@
 #include "guest_linux/virtual_memory.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 namespace underseer::guest_linux {
@@ -27,6 +29,13 @@ Result<GuestPhys> VirtualMemory::page_of(GuestVirt address) {
 
 Result<void> VirtualMemory::read(GuestVirt from, MutableBytes into) {
     while (!into.empty()) {
+        if (left_ == 0) {
+            return fail(Code::limit,
+                        fmt::format("{} reads were made for one look: the guest's structures are "
+                                    "too many, or lead in circles",
+                                    allowed_));
+        }
+        --left_;
         const GuestPhys page = TRY(page_of(from));
         const std::uint64_t in_page = from.value % kPageSize;
         const std::size_t part = std::min<std::size_t>(into.size(), kPageSize - in_page);

@@ -34,6 +34,10 @@ class VirtualMemory {
     // Forgets all translations: what was mapped may have changed.
     void forget();
 
+    // So many reads of a page, or of a part of one, are allowed from here on; then they fail with
+    // Code::limit. Without this, any number is.
+    void allow(std::uint64_t reads) { allowed_ = left_ = reads; }
+
     AddressSpace space() const { return space_; }
     guest_memory::GuestMemory& physical() const { return *memory_; }
 
@@ -46,6 +50,7 @@ class VirtualMemory {
 
     guest_memory::GuestMemory* memory_;
     AddressSpace space_;
+    std::uint64_t allowed_ = ~0ull, left_ = ~0ull;
     std::vector<TlbEntry> tlb_;  // direct-mapped
 };
 

@@ -4,12 +4,14 @@
 #include <signal.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <thread>
 
 #include "guest_memory/fake_images.h"
 #include "guests.h"
+#include "json/value.h"
 #include "testing/test_agent.h"
 
 namespace underseer::testing {
@@ -144,6 +146,76 @@ TEST_F(CliOnAGuest, needs_root_and_tells_when_the_vm_ends) {
     expect(11, {"ps", vm_->name(), "--direct", "--watch", "--json"}, "ended");
     off.join();
     expect(3, {"ps", vm_->name(), "--direct"}, vm_->name());
+}
+
+TEST_F(CliOnAGuest, one_process_is_all_that_pid_shows) {
+    const auto shown = [&](const std::string& command, const std::vector<std::string>& options) {
+        std::vector<std::string> words{program_path("underseer"), command, vm_->name(), "--direct",
+                                       "--json"};
+        words.insert(words.end(), options.begin(), options.end());
+        const RunResult ran = run_program(words);
+        EXPECT_EQ(ran.status, 0) << ran.output;
+        return json::Value::parse(ran.output).value().elements().value();
+    };
+    const auto owners = [](const json::Value& socket) {
+        return socket.at("owner_pids").value().elements().value();
+    };
+    const auto sockets = shown("sockets", {});
+    const auto held = std::ranges::find_if(
+        sockets, [&](const json::Value& socket) { return owners(socket).size() == 1; });
+    ASSERT_NE(held, sockets.end());
+    const std::uint64_t pid = owners(*held).front().as_uint().value();
+    for (const std::string command : {"ps", "files", "maps", "sockets"}) {
+        SCOPED_TRACE(command);
+        const auto one = shown(command, {"--pid", std::to_string(pid)});
+        EXPECT_GT(one.size(), 0u);
+        EXPECT_LT(one.size(), shown(command, {}).size());
+        for (const json::Value& item : one) {
+            if (command != "sockets") {
+                EXPECT_EQ(item.at("pid").value().as_uint().value(), pid);
+                continue;
+            }
+            EXPECT_TRUE(std::ranges::any_of(owners(item), [&](const json::Value& owner) {
+                return owner.as_uint().value() == pid;
+            }));
+        }
+    }
+}
+
+// An unprivileged process can have so many descriptors, and so long a command line so often, that
+// all of them are more than a worker may hold.
+TEST_F(CliOnAGuest, hoarders_make_a_gap_and_blind_nobody) {
+    if (!nightly()) GTEST_SKIP() << "in the nightly run only";
+    using agent::Topic;
+    agent::Introspector introspector = attach(*vm_);
+    const auto hoard = [&](const std::string& what) {
+        vm_->output_of(
+            fmt::format("workload hoard_{} > /dev/null 2>&1 & "
+                        "until [ -e /tmp/hoarded ]; do sleep 0.2; done; "
+                        "sleep 2; rmdir /tmp/hoarded",
+                        what));
+    };
+    hoard("words");
+    const auto tasks = introspector.ask<event::Task>({.topic = Topic::tasks}).value().items;
+    std::size_t with = 0, without = 0;
+    for (const event::Task& task : tasks) {
+        if (!task.argv.available()) {
+            EXPECT_NE(task.argv.reason().find("--pid"), std::string::npos) << task.argv.reason();
+            if (without++ > 0) continue;
+            const auto alone = introspector.ask<event::Task>(
+                {.topic = Topic::tasks, .one_pid = true, .pid = task.pid});
+            EXPECT_EQ(alone.value().items.front().argv.value().front(), "hoarder");
+        } else if (!task.argv.value().empty() && task.argv.value().front() == "hoarder") {
+            ++with;
+        }
+    }
+    EXPECT_GT(with, 400u);
+    EXPECT_GT(without, 20u);
+    hoard("files");
+    const auto files = introspector.ask<event::OpenFile>({.topic = Topic::open_files});
+    ASSERT_TRUE(files.has_value()) << files.error().to_text();
+    EXPECT_EQ(files->items.size(), 1u << 20);
+    EXPECT_NE(files->first_gap.find("more than 1048576"), std::string::npos) << files->first_gap;
 }
 
 // Whether text is UTF-8 without anything a terminal obeys.

@@ -25,6 +25,7 @@
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/reboot.h>
+#include <sys/resource.h>
 #include <sys/shm.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -615,6 +616,28 @@ static void measure_requests(void) {
     exit(0);
 }
 
+// As many descriptors as a process may have, and then it forks: twice that.
+static void hoard_files(void) {
+    const struct rlimit most = {1 << 20, 1 << 20};  // fs.nr_open
+    if (setrlimit(RLIMIT_NOFILE, &most) != 0) perror("workload: setrlimit");
+    int kept = open("/etc/hostname", O_RDONLY | O_CREAT, 0600);
+    while (dup(kept) >= 0) {}
+    if (fork() != 0) mkdir("/tmp/hoarded", 0700);
+    rest();
+}
+
+// Processes whose command lines are as long as one argument may be (MAX_ARG_STRLEN).
+static void hoard_words(void) {
+    if (own_arguments[2] != NULL) rest();
+    static char word[128 << 10];
+    memset(word, 'w', sizeof word - 1);
+    for (int i = 0; i < 560; ++i) {
+        if (fork() == 0) execl("/bin/workload", "hoarder", "hoard_words", word, NULL);
+    }
+    mkdir("/tmp/hoarded", 0700);
+    rest();
+}
+
 struct mode {
     const char* name;
     void (*run)(void);
@@ -635,6 +658,7 @@ static const struct mode kModes[] = {
     {"urgent_deadline", urgent_deadline, 0},
     {"busy_throttled", busy_throttled, 0},
     {"permanent_macs", permanent_macs, 0},
+    {"hoard_files", hoard_files, 0}, {"hoard_words", hoard_words, 0},
     {"measure_gap", measure_gap, 0}, {"measure_spin", measure_spin, 0},
     {"measure_forks", measure_forks, 0}, {"measure_requests", measure_requests, 0},
 };
