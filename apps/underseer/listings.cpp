@@ -20,11 +20,16 @@ namespace underseer::cli {
 namespace {
 
 constexpr std::uint64_t kNanosPerSecond = 1'000'000'000;
+constexpr std::size_t kMaxTreeDepth = 64;
 
 std::string when(const event::Observed<std::uint64_t>& time_ns) {
     if (!time_ns.available()) return "?";
     const auto seconds = static_cast<std::time_t>(time_ns.value() / kNanosPerSecond);
     return fmt::format("{:%Y-%m-%d %H:%M:%S}", fmt::gmtime(seconds));
+}
+
+std::string number_of(const event::Observed<std::uint32_t>& number) {
+    return number.available() ? std::to_string(number.value()) : "?";
 }
 
 std::string user_of(const event::Task& task) {
@@ -60,7 +65,7 @@ Table table_of(const std::vector<event::Task>& tasks) {
                  {"EXE"},
                  {"COMMAND"}});
     for (const event::Task& task : tasks) {
-        table.add({std::to_string(task.pid), std::to_string(task.ppid), user_of(task), task.state,
+        table.add({std::to_string(task.pid), number_of(task.ppid), user_of(task), task.state,
                    when(task.start_time), short_id(task.container_id.value_or("?")),
                    task.kernel_thread ? "" : task.exe.value_or("?"), command_of(task)});
     }
@@ -212,35 +217,55 @@ std::string tree_of(const std::vector<event::Task>& tasks, const HiddenTasks& hi
     std::set<std::uint32_t> pids;
     for (const event::Task& task : tasks) pids.insert(task.pid);
     for (const event::Task& task : tasks) {
-        children[pids.contains(task.ppid) && task.ppid != task.pid ? task.ppid : 0].push_back(
-            &task);
+        const std::uint32_t parent = task.ppid.value_or(0);
+        children[pids.contains(parent) && parent != task.pid ? parent : 0].push_back(&task);
     }
     std::string text;
     struct Pending {
         const event::Task* task;
+        std::size_t depth;
         std::string lead;
         bool last;
     };
     std::vector<Pending> stack;
-    const auto push = [&](std::uint32_t parent, const std::string& lead) {
+    const auto push = [&](std::uint32_t parent, std::size_t depth, const std::string& lead) {
         const auto& list = children[parent];
         for (std::size_t i = list.size(); i-- > 0;) {
-            stack.push_back({list[i], lead, i + 1 == list.size()});
+            stack.push_back({list[i], depth, lead, i + 1 == list.size()});
         }
-        children[parent].clear();  // a guest that forges a cycle of parents is printed once
+        children[parent].clear();
     };
-    push(0, "");
-    while (!stack.empty()) {
-        const Pending top = stack.back();
-        stack.pop_back();
-        const std::string pid = hidden.contains(*top.task)
-                                    ? toned(Tone::bad, fmt::format("{}!", top.task->pid))
-                                    : std::to_string(top.task->pid);
-        text += fmt::format("{}{}{} {}\n", top.lead, top.last ? "└─ " : "├─ ", pid,
-                            printable(command_of(*top.task)));
-        push(top.task->pid, top.lead + (top.last ? "   " : "│  "));
+    std::set<const event::Task*> shown;
+    const auto print_all = [&] {
+        while (!stack.empty()) {
+            const Pending top = stack.back();
+            stack.pop_back();
+            if (!shown.insert(top.task).second) continue;
+            const std::string pid = hidden.contains(*top.task)
+                                        ? toned(Tone::bad, fmt::format("{}!", top.task->pid))
+                                        : std::to_string(top.task->pid);
+            text += fmt::format("{}{}{} {}\n", top.lead, top.last ? "└─ " : "├─ ", pid,
+                                printable(command_of(*top.task)));
+            // What is nested deeper than anybody reads stands on the last level.
+            const bool deepest = top.depth >= kMaxTreeDepth;
+            push(top.task->pid, deepest ? top.depth : top.depth + 1,
+                 deepest ? top.lead : top.lead + (top.last ? "   " : "│  "));
+        }
+    };
+    push(0, 0, "");
+    print_all();
+    // Whoever is in a cycle of parents, which a guest may forge, hangs from no root.
+    for (const event::Task& task : tasks) {
+        if (shown.contains(&task)) continue;
+        stack.push_back({&task, 0, "", true});
+        print_all();
     }
     return text;
+}
+
+std::string isolation_of(const event::SystemInfo& info) {
+    if (!info.page_table_isolation.available()) return ", isolation unavailable";
+    return info.page_table_isolation.value() ? ", isolated (PTI)" : "";
 }
 
 std::string text_of(const event::SystemInfo& info) {
@@ -261,12 +286,11 @@ std::string text_of(const event::SystemInfo& info) {
     line("Host name", text(info.host_name));
     line("Booted", time(info.boot_time));
     line("Its clock says", time(info.wall_clock));
-    line("CPUs", std::to_string(info.cpus));
+    line("CPUs", number_of(info.cpus));
     line("KASLR slide", fmt::format("{:#x}", info.kaslr_slide_bytes));
     line("Image at", fmt::format("{:#x} (physical)", info.physical_base));
-    line("Page tables",
-         fmt::format("{} levels at {:#x}{}", info.page_table_levels, info.page_table_root,
-                     info.page_table_isolation ? ", isolated (PTI)" : ""));
+    line("Page tables", fmt::format("{} levels at {:#x}{}", info.page_table_levels,
+                                    info.page_table_root, isolation_of(info)));
     line("Model", fmt::format("{} symbols, {} types", info.symbol_count, info.type_count));
     for (const std::string& note : info.notes) line("", printable(note));
     return out;

@@ -38,6 +38,8 @@ HiddenTasks hidden_among(const std::vector<event::Task>& tasks,
 // guest cannot write one: right behind the pid.
 std::string tree_of(const std::vector<event::Task>& tasks, const HiddenTasks& hidden);
 std::string text_of(const event::SystemInfo& info);
+// ", isolated (PTI)", or nothing where the page tables are not.
+std::string isolation_of(const event::SystemInfo& info);
 std::string text_of(const event::CheckReport& report);
 
 }  // namespace underseer::cli

@@ -347,13 +347,13 @@ std::string system_section(const ReportContent& content) {
                {"Host name", optional_text(info.host_name)},
                {"Booted", optional_time(info.boot_time)},
                {"Its clock said", optional_time(info.wall_clock)},
-               {"CPUs", std::to_string(info.cpus)},
+               {"CPUs", info.cpus.available() ? std::to_string(info.cpus.value()) : "unavailable"},
                {"Kernel image", code(fmt::format("{:#x}", info.physical_base)) +
                                     " (physical), moved by KASLR " +
                                     code(fmt::format("{:#x}", info.kaslr_slide_bytes))},
-               {"Page tables", fmt::format("{} levels at <code>{:#x}</code>{}",
-                                           info.page_table_levels, info.page_table_root,
-                                           info.page_table_isolation ? ", isolated (PTI)" : "")},
+               {"Page tables",
+                fmt::format("{} levels at <code>{:#x}</code>{}", info.page_table_levels,
+                            info.page_table_root, isolation_of(info))},
                {"Kernel model", fmt::format("{} symbols, {} types, from the memory itself",
                                             info.symbol_count, info.type_count)},
                {"How it was found", notes.empty() ? "by the kernel's own descriptions" : notes}}));
@@ -401,8 +401,9 @@ std::string tree_section(const std::vector<event::Task>& tasks, const HiddenTask
     std::set<std::uint32_t> pids;
     for (const event::Task& task : tasks) pids.insert(task.pid);
     for (const event::Task& task : tasks) {
-        const bool rooted = !pids.contains(task.ppid) || task.ppid == task.pid;
-        children[rooted ? 0 : task.ppid].push_back(&task);
+        const std::uint32_t parent = task.ppid.value_or(0);
+        const bool rooted = !pids.contains(parent) || parent == task.pid;
+        children[rooted ? 0 : parent].push_back(&task);
     }
     struct Step {
         const event::Task* task;  // nullptr: the end of a level

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <set>
 
 #include "base/bytes.h"
@@ -135,6 +136,9 @@ TEST(ReportPage, is_bounded_whatever_the_guest_claims) {
         task.comm = "x";
         content.tasks.answer.items.push_back(task);
     }
+    const std::string tree = tree_of(content.tasks.answer.items, {});
+    EXPECT_EQ(std::ranges::count(tree, '\n'), 50'000) << "each once";
+    EXPECT_LT(tree.size(), 50'000u * 300) << "a chain does not run out of the window for ever";
     const std::string page = report_page(content);
     EXPECT_NE(page.find("Left out: 30000 processes"), std::string::npos);
     std::size_t depth = 0, deepest = 0;

@@ -75,7 +75,7 @@ struct Task {
     std::uint64_t address = 0;  // of its task_struct
     std::uint32_t pid = 0;      // in the root pid namespace
     std::uint32_t tgid = 0;
-    std::uint32_t ppid = 0;
+    Observed<std::uint32_t> ppid;
     std::string comm;
     std::string state;  // the letter that /proc/PID/stat shows
     bool kernel_thread = false;
@@ -298,8 +298,8 @@ struct SystemInfo {
     std::uint64_t physical_base = 0;  // of the kernel image
     std::uint64_t page_table_root = 0;
     std::uint32_t page_table_levels = 0;
-    bool page_table_isolation = false;
-    std::uint32_t cpus = 0;
+    Observed<bool> page_table_isolation;
+    Observed<std::uint32_t> cpus;
     std::uint64_t symbol_count = 0;
     std::uint64_t type_count = 0;
     std::vector<std::string> notes;  // which rung of the ladder gave what, and what is missing

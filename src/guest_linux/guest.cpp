@@ -74,8 +74,8 @@ TaskViewResult Guest::ram_scan(const TaskPlaces& places, const std::vector<TaskV
     return {TaskView::ram_scan, scan_.live(places, tasks_of(views)), places.gap};
 }
 
-Listing<event::Task> Guest::tasks(TaskDetail detail, std::optional<std::uint32_t> process) {
-    Listing<event::Task> listing;
+template <typename T>
+std::vector<GuestVirt> Guest::task_addresses(Listing<T>& listing) {
     const std::vector<TaskViewResult> views = views_.walk_all();
     // These two are what lists processes and threads; the others compare.
     for (const TaskViewResult& view : views) {
@@ -84,8 +84,13 @@ Listing<event::Task> Guest::tasks(TaskDetail detail, std::optional<std::uint32_t
         listing.note(
             {Code::unavailable, 0, fmt::format("{}: {}", to_string(view.view), *view.gap)});
     }
+    return tasks_of(views);
+}
+
+Listing<event::Task> Guest::tasks(TaskDetail detail, std::optional<std::uint32_t> process) {
+    Listing<event::Task> listing;
     std::size_t text_bytes = 0;
-    for (const GuestVirt address : tasks_of(views)) {
+    for (const GuestVirt address : task_addresses(listing)) {
         if (process) {
             const auto tgid = tasks_.tgid(address);
             if (tgid.has_value() && *tgid != *process) continue;
@@ -156,12 +161,18 @@ Result<Listing<event::Module>> Guest::modules() {
 
 Result<Listing<event::Socket>> Guest::sockets() {
     TRY(kernel_->require_types());
-    return list_sockets(*kernel_, files_, task_addresses());
+    Listing<event::Socket> listing;
+    const std::vector<GuestVirt> tasks = task_addresses(listing);
+    TRY(add_sockets(*kernel_, files_, tasks, listing));
+    return listing;
 }
 
 Result<Listing<event::Mount>> Guest::mounts() {
     TRY(kernel_->require_types());
-    return list_mounts(*kernel_, paths_, task_addresses());
+    Listing<event::Mount> listing;
+    const std::vector<GuestVirt> tasks = task_addresses(listing);
+    TRY(add_mounts(*kernel_, paths_, tasks, listing));
+    return listing;
 }
 
 Result<Listing<event::NetworkInterface>> Guest::interfaces() {

@@ -54,6 +54,9 @@ class Guest {
 
   private:
     explicit Guest(std::unique_ptr<Kernel> kernel);
+    // As above; notes what they may be incomplete for.
+    template <typename T>
+    std::vector<GuestVirt> task_addresses(Listing<T>& listing);
     template <typename T, typename List>
     Listing<T> of_processes(std::optional<std::uint32_t> pid, List&& list);
 

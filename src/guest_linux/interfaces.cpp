@@ -75,7 +75,8 @@ class InterfaceReader {
         const GuestVirt in_device = TRY(kernel_.read_pointer(device, ip_));
         if (!in_device) return {};
         GuestVirt address = TRY(kernel_.read_pointer(in_device, v4_list_));
-        for (std::size_t step = 0; address && step < limits::kMaxListSteps; ++step) {
+        for (std::size_t step = 0; address; ++step) {
+            if (step >= limits::kMaxListSteps) return fail(Code::limit, "too many addresses");
             char text[INET_ADDRSTRLEN] = "";
             const auto raw = static_cast<std::uint32_t>(TRY(kernel_.read(address, v4_local_)));
             ::inet_ntop(AF_INET, &raw, text, sizeof text);

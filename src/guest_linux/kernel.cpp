@@ -515,12 +515,12 @@ void Kernel::find_build_id_note() {
 
 // With page-table isolation the page after the top table is the one that user mode runs on; its
 // kernel half then leads to tables of its own, outside the image (arch/x86/mm/pti.c).
-bool Kernel::page_table_isolation() {
-    for (unsigned i = 256; i < 512; ++i) {
-        std::uint64_t entry = 0;
-        const auto got = memory_.physical().read(image_.space.root + kPageSize + 8 * i,
-                                                 std::as_writable_bytes(std::span(&entry, 1)));
-        if (!got.has_value() || (entry & kPtePresent) == 0) continue;
+Result<bool> Kernel::page_table_isolation() {
+    std::array<std::uint64_t, 256> kernel_half;
+    TRY(memory_.physical().read(image_.space.root + kPageSize + 8 * kernel_half.size(),
+                                std::as_writable_bytes(std::span(kernel_half))));
+    for (const std::uint64_t entry : kernel_half) {
+        if ((entry & kPtePresent) == 0) continue;
         const GuestPhys target = entry_target(entry);
         const bool inside = std::ranges::any_of(image_.extents, [&](const ImageExtent& extent) {
             return target >= extent.phys && target < extent.phys + extent.size_bytes;
@@ -545,9 +545,10 @@ event::SystemInfo Kernel::info() {
     info.physical_base = image_.extents.front().phys.value;
     info.page_table_root = image_.space.root.value;
     info.page_table_levels = image_.space.levels;
-    info.page_table_isolation = page_table_isolation();
-    const auto cpus = possible_cpus();
-    info.cpus = cpus.has_value() ? static_cast<std::uint32_t>(cpus->size()) : 0;
+    info.page_table_isolation = observed(page_table_isolation());
+    info.cpus = observed(possible_cpus().and_then([](const std::vector<unsigned>& cpus) {
+        return Result<std::uint32_t>(static_cast<std::uint32_t>(cpus.size()));
+    }));
     info.symbol_count = symbols_.size();
     info.type_count = types_.type_count();
     info.notes = notes_;

@@ -160,7 +160,7 @@ class Kernel {
     Result<GuestVirt> timekeeper() const;
     Result<std::string> build_id();
     void find_build_id_note();
-    bool page_table_isolation();
+    Result<bool> page_table_isolation();
 
     KernelImage image_;
     VirtualMemory memory_;

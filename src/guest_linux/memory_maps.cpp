@@ -29,7 +29,6 @@ MemoryMaps::MemoryMaps(Kernel* kernel, Paths* paths, Tasks* tasks)
         .brk = k.field("mm_struct", "brk"),
         .start_brk = k.field("mm_struct", "start_brk"),
         .start_stack = k.field("mm_struct", "start_stack"),
-        .vdso = k.field("mm_struct", "context.vdso"),
         .start = k.field("vm_area_struct", "vm_start"),
         .end = k.field("vm_area_struct", "vm_end"),
         .flags = k.field("vm_area_struct", {"vm_flags", "__vm_flags", "flags"}),
@@ -125,22 +124,18 @@ Result<std::vector<GuestVirt>> MemoryMaps::areas(GuestVirt mm) {
 // fs/proc/task_mmu.c, show_map_vma() and get_vma_name()
 Result<std::string> MemoryMaps::special_name(GuestVirt area, GuestVirt mm, const event::Vma& vma) {
     const GuestVirt ops = TRY(kernel_->read_pointer(area, f_.ops));
-    const auto special = kernel_->symbol("special_mapping_vmops");
-    if (ops && special.has_value() && ops == *special) {
+    // Nothing else that no file is behind has operations of its own.
+    if (ops && ops == TRY(kernel_->symbol("special_mapping_vmops"))) {
         const GuestVirt mapping = TRY(kernel_->read_pointer(area, f_.private_data));
         const GuestVirt name = TRY(kernel_->read_pointer(mapping, f_.special_name));
         return kernel_->memory().read_cstring(name, 64);
     }
     TRY(kernel_->require({f_.brk, f_.start_brk, f_.start_stack}));
-    const auto inside = [&](const Field& field) -> bool {
-        const auto at = kernel_->read(mm, field);
-        return at.has_value() && vma.begin <= *at && *at <= vma.end;
-    };
-    const auto brk = kernel_->read(mm, f_.brk), start_brk = kernel_->read(mm, f_.start_brk);
-    if (brk.has_value() && start_brk.has_value() && vma.begin < *brk && vma.end > *start_brk) {
-        return std::string("[heap]");
-    }
-    if (inside(f_.start_stack)) return std::string("[stack]");
+    const std::uint64_t brk = TRY(kernel_->read(mm, f_.brk));
+    const std::uint64_t start_brk = TRY(kernel_->read(mm, f_.start_brk));
+    if (vma.begin < brk && vma.end > start_brk) return std::string("[heap]");
+    const std::uint64_t start_stack = TRY(kernel_->read(mm, f_.start_stack));
+    if (vma.begin <= start_stack && start_stack <= vma.end) return std::string("[stack]");
     if (f_.anon_name.known()) {
         const GuestVirt name = TRY(kernel_->read_pointer(area, f_.anon_name));
         if (name) {
@@ -176,17 +171,17 @@ Result<event::Vma> MemoryMaps::read(GuestVirt area, GuestVirt mm) {
 
 // The vsyscall page is in no process's tree; /proc shows it to every 64-bit process
 // (arch/x86/entry/vsyscall/vsyscall_64.c, vsyscall_mode: EMULATE, XONLY, NONE).
-std::optional<event::Vma> MemoryMaps::vsyscall_page() {
+Result<std::optional<event::Vma>> MemoryMaps::vsyscall_page() {
     const auto mode_at = kernel_->symbol("vsyscall_mode");
-    if (!mode_at.has_value()) return std::nullopt;
-    const auto mode = kernel_->memory().read<std::uint32_t>(*mode_at);
-    if (!mode.has_value() || *mode > 1) return std::nullopt;
+    if (!mode_at.has_value()) return std::optional<event::Vma>();  // built without
+    const auto mode = TRY(kernel_->memory().read<std::uint32_t>(*mode_at));
+    if (mode > 1) return std::optional<event::Vma>();
     event::Vma vma;
     vma.begin = 0xffffffffff600000;
     vma.end = vma.begin + kPageSize;
-    vma.permissions = *mode == 0 ? "r-xp" : "--xp";
+    vma.permissions = mode == 0 ? "r-xp" : "--xp";
     vma.path = "[vsyscall]";
-    return vma;
+    return std::optional(std::move(vma));
 }
 
 Result<Listing<event::Vma>> MemoryMaps::list(GuestVirt task, std::uint32_t pid) {
@@ -202,9 +197,12 @@ Result<Listing<event::Vma>> MemoryMaps::list(GuestVirt task, std::uint32_t pid) 
         vma->pid = pid;
         listing.items.push_back(std::move(*vma));
     }
-    if (auto page = vsyscall_page(); page && !listing.items.empty()) {
-        page->pid = pid;
-        listing.items.push_back(std::move(*page));
+    auto page = vsyscall_page();
+    if (!page.has_value()) {
+        listing.note(page.error());
+    } else if (*page && !listing.items.empty()) {
+        (*page)->pid = pid;
+        listing.items.push_back(std::move(**page));
     }
     return listing;
 }

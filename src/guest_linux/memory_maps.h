@@ -19,13 +19,13 @@ class MemoryMaps {
     Result<std::vector<GuestVirt>> maple_entries(GuestVirt tree);
     Result<event::Vma> read(GuestVirt area, GuestVirt mm);
     Result<std::string> special_name(GuestVirt area, GuestVirt mm, const event::Vma& vma);
-    std::optional<event::Vma> vsyscall_page();
+    Result<std::optional<event::Vma>> vsyscall_page();
 
     Kernel* kernel_;
     Paths* paths_;
     Tasks* tasks_;
     struct {
-        Field mm_mt, mmap, brk, start_brk, start_stack, vdso;
+        Field mm_mt, mmap, brk, start_brk, start_stack;
         Field start, end, flags, file, page_offset, ops, private_data, next, anon_name;
         Field root, range_pivot, range_slot, arange_pivot, arange_slot;
         Field file_inode, inode_sb, sb_dev, special_name, anon_name_text;

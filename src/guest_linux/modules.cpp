@@ -78,15 +78,19 @@ class ModuleReader {
     Result<void> read_users(GuestVirt module, event::Module& result) {
         Result<void> unread;
         TRY(kernel_.walk_list(module + users_.offset, [&](GuestVirt node) {
-            auto user = kernel_.read_pointer(node - use_node_.offset, use_source_);
+            auto user = name_of_user(node - use_node_.offset);
             if (!user.has_value()) {
                 unread = fail(std::move(user).error());
                 return false;
             }
-            result.used_by.push_back(kernel_.read_text(*user, name_).value_or("?"));
+            result.used_by.push_back(std::move(*user));
             return true;
         }));
         return unread;
+    }
+
+    Result<std::string> name_of_user(GuestVirt use) {
+        return kernel_.read_text(TRY(kernel_.read_pointer(use, use_source_)), name_);
     }
 
     Kernel& kernel_;
@@ -107,7 +111,8 @@ Result<Listing<event::Module>> list_modules(Kernel& kernel) {
     TRY(reader.require());
     TRY(kernel.walk_list(TRY(kernel.symbol("modules")), [&](GuestVirt node) {
         const GuestVirt module = node - reader.list.offset;
-        if (reader.state(module).value_or(kUnformed) == kUnformed) return true;
+        const auto state = reader.state(module);
+        if (state.has_value() && *state == kUnformed) return true;
         auto read = reader.read(module);
         if (read.has_value()) {
             listing.items.push_back(std::move(*read));

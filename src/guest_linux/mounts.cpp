@@ -109,23 +109,25 @@ class MountReader {
 
 }  // namespace
 
-Result<Listing<event::Mount>> list_mounts(Kernel& kernel, Paths& paths,
-                                          const std::vector<GuestVirt>& tasks) {
-    Listing<event::Mount> listing;
+Result<void> add_mounts(Kernel& kernel, Paths& paths, const std::vector<GuestVirt>& tasks,
+                        Listing<event::Mount>& listing) {
     MountReader reader(kernel, paths);
     const Field nsproxy = kernel.field("task_struct", "nsproxy");
     const Field mnt_ns = kernel.field("nsproxy", "mnt_ns");
     TRY(kernel.require({nsproxy, mnt_ns}));
     std::unordered_set<GuestVirt> seen;
+    const auto list_that_of = [&](GuestVirt task) -> Result<void> {
+        const GuestVirt proxy = TRY(kernel.read_pointer(task, nsproxy));
+        if (!proxy) return {};  // exiting
+        const GuestVirt ns = TRY(kernel.read_pointer(proxy, mnt_ns));
+        if (!ns || !seen.insert(ns).second) return {};
+        return reader.list_namespace(ns, listing);
+    };
     for (const GuestVirt task : tasks) {
-        const auto proxy = kernel.read_pointer(task, nsproxy);
-        if (!proxy.has_value() || !*proxy) continue;
-        const auto ns = kernel.read_pointer(*proxy, mnt_ns);
-        if (!ns.has_value() || !*ns || !seen.insert(*ns).second) continue;
-        const auto listed = reader.list_namespace(*ns, listing);
+        const auto listed = list_that_of(task);
         if (!listed.has_value()) listing.note(listed.error());
     }
-    return listing;
+    return {};
 }
 
 }  // namespace underseer::guest_linux

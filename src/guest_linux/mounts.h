@@ -8,7 +8,7 @@
 namespace underseer::guest_linux {
 
 // `tasks` are task_struct addresses: their mount namespaces are listed, each once.
-Result<Listing<event::Mount>> list_mounts(Kernel& kernel, Paths& paths,
-                                          const std::vector<GuestVirt>& tasks);
+Result<void> add_mounts(Kernel& kernel, Paths& paths, const std::vector<GuestVirt>& tasks,
+                        Listing<event::Mount>& listing);
 
 }  // namespace underseer::guest_linux

@@ -8,8 +8,8 @@ namespace underseer::guest_linux {
 
 // Sockets that processes hold open, with their owners, and those that only the kernel's TCP hash
 // table still has (TIME_WAIT, not yet accepted). `tasks` are task_struct addresses.
-Result<Listing<event::Socket>> list_sockets(Kernel& kernel, OpenFiles& files,
-                                            const std::vector<GuestVirt>& tasks);
+Result<void> add_sockets(Kernel& kernel, OpenFiles& files, const std::vector<GuestVirt>& tasks,
+                         Listing<event::Socket>& listing);
 
 // Interfaces of every network namespace.
 Result<Listing<event::NetworkInterface>> list_interfaces(Kernel& kernel);

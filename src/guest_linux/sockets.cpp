@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <unordered_map>
@@ -236,9 +237,8 @@ class SocketReader {
 
 }  // namespace
 
-Result<Listing<event::Socket>> list_sockets(Kernel& kernel, OpenFiles& files,
-                                            const std::vector<GuestVirt>& tasks) {
-    Listing<event::Socket> listing;
+Result<void> add_sockets(Kernel& kernel, OpenFiles& files, const std::vector<GuestVirt>& tasks,
+                         Listing<event::Socket>& listing) {
     SocketReader reader(kernel);
     const Field tgid = kernel.field("task_struct", "tgid");
     const Field pid = kernel.field("task_struct", "pid");
@@ -256,26 +256,29 @@ Result<Listing<event::Socket>> list_sockets(Kernel& kernel, OpenFiles& files,
         listing.items.push_back(std::move(*socket));
         return &listing.items.back();
     };
-    for (const GuestVirt task : tasks) {
-        const auto owner = kernel.read(task, tgid);
+    const auto add_those_of = [&](GuestVirt task) -> Result<void> {
+        const auto owner = static_cast<std::uint32_t>(TRY(kernel.read(task, tgid)));
         // Threads share their process's files.
-        if (!owner.has_value() || kernel.read(task, pid).value_or(0) != *owner) continue;
-        const auto walked = files.for_each(task, [&](std::uint32_t, GuestVirt file) {
+        if (TRY(kernel.read(task, pid)) != owner) return {};
+        return files.for_each(task, [&](std::uint32_t, GuestVirt file) {
             const auto sk = files.socket_of(file);
             if (!sk.has_value()) return listing.note(sk.error());
             if (!*sk) return;
             event::Socket* socket = add(*sk);
             if (socket == nullptr) return;
-            const auto owner_pid = static_cast<std::uint32_t>(*owner);
-            if (socket->owner_pids.empty() || socket->owner_pids.back() != owner_pid) {
-                socket->owner_pids.push_back(owner_pid);
+            if (socket->owner_pids.empty() || socket->owner_pids.back() != owner) {
+                socket->owner_pids.push_back(owner);
             }
         });
-        if (!walked.has_value()) listing.note(walked.error());
+    };
+    for (const GuestVirt task : tasks) {
+        const auto added = add_those_of(task);
+        if (!added.has_value()) listing.note(added.error());
     }
     const auto walked = reader.for_each_tcp([&](GuestVirt sk) { add(sk); });
     if (!walked.has_value()) listing.note(walked.error());
-    return listing;
+    for (event::Socket& socket : listing.items) std::ranges::sort(socket.owner_pids);
+    return {};
 }
 
 }  // namespace underseer::guest_linux

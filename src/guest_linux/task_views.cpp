@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <unordered_set>
 
 namespace underseer::guest_linux {
@@ -175,6 +176,18 @@ std::vector<TaskViewResult> TaskViews::walk_all() {
         results.push_back(walk(view, known));
         known.insert(known.end(), results.back().tasks.begin(), results.back().tasks.end());
     }
+    // Two of them begin at what the others showed. Each of these shows all processes, if whole.
+    const std::array from{TaskView::task_list, TaskView::tree, TaskView::css_set};
+    const auto may_lack = [&](const TaskViewResult& result) {
+        return result.gap || std::ranges::find(from, result.view) == from.end();
+    };
+    if (!std::ranges::all_of(results, may_lack)) return results;
+    for (TaskViewResult& result : results) {
+        const bool begins_there =
+            result.view == TaskView::pid_idr || result.view == TaskView::thread_list;
+        if (!begins_there || result.gap) continue;
+        result.gap = "not all processes are known: " + results.front().gap.value_or("");
+    }
     return results;
 }
 
@@ -196,8 +209,12 @@ Result<void> TaskViews::walk_threads(const std::vector<GuestVirt>& processes,
     Result<void> worst;
     for (const GuestVirt process : processes) {
         const auto signal = kernel_->read_pointer(process, f_.signal);
+        if (!signal.has_value()) {
+            worst = fail(signal.error());
+            continue;
+        }
         // A task that is being released has no signal_struct any more.
-        if (!signal.has_value() || !*signal || !signals.insert(*signal).second) continue;
+        if (!*signal || !signals.insert(*signal).second) continue;
         auto walked = kernel_->walk_list(
             *signal + f_.thread_head.offset,
             [&](GuestVirt node) {
@@ -210,28 +227,34 @@ Result<void> TaskViews::walk_threads(const std::vector<GuestVirt>& processes,
     return worst;
 }
 
-Result<std::vector<GuestVirt>> TaskViews::pid_namespaces(const std::vector<GuestVirt>& tasks) {
+// Those that a task has a number in. One that cannot be asked may be the only one in a namespace.
+Result<void> TaskViews::find_pid_namespaces(const std::vector<GuestVirt>& tasks,
+                                            std::vector<GuestVirt>& out) {
     TRY(kernel_->require({f_.thread_pid, f_.pid_level, f_.pid_numbers, f_.upid_ns}));
-    std::vector<GuestVirt> namespaces;
     std::unordered_set<GuestVirt> seen;
     const auto add = [&](GuestVirt ns) {
-        if (ns && seen.insert(ns).second) namespaces.push_back(ns);
+        if (ns && seen.insert(ns).second) out.push_back(ns);
     };
     const auto init = kernel_->symbol("init_pid_ns");
     if (init.has_value()) add(*init);
     const std::uint64_t upid_bytes = TRY(kernel_->require_size_of("upid"));
-    for (const GuestVirt task : tasks) {
-        const auto pid = kernel_->read_pointer(task, f_.thread_pid);
-        if (!pid.has_value() || !*pid) continue;
-        const auto level = kernel_->read(*pid, f_.pid_level);
-        if (!level.has_value() || *level > limits::kMaxPidNamespaceLevel) continue;
-        for (std::uint64_t i = 0; i <= *level; ++i) {
-            const GuestVirt number = *pid + f_.pid_numbers.offset + i * upid_bytes;
-            const auto ns = kernel_->read_pointer(number, f_.upid_ns);
-            if (ns.has_value()) add(*ns);
+    const auto add_those_of = [&](GuestVirt task) -> Result<void> {
+        const GuestVirt pid = TRY(kernel_->read_pointer(task, f_.thread_pid));
+        if (!pid) return {};
+        const std::uint64_t level = TRY(kernel_->read(pid, f_.pid_level));
+        // No struct pid: the memory of one that was freed.
+        if (level > limits::kMaxPidNamespaceLevel) return {};
+        for (std::uint64_t i = 0; i <= level; ++i) {
+            const GuestVirt number = pid + f_.pid_numbers.offset + i * upid_bytes;
+            add(TRY(kernel_->read_pointer(number, f_.upid_ns)));
         }
+        return {};
+    };
+    Result<void> worst;
+    for (const GuestVirt task : tasks) {
+        if (auto added = add_those_of(task); !added.has_value()) worst = std::move(added);
     }
-    return namespaces;
+    return worst;
 }
 
 // Depth-first through the xarray behind an IDR; a node's shift shrinks by 6 at every level, which
@@ -277,12 +300,23 @@ Result<GuestVirt> TaskViews::task_of_pid(GuestVirt pid) {
 Result<void> TaskViews::walk_pid_idr(const std::vector<GuestVirt>& known,
                                      std::vector<GuestVirt>& out) {
     TRY(kernel_->require({f_.ns_idr, f_.node_slots, f_.pid_tasks, f_.pid_links}));
-    for (const GuestVirt ns : TRY(pid_namespaces(known))) {
+    std::vector<GuestVirt> namespaces;
+    Result<void> worst = find_pid_namespaces(known, namespaces);
+    for (const GuestVirt ns : namespaces) {
         std::vector<GuestVirt> pids;
-        TRY(walk_idr(ns + f_.ns_idr.offset, pids));
-        for (const GuestVirt pid : pids) out.push_back(TRY(task_of_pid(pid)));
+        if (auto walked = walk_idr(ns + f_.ns_idr.offset, pids); !walked.has_value()) {
+            worst = std::move(walked);
+        }
+        for (const GuestVirt pid : pids) {
+            auto task = task_of_pid(pid);
+            if (task.has_value()) {
+                out.push_back(*task);
+            } else {
+                worst = fail(std::move(task).error());
+            }
+        }
     }
-    return {};
+    return worst;
 }
 
 Result<void> TaskViews::walk_tree(std::vector<GuestVirt>& out) {
@@ -354,12 +388,14 @@ Result<void> TaskViews::walk_rt_queue(GuestVirt rt_rq, std::vector<GuestVirt>& o
         TRY(kernel_->walk_list(queue, [&](GuestVirt node) {
             // An entity with a queue of its own is a group (CONFIG_RT_GROUP_SCHED), not a task.
             const GuestVirt task = container(node, f_.rt_run_list);
-            const GuestVirt group =
-                f_.rt_my_q.known()
-                    ? kernel_->read_pointer(task + f_.rt.offset, f_.rt_my_q).value_or(GuestVirt{})
-                    : GuestVirt{};
-            if (group) {
-                inside = walk_rt_queue(group, out, depth + 1);
+            Result<GuestVirt> group;
+            if (f_.rt_my_q.known()) {
+                group = kernel_->read_pointer(task + f_.rt.offset, f_.rt_my_q);
+            }
+            if (!group.has_value()) {
+                inside = fail(std::move(group).error());
+            } else if (*group) {
+                inside = walk_rt_queue(*group, out, depth + 1);
             } else {
                 out.push_back(task);
             }

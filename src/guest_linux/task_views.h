@@ -43,7 +43,8 @@ class TaskViews {
     std::vector<TaskViewResult> walk_all();
 
     // init_pid_ns and every pid namespace that a task found so far lives in.
-    Result<std::vector<GuestVirt>> pid_namespaces(const std::vector<GuestVirt>& tasks);
+    Result<void> find_pid_namespaces(const std::vector<GuestVirt>& tasks,
+                                     std::vector<GuestVirt>& out);
 
   private:
     Result<void> walk_once(TaskView view, const std::vector<GuestVirt>& known,

@@ -140,23 +140,13 @@ Result<event::Task> Tasks::read(GuestVirt task, TaskDetail detail) {
     result.comm = TRY(kernel_->read_text(task, f_.comm));
     result.kernel_thread = (TRY(kernel_->read(task, f_.flags)) & kPfKthread) != 0;
     result.state = state(task).value_or("?");
-    TRY(kernel_->require({f_.real_parent}));
-    const auto parent = kernel_->read_pointer(task, f_.real_parent);
-    if (parent.has_value() && *parent) {
-        result.ppid = static_cast<std::uint32_t>(kernel_->read(*parent, f_.tgid).value_or(0));
-    }
+    result.ppid = observed(parent(task));
     result.credentials = observed(credentials(task));
     result.start_time = observed(start_time(task));
     result.namespace_pids = observed(namespace_pids(task));
     result.namespace_tgids = observed(namespace_tgids(task));
     result.namespaces = observed(namespaces(task));
-    const auto signal = kernel_->read_pointer(task, f_.signal);
-    if (signal.has_value() && *signal) {
-        result.thread_count =
-            observed(kernel_->read(*signal, f_.nr_threads).and_then([](std::uint64_t n) {
-                return Result<std::uint32_t>(static_cast<std::uint32_t>(n));
-            }));
-    }
+    result.thread_count = observed(thread_count(task));
     if (detail.paths) read_paths(task, result);
     if (detail.user_memory) result.argv = observed(argv(task));
     if (detail.environment) result.environment = observed(environment(task));
@@ -175,6 +165,17 @@ void Tasks::read_paths(GuestVirt task, event::Task& result) {
     }
     result.cgroup = std::move(member->cgroup);
     result.container_id = std::move(member->container_id);
+}
+
+Result<std::uint32_t> Tasks::parent(GuestVirt task) {
+    const GuestVirt parent = TRY(kernel_->read_pointer(task, f_.real_parent));
+    return parent ? TRY(tgid(parent)) : 0u;
+}
+
+Result<std::uint32_t> Tasks::thread_count(GuestVirt task) {
+    const GuestVirt signal = TRY(kernel_->read_pointer(task, f_.signal));
+    if (!signal) return fail(Code::unavailable, "the task has exited");
+    return static_cast<std::uint32_t>(TRY(kernel_->read(signal, f_.nr_threads)));
 }
 
 // fs/proc/array.c, get_task_state(); include/linux/sched.h, __task_state_index().

@@ -42,6 +42,8 @@ class Tasks {
 
   private:
     Result<std::string> state(GuestVirt task);
+    Result<std::uint32_t> parent(GuestVirt task);
+    Result<std::uint32_t> thread_count(GuestVirt task);
     Result<event::Credentials> credentials(GuestVirt task);
     Result<std::uint64_t> start_time(GuestVirt task);
     Result<std::string> exe(GuestVirt task);

@@ -10,7 +10,7 @@
 #include <random>
 #include <set>
 
-#include "guest_linux/guest.h"
+#include "answers.h"
 #include "guest_memory/cached_memory.h"
 #include "guest_memory/sources.h"
 #include "guests.h"
@@ -30,7 +30,6 @@ constexpr std::string_view kVariables[] = {
     "prb",          "tcp_hashinfo", "vsyscall_mode", "special_mapping_vmops", "net_namespace_list",
     "hrtimer_bases"};
 
-struct Answers;
 // All that a kernel is asked for by name: members, and with "" the sizes of structs.
 using Members = std::set<std::pair<std::string, std::string>>;
 
@@ -167,114 +166,6 @@ TEST_P(Ladder, every_rung_finds_the_truth_or_says_that_it_does_not) {
     }
     SCOPED_TRACE("CONFIG_DEBUG_INFO_BTF=n");
     expect_processes_without_types();
-}
-
-// All that a guest answers: by topic, which thing's which field, and its text. What is unavailable
-// is not there, and a gap is said of its topic.
-struct Answers {
-    std::map<std::string, std::map<std::string, std::string>> fields;
-    std::map<std::string, std::set<std::string>> gaps;
-
-    template <typename T>
-    void add(const std::string& topic, const std::string& which, const T& value) {
-        if constexpr (event::Described<T>) {
-            event::for_each_field<T>([&](const auto& field) {
-                add(topic, fmt::format("{}.{}", which, field.name), value.*field.member);
-            });
-        } else if constexpr (requires { value.available(); }) {
-            if (value.available()) return add(topic, which, value.value());
-            gaps[topic].insert(fmt::format("{}: {}", which, value.reason()));
-        } else {
-            std::string text = fmt::format("{}", value);
-            if (text == "?") {
-                gaps[topic].insert(which + " is not known");
-            } else {
-                fields[topic][which] = std::move(text);
-            }
-        }
-    }
-    template <typename T, typename Identity>
-    void add_all(const std::string& topic, const Result<guest_linux::Listing<T>>& listing,
-                 Identity&& identity) {
-        if (!listing.has_value()) {
-            gaps[topic].insert(listing.error().to_text());
-            return;
-        }
-        if (listing->unreadable != 0) gaps[topic].insert(listing->first_error);
-        for (const T& item : listing->items) add(topic, identity(item), item);
-    }
-};
-
-// A search of RAM takes longer than all the rest together.
-enum class Search { no, ram };
-
-Answers all_answers(Guest& guest, Search search = Search::no) {
-    guest.kernel().new_epoch();
-    Answers all;
-    event::SystemInfo info = guest.info();
-    info.notes.clear();  // they say what is missing
-    all.add("info", "", info);
-    const auto at = [](const auto& item) { return fmt::format("{:#x}", item.address); };
-    all.add_all<event::Task>("tasks", guest.tasks({.environment = true}), at);
-    all.add_all<event::Module>("modules", guest.modules(), at);
-    all.add_all<event::Socket>("sockets", guest.sockets(), at);
-    all.add_all<event::OpenFile>("files", guest.open_files(std::nullopt), [](const auto& file) {
-        return fmt::format("pid {} fd {}", file.pid, file.fd);
-    });
-    all.add_all<event::Vma>("maps", guest.memory_maps(std::nullopt), [](const auto& area) {
-        return fmt::format("pid {} {:#x}", area.pid, area.begin);
-    });
-    all.add_all<event::Mount>("mounts", guest.mounts(), [](const auto& mount) {
-        return fmt::format("namespace {} mount {}", mount.mnt_namespace, mount.id);
-    });
-    all.add_all<event::NetworkInterface>("interfaces", guest.interfaces(), [](const auto& item) {
-        return fmt::format("namespace {} interface {}", item.net_namespace, item.index);
-    });
-    all.add_all<event::KernelLogLine>("log", guest.kernel_log(), [](const auto& line) {
-        return fmt::format("line {}", line.sequence);
-    });
-    auto views = guest.task_views();
-    if (search == Search::ram)
-        views.push_back(guest.ram_scan(guest.find_task_places(views), views));
-    for (const auto& view : views) {
-        const std::string topic(to_string(view.view));
-        if (view.gap) all.gaps[topic].insert(*view.gap);
-        for (const GuestVirt task : view.tasks) {
-            all.fields[topic][fmt::format("{:#x}", task.value)] = "";
-        }
-    }
-    return all;
-}
-
-// Says what is wrong in `said`: fields that differ from the truth, and ones that are missing
-// without a gap that the whole answers do not have too.
-void expect_truth_or_a_gap(const Answers& said, const Answers& whole, Search search) {
-    const auto of = [](const auto& topics, const std::string& topic) {
-        const auto found = topics.find(topic);
-        return found == topics.end() ? typename std::decay_t<decltype(topics)>::mapped_type{}
-                                     : found->second;
-    };
-    std::set<std::string> topics;  // of both: one that is empty in truth may be invented
-    for (const Answers* answers : {&said, &whole}) {
-        for (const auto& [topic, fields] : answers->fields) topics.insert(topic);
-    }
-    for (const std::string& topic : topics) {
-        if (topic == "ram_scan" && search == Search::no) continue;
-        const auto truth = of(whole.fields, topic), fields = of(said.fields, topic);
-        const bool gap = of(said.gaps, topic) != of(whole.gaps, topic);
-        std::size_t wrong = 0;
-        for (const auto& [which, text] : fields) {
-            const auto true_text = truth.find(which);
-            if (true_text != truth.end() && true_text->second == text) continue;
-            // As far as owners could be found: the gap says that there may be others.
-            if (gap && which.ends_with(".owner_pids")) continue;
-            if (++wrong > 1) continue;  // one of a topic tells enough
-            ADD_FAILURE() << topic << " " << which << " is " << text << ", in truth "
-                          << (true_text == truth.end() ? "nothing" : true_text->second);
-        }
-        EXPECT_TRUE(wrong != 0 || fields.size() == truth.size() || gap)
-            << topic << ": " << fields.size() << " of " << truth.size() << " fields, and no gap";
-    }
 }
 
 // Whether the search of RAM hangs on it, too.

@@ -67,7 +67,7 @@ TEST_P(Machines, is_seen_into) {
     EXPECT_EQ(info.cpus, spec.vcpus);
     EXPECT_EQ(info.kaslr_slide_bytes == 0, spec.append == "nokaslr");
     EXPECT_EQ(info.page_table_levels, spec.append == "no5lvl" ? 4u : 5u);
-    EXPECT_EQ(info.page_table_isolation, spec.append == "pti=on");
+    EXPECT_EQ(info.page_table_isolation.value(), spec.append == "pti=on");
 }
 
 // A hugetlbfs of the test's own, with as many pages more as it needs.

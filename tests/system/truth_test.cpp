@@ -121,7 +121,7 @@ std::string link(const event::Observed<std::string>& path) {
 
 void expect_same_ids(const event::Task& task, const std::string& status) {
     EXPECT_EQ(std::to_string(task.tgid), field_of(status, "Tgid"));
-    EXPECT_EQ(std::to_string(task.ppid), field_of(status, "PPid"));
+    EXPECT_EQ(std::to_string(task.ppid.value_or(~0u)), field_of(status, "PPid"));
     EXPECT_EQ(in_a_row(task.namespace_pids.value()), field_of(status, "NSpid"));
     EXPECT_EQ(in_a_row(task.namespace_tgids.value()), field_of(status, "NStgid"));
     EXPECT_EQ(std::to_string(task.thread_count.value()), field_of(status, "Threads"));
@@ -558,7 +558,7 @@ TEST_P(EveryKernel, the_system_matches) {
     EXPECT_EQ(info.page_table_levels, levels_5 ? 5u : 4u);
     const std::string meltdown =
         vm_->output_of("cat /sys/devices/system/cpu/vulnerabilities/meltdown");
-    EXPECT_EQ(info.page_table_isolation, meltdown == "Mitigation: PTI\n") << meltdown;
+    EXPECT_EQ(info.page_table_isolation.value(), meltdown == "Mitigation: PTI\n") << meltdown;
     // Of several symbols of one name, one is kept.
     EXPECT_NEAR(static_cast<double>(info.symbol_count),
                 static_cast<double>(number("grep -vc '\\[' /proc/kallsyms")), 1.0);

@@ -1,0 +1,74 @@
+#include "answers.h"
+
+#include <gtest/gtest.h>
+
+namespace underseer::testing {
+
+Answers all_answers(guest_linux::Guest& guest, Search search) {
+    guest.new_epoch();
+    Answers all;
+    event::SystemInfo info = guest.info();
+    info.notes.clear();  // they say what is missing
+    all.add("info", "", info);
+    const auto at = [](const auto& item) { return fmt::format("{:#x}", item.address); };
+    all.add_all<event::Task>("tasks", guest.tasks({.environment = true}), at);
+    all.add_all<event::Module>("modules", guest.modules(), at);
+    all.add_all<event::Socket>("sockets", guest.sockets(), at);
+    all.add_all<event::OpenFile>("files", guest.open_files(std::nullopt), [](const auto& file) {
+        return fmt::format("pid {} fd {}", file.pid, file.fd);
+    });
+    all.add_all<event::Vma>("maps", guest.memory_maps(std::nullopt), [](const auto& area) {
+        return fmt::format("pid {} {:#x}", area.pid, area.begin);
+    });
+    all.add_all<event::Mount>("mounts", guest.mounts(), [](const auto& mount) {
+        return fmt::format("namespace {} mount {}", mount.mnt_namespace, mount.id);
+    });
+    all.add_all<event::NetworkInterface>("interfaces", guest.interfaces(), [](const auto& item) {
+        return fmt::format("namespace {} interface {}", item.net_namespace, item.index);
+    });
+    all.add_all<event::KernelLogLine>("log", guest.kernel_log(), [](const auto& line) {
+        return fmt::format("line {}", line.sequence);
+    });
+    auto views = guest.task_views();
+    if (search == Search::ram)
+        views.push_back(guest.ram_scan(guest.find_task_places(views), views));
+    for (const auto& view : views) {
+        const std::string topic(to_string(view.view));
+        if (view.gap) all.gaps[topic].insert(*view.gap);
+        for (const GuestVirt task : view.tasks) {
+            all.fields[topic][fmt::format("{:#x}", task.value)] = "";
+        }
+    }
+    return all;
+}
+
+void expect_truth_or_a_gap(const Answers& said, const Answers& whole, Search search) {
+    const auto of = [](const auto& topics, const std::string& topic) {
+        const auto found = topics.find(topic);
+        return found == topics.end() ? typename std::decay_t<decltype(topics)>::mapped_type{}
+                                     : found->second;
+    };
+    std::set<std::string> topics;  // of both: one that is empty in truth may be invented
+    for (const Answers* answers : {&said, &whole}) {
+        for (const auto& [topic, fields] : answers->fields) topics.insert(topic);
+    }
+    for (const std::string& topic : topics) {
+        if (topic == "ram_scan" && search == Search::no) continue;
+        const auto truth = of(whole.fields, topic), fields = of(said.fields, topic);
+        const bool gap = of(said.gaps, topic) != of(whole.gaps, topic);
+        std::size_t wrong = 0;
+        for (const auto& [which, text] : fields) {
+            const auto true_text = truth.find(which);
+            if (true_text != truth.end() && true_text->second == text) continue;
+            // As far as owners could be found: the gap says that there may be others.
+            if (gap && which.ends_with(".owner_pids")) continue;
+            if (++wrong > 1) continue;  // one of a topic tells enough
+            ADD_FAILURE() << topic << " " << which << " is " << text << ", in truth "
+                          << (true_text == truth.end() ? "nothing" : true_text->second);
+        }
+        EXPECT_TRUE(wrong != 0 || fields.size() == truth.size() || gap)
+            << topic << ": " << fields.size() << " of " << truth.size() << " fields, and no gap";
+    }
+}
+
+}  // namespace underseer::testing
