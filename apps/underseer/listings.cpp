@@ -20,7 +20,7 @@ namespace underseer::cli {
 namespace {
 
 constexpr std::uint64_t kNanosPerSecond = 1'000'000'000;
-constexpr std::size_t kMaxTreeDepth = 64;
+constexpr std::size_t kMaxIndent = 64;
 
 std::string when(const event::Observed<std::uint64_t>& time_ns) {
     if (!time_ns.available()) return "?";
@@ -247,7 +247,7 @@ std::string tree_of(const std::vector<event::Task>& tasks, const HiddenTasks& hi
             text += fmt::format("{}{}{} {}\n", top.lead, top.last ? "└─ " : "├─ ", pid,
                                 printable(command_of(*top.task)));
             // What is nested deeper than anybody reads stands on the last level.
-            const bool deepest = top.depth >= kMaxTreeDepth;
+            const bool deepest = top.depth >= kMaxIndent;
             push(top.task->pid, deepest ? top.depth : top.depth + 1,
                  deepest ? top.lead : top.lead + (top.last ? "   " : "│  "));
         }
