@@ -20,11 +20,7 @@ void look(guest_linux::Guest& guest) {
     (void)guest.interfaces();
     (void)guest.kernel_log();
     detect::HiddenProcessCheck check;
-    for (unsigned i = 0; i < detect::HiddenProcessCheck::kLooks; ++i) {
-        guest.new_epoch();
-        check.look(guest);
-        if (!check.suspicious()) break;
-    }
+    while (!check.done()) check.look(guest);
     (void)check.report(guest);
 }
 

@@ -440,6 +440,7 @@ int exit_status(const Error& error) {
         case Code::permission:
             return 5;
         case Code::unavailable:
+        case Code::unreadable:
             return 6;
         case Code::malformed:
             return 7;

@@ -94,8 +94,8 @@ Result<Facts> vm_facts(const std::string& wanted) {
 
 // Without a guest there is no report; a topic that cannot be had is told in it.
 Result<void> keep_or_fail(Error error, std::string& unavailable) {
-    if (error.code != Code::unavailable && error.code != Code::unsupported &&
-        error.code != Code::limit) {
+    if (error.code != Code::unavailable && error.code != Code::unreadable &&
+        error.code != Code::unsupported && error.code != Code::limit) {
         return fail(std::move(error));
     }
     unavailable = error.to_text();

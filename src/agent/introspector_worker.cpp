@@ -293,22 +293,19 @@ class Worker {
         return listing;
     }
 
-    // RAM is searched when that is asked for, when views still differ at a second look (a process
-    // that comes or goes has come or gone by then), and for as long as that finds something: what
-    // only RAM shows must not seem to be gone because nobody asked.
+    // RAM is searched when that is asked for, when views still differ, or are broken, at a second
+    // look (a process that comes or goes has come or gone by then), and for as long as that finds
+    // something: what only RAM shows must not seem to be gone because nobody asked.
     event::CheckReport hidden_processes(bool deep) {
         bool search = deep || suspect_;
         detect::HiddenProcessCheck check(search);
-        for (unsigned look = 0; look < detect::HiddenProcessCheck::kLooks; ++look) {
+        for (unsigned look = 0; !check.done(); ++look) {
             if (look > 0 && cache_->live()) sleep_ms(detect::HiddenProcessCheck::kPauseMs);
             if (look == 2 && !search) {
                 search = true;
                 check = detect::HiddenProcessCheck(search);
-                look = 0;
             }
             check.look(*guest_);
-            // Memory that does not change says the same at every look.
-            if (!check.suspicious()) break;
         }
         auto report = check.report(*guest_);
         suspect_ = search && report.outcome == event::Outcome::finding;

@@ -31,6 +31,8 @@ std::string_view to_string(Code code) {
             return "gone";
         case Code::not_linux:
             return "not_linux";
+        case Code::unreadable:
+            return "unreadable";
     }
     return "unknown";
 }

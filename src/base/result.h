@@ -20,7 +20,7 @@ namespace underseer {
 enum class Code : std::uint8_t {
     malformed = 1,         // bytes do not have the form they must have
     not_found = 2,         // the thing asked for is not there
-    unavailable = 3,       // the source cannot give it (no BTF, symbol missing, page absent)
+    unavailable = 3,       // the source cannot give it (no BTF, symbol missing)
     limit = 4,             // a bound from limits.h was reached
     os = 5,                // a system call failed; Error::os_errno says how
     permission = 6,        // this user or role may not do it
@@ -29,9 +29,10 @@ enum class Code : std::uint8_t {
     invalid_argument = 9,  // the caller (a person or a program) asked for something senseless
     gone = 10,             // it was there and has ended since
     not_linux = 11,        // the memory holds no Linux kernel that could be found
+    unreadable = 12,       // memory that is not there: a hole in an image, a page not mapped
 };
 
-inline constexpr Code kLastCode = Code::not_linux;
+inline constexpr Code kLastCode = Code::unreadable;
 std::string_view to_string(Code code);
 
 struct Error {

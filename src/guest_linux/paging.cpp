@@ -30,7 +30,7 @@ Result<Translation> translate(guest_memory::GuestMemory& memory, AddressSpace sp
         std::uint64_t entry = 0;
         TRY(memory.read(table + index * 8, {reinterpret_cast<std::byte*>(&entry), 8}));
         if (!entry_present(entry)) {
-            return fail(Code::unavailable,
+            return fail(Code::unreadable,
                         fmt::format("{:#x} is not mapped (level {})", address.value, level));
         }
         result.writable &= (entry & kPteWritable) != 0;

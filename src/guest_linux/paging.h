@@ -38,7 +38,7 @@ inline constexpr std::uint64_t kPteAddressMask = 0x000ffffffffff000;
 bool entry_present(std::uint64_t entry);
 GuestPhys entry_target(std::uint64_t entry);
 
-// Code::unavailable when an entry is not present, Code::malformed when the address is not
+// Code::unreadable when an entry is not present, Code::malformed when the address is not
 // canonical; errors of the memory source pass through.
 Result<Translation> translate(guest_memory::GuestMemory& memory, AddressSpace space,
                               GuestVirt address);

@@ -23,6 +23,18 @@ GuestVirt container(GuestVirt node, const Field& member) {
     return node - member.offset;
 }
 
+// Code::unavailable is the word of the model, that it does not know a member or a symbol. All else
+// comes of following what the guest has written.
+bool is_broken(const Result<void>& walked) {
+    return !walked.has_value() && walked.error().code != Code::unavailable;
+}
+
+// Of several walks the error that weighs most.
+void keep_worse(Result<void>& worst, Result<void> walked) {
+    if (walked.has_value()) return;
+    if (worst.has_value() || (is_broken(walked) && !is_broken(worst))) worst = std::move(walked);
+}
+
 }  // namespace
 
 std::string_view to_string(TaskView view) {
@@ -129,10 +141,12 @@ TaskViewResult TaskViews::walk(TaskView view, const std::vector<GuestVirt>& know
     for (const GuestVirt task : found) {
         if (task && seen.insert(task).second) result.tasks.push_back(task);
     }
+    result.broken = is_broken(outcome);
     if (!outcome.has_value()) {
         result.gap = outcome.error().to_text();
     } else if (found.size() >= limits::kMaxTasks) {
         result.gap = fmt::format("more than {} tasks", limits::kMaxTasks);
+        result.broken = true;
     }
     return result;
 }
@@ -187,6 +201,7 @@ std::vector<TaskViewResult> TaskViews::walk_all() {
             result.view == TaskView::pid_idr || result.view == TaskView::thread_list;
         if (!begins_there || result.gap) continue;
         result.gap = "not all processes are known: " + results.front().gap.value_or("");
+        result.broken = std::ranges::any_of(results, &TaskViewResult::broken);
     }
     return results;
 }
@@ -210,7 +225,7 @@ Result<void> TaskViews::walk_threads(const std::vector<GuestVirt>& processes,
     for (const GuestVirt process : processes) {
         const auto signal = kernel_->read_pointer(process, f_.signal);
         if (!signal.has_value()) {
-            worst = fail(signal.error());
+            keep_worse(worst, fail(signal.error()));
             continue;
         }
         // A task that is being released has no signal_struct any more.
@@ -222,7 +237,7 @@ Result<void> TaskViews::walk_threads(const std::vector<GuestVirt>& processes,
                 return out.size() < limits::kMaxTasks;
             },
             limits::kMaxTasks);
-        if (!walked.has_value()) worst = std::move(walked);
+        keep_worse(worst, std::move(walked));
     }
     return worst;
 }
@@ -252,7 +267,7 @@ Result<void> TaskViews::find_pid_namespaces(const std::vector<GuestVirt>& tasks,
     };
     Result<void> worst;
     for (const GuestVirt task : tasks) {
-        if (auto added = add_those_of(task); !added.has_value()) worst = std::move(added);
+        keep_worse(worst, add_those_of(task));
     }
     return worst;
 }
@@ -304,15 +319,13 @@ Result<void> TaskViews::walk_pid_idr(const std::vector<GuestVirt>& known,
     Result<void> worst = find_pid_namespaces(known, namespaces);
     for (const GuestVirt ns : namespaces) {
         std::vector<GuestVirt> pids;
-        if (auto walked = walk_idr(ns + f_.ns_idr.offset, pids); !walked.has_value()) {
-            worst = std::move(walked);
-        }
+        keep_worse(worst, walk_idr(ns + f_.ns_idr.offset, pids));
         for (const GuestVirt pid : pids) {
             auto task = task_of_pid(pid);
             if (task.has_value()) {
                 out.push_back(*task);
             } else {
-                worst = fail(std::move(task).error());
+                keep_worse(worst, fail(std::move(task).error()));
             }
         }
     }
@@ -329,9 +342,7 @@ Result<void> TaskViews::walk_tree(std::vector<GuestVirt>& out) {
         pending.pop_back();
         // Every thread may have children of its own: they hang at the thread that forked them.
         std::vector<GuestVirt> threads{parent};
-        if (auto walked = walk_threads({parent}, threads); !walked.has_value()) {
-            worst = std::move(walked);
-        }
+        keep_worse(worst, walk_threads({parent}, threads));
         for (const GuestVirt thread : threads) {
             auto walked = kernel_->walk_list(
                 thread + f_.children.offset,
@@ -344,7 +355,7 @@ Result<void> TaskViews::walk_tree(std::vector<GuestVirt>& out) {
                     return seen.size() < limits::kMaxTasks;
                 },
                 limits::kMaxTasks);
-            if (!walked.has_value()) worst = std::move(walked);
+            keep_worse(worst, std::move(walked));
         }
     }
     return worst;
@@ -370,9 +381,11 @@ Result<void> TaskViews::walk_css_sets(std::vector<GuestVirt>& out) {
                         return out.size() < limits::kMaxTasks;
                     },
                     limits::kMaxTasks);
-                if (!walked.has_value()) worst = std::move(walked);
+                keep_worse(worst, std::move(walked));
             }
-            node = TRY(kernel_->memory().read<GuestVirt>(node));
+            const auto next = kernel_->memory().read<GuestVirt>(node);
+            if (!next.has_value()) keep_worse(worst, fail(next.error()));
+            node = next.value_or(GuestVirt{});
         }
     }
     return worst;
@@ -469,9 +482,7 @@ Result<void> TaskViews::walk_groups(GuestVirt first_rq, const std::vector<unsign
     if (fair) TRY(kernel_->require({f_.cfs_limbo, f_.throttle_node, f_.group_cfs_rq}));
     TRY(kernel_->require({f_.group_children, f_.group_siblings}));
     Result<void> worst;
-    const auto keep_worst = [&](Result<void> walked) {
-        if (!walked.has_value()) worst = std::move(walked);
-    };
+    const auto keep = [&](Result<void> walked) { keep_worse(worst, std::move(walked)); };
     std::vector<GuestVirt> groups{TRY(kernel_->read_pointer(first_rq, f_.rq_root_group))};
     for (std::size_t i = 0; i < groups.size(); ++i) {
         // A group has a queue of a class on each CPU, or none of that class at all.
@@ -493,11 +504,11 @@ Result<void> TaskViews::walk_groups(GuestVirt first_rq, const std::vector<unsign
         const auto walk_rt = [&](GuestVirt rt_rq) { return walk_rt_queue(rt_rq, out); };
         for (const unsigned cpu : cpus) {
             if (fair) {
-                keep_worst(walk_queue(f_.group_cfs_rq, cpu, group_queues_per_cpu_, walk_limbo));
+                keep(walk_queue(f_.group_cfs_rq, cpu, group_queues_per_cpu_, walk_limbo));
             }
-            if (real_time) keep_worst(walk_queue(f_.group_rt_rq, cpu, /*per_cpu=*/false, walk_rt));
+            if (real_time) keep(walk_queue(f_.group_rt_rq, cpu, /*per_cpu=*/false, walk_rt));
         }
-        keep_worst(kernel_->walk_list(groups[i] + f_.group_children.offset, [&](GuestVirt node) {
+        keep(kernel_->walk_list(groups[i] + f_.group_children.offset, [&](GuestVirt node) {
             groups.push_back(container(node, f_.group_siblings));
             return groups.size() < limits::kMaxListSteps;
         }));
@@ -511,9 +522,7 @@ Result<void> TaskViews::walk_run_queues(std::vector<GuestVirt>& out) {
     const std::vector<unsigned> cpus = TRY(kernel_->possible_cpus());
     if (cpus.empty()) return {};
     Result<void> worst;
-    const auto keep_worst = [&](Result<void> walked) {
-        if (!walked.has_value()) worst = std::move(walked);
-    };
+    const auto keep = [&](Result<void> walked) { keep_worse(worst, std::move(walked)); };
     const auto walk_list = [&](GuestVirt rq, const Field& head,
                                const Field& node_member) -> Result<void> {
         TRY(kernel_->require({head, node_member}));
@@ -524,14 +533,14 @@ Result<void> TaskViews::walk_run_queues(std::vector<GuestVirt>& out) {
     };
     for (const unsigned cpu : cpus) {
         const GuestVirt rq = TRY(kernel_->per_cpu(runqueues, cpu));
-        keep_worst(walk_list(rq, f_.rq_cfs_tasks, f_.se_group_node));
+        keep(walk_list(rq, f_.rq_cfs_tasks, f_.se_group_node));
         const bool has_scx = f_.rq_scx_runnable.known() || f_.scx_node.known();
-        if (has_scx) keep_worst(walk_list(rq, f_.rq_scx_runnable, f_.scx_node));
-        keep_worst(walk_rt_queue(rq + f_.rq_rt.offset, out));
-        keep_worst(walk_dl_queue(rq, out));
-        keep_worst(walk_dl_timers(cpu, out));
+        if (has_scx) keep(walk_list(rq, f_.rq_scx_runnable, f_.scx_node));
+        keep(walk_rt_queue(rq + f_.rq_rt.offset, out));
+        keep(walk_dl_queue(rq, out));
+        keep(walk_dl_timers(cpu, out));
     }
-    keep_worst(walk_groups(TRY(kernel_->per_cpu(runqueues, cpus.front())), cpus, out));
+    keep(walk_groups(TRY(kernel_->per_cpu(runqueues, cpus.front())), cpus, out));
     return worst;
 }
 

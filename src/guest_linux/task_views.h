@@ -31,6 +31,9 @@ struct TaskViewResult {
     TaskView view{};
     std::vector<GuestVirt> tasks;    // task_struct addresses, each once, in walking order
     std::optional<std::string> gap;  // why the view is not complete, when it is not
+    // It is there and could not be followed to its end: what a guest may do to its own structures
+    // to hide something behind. Not so where this kernel's model does not tell how to walk it.
+    bool broken = false;
 };
 
 class TaskViews {

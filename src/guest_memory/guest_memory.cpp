@@ -11,10 +11,10 @@ Result<void> GuestMemory::read(GuestPhys from, MutableBytes into) {
         case ReadStatus::ok:
             return {};
         case ReadStatus::hole:
-            return fail(Code::unavailable,
+            return fail(Code::unreadable,
                         fmt::format("guest page {:#x} is not in this source", from.value));
         case ReadStatus::outside:
-            return fail(Code::unavailable,
+            return fail(Code::unreadable,
                         fmt::format("guest address {:#x} is not RAM", from.value));
         case ReadStatus::failed:
             break;

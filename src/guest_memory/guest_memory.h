@@ -65,7 +65,7 @@ class GuestMemory {
     // For people: "shared memfd of pid 4711", "LiME image mem.lime".
     virtual std::string describe() const = 0;
 
-    // One read. Code::unavailable (hole, outside) or Code::os (failed), with the address.
+    // One read. Code::unreadable (hole, outside) or Code::os (failed), with the address.
     Result<void> read(GuestPhys from, MutableBytes into);
 
     std::uint64_t ram_bytes() const;

@@ -58,7 +58,7 @@ TEST(Live, reads_cross_slices_and_stop_at_the_pci_hole) {
     ASSERT_TRUE(memory->read(GuestPhys{0}, got).has_value());
     EXPECT_EQ(std::memcmp(got.data(), bytes.data() + 2 * kPageSize, 2 * kPageSize), 0);
     EXPECT_EQ(std::memcmp(got.data() + 2 * kPageSize, bytes.data(), 2 * kPageSize), 0);
-    EXPECT_EQ(memory->read(GuestPhys{kPageSize}, got).error().code, Code::unavailable);
+    EXPECT_EQ(memory->read(GuestPhys{kPageSize}, got).error().code, Code::unreadable);
 }
 
 TEST(Live, layouts_that_overlap_or_wrap_are_refused) {

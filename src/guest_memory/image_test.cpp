@@ -76,7 +76,7 @@ TEST_P(EveryForm, reads_the_memory_it_was_made_from) {
         std::byte one{};
         for (const std::uint64_t nowhere : {3ull << 30, 1ull << 40, ~0ull}) {
             const auto got = image.read(GuestPhys{nowhere}, {&one, 1});
-            RC_ASSERT(!got.has_value() && got.error().code == Code::unavailable);
+            RC_ASSERT(!got.has_value() && got.error().code == Code::unreadable);
         }
     }));
 }

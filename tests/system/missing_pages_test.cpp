@@ -4,10 +4,12 @@
 #include <random>
 
 #include "answers.h"
+#include "detect/hidden_process/hidden_process.h"
 #include "guest_memory/cached_memory.h"
 #include "guest_memory/fake_memory.h"
 #include "guest_memory/sources.h"
 #include "guests.h"
+#include "outside_rootkit.h"
 
 namespace underseer::testing {
 namespace {
@@ -98,6 +100,50 @@ TEST_P(MissingPages, make_gaps_and_no_other_answers) {
         SCOPED_TRACE(fmt::format("without page {:#x}", page.value));
         lacking_->take_away(page, status);
         expect_truth_or_a_gap(all_answers(**guest), whole, Search::no);
+    }
+}
+
+TEST_P(MissingPages, make_no_visible_process_hidden_and_no_hidden_one_clean) {
+    const auto guest = Guest::attach(&*cache_);
+    ASSERT_TRUE(guest.has_value()) << guest.error().to_text();
+    const auto check = [&] {
+        detect::HiddenProcessCheck looks;
+        while (!looks.done()) looks.look(**guest);
+        return looks.report(**guest);
+    };
+    const auto pages_of_check = [&] {
+        recorder_->forget();
+        (void)check();
+        return pages_read(nightly() ? 500 : 60);
+    };
+    for (const GuestPhys page : pages_of_check()) {
+        SCOPED_TRACE(fmt::format("nobody hides, without page {:#x}", page.value));
+        lacking_->take_away(page, any_fault());
+        const auto report = check();
+        EXPECT_NE(report.outcome, event::Outcome::finding) << report.findings.front().subject;
+    }
+    lacking_->give_back();
+    EXPECT_EQ(check().outcome, event::Outcome::clean) << check().reason;
+
+    OutsideRootkit rootkit(&*vm_);
+    const auto tasks = (*guest)->tasks().items;
+    const auto victim = std::ranges::find_if(tasks, [](const event::Task& task) {
+        return task.pid != 1 && task.is_process() && !task.kernel_thread;
+    });
+    ASSERT_NE(victim, tasks.end());
+    // Of this one list alone: a page of a task breaks all of them at once.
+    rootkit.unlink(GuestVirt{victim->address}, "cg_list");
+    ASSERT_EQ(check().findings.size(), 1u);
+    for (const GuestPhys page : pages_of_check()) {
+        SCOPED_TRACE(fmt::format("{} hides, without page {:#x}", victim->pid, page.value));
+        lacking_->take_away(page, any_fault());
+        const auto report = check();
+        EXPECT_NE(report.outcome, event::Outcome::clean);
+        for (const event::Finding& finding : report.findings) {
+            EXPECT_TRUE(detect::HiddenProcessCheck::is_about(finding, victim->pid,
+                                                             GuestVirt{victim->address}))
+                << finding.subject;
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <bit>
 #include <unordered_map>
+#include <utility>
 
 namespace underseer::detect {
 
@@ -84,6 +85,7 @@ void HiddenProcessCheck::look(Guest& guest) {
     std::unordered_map<GuestVirt, std::uint32_t> shown;
     std::uint32_t complete = 0;
     coverage_ = {};
+    const bool was_broken = !std::exchange(broken_, {}).empty();
     std::vector<TaskViewResult> all = guest.task_views();
     if (search_ram_ && !places_) {
         places_ = guest.find_task_places(all);
@@ -97,6 +99,7 @@ void HiddenProcessCheck::look(Guest& guest) {
         if (view.gap) {
             coverage_.gaps.push_back(
                 fmt::format("{}: {}", guest_linux::to_string(view.view), *view.gap));
+            if (view.broken && broken_.empty()) broken_ = coverage_.gaps.back();
         } else {
             complete |= bit(view.view);
         }
@@ -123,11 +126,20 @@ void HiddenProcessCheck::look(Guest& guest) {
         const std::uint32_t missing = expected & comparable & ~views;
         if (missing != 0) now[{task, facts->pid, facts->start_time}] = {views, missing};
     }
+    if (coverage_.unreadable != 0 && broken_.empty()) {
+        broken_ =
+            fmt::format("{} of {} tasks cannot be read", coverage_.unreadable, coverage_.looked_at);
+    }
     // Nothing can be missing where nothing was compared.
     if (coverage_.unreadable == coverage_.looked_at) blind_ = "none of the tasks could be read";
-    if (looks_++ == 0) {
+    ++taken_;
+    // What a broken view might have shown is a candidate as soon as it is whole.
+    const bool anew = looks_ == 0 || (was_broken && broken_.empty());
+    if (anew) {
+        looks_ = 1;
         candidates_ = std::move(now);
     } else {
+        ++looks_;
         drop_unconfirmed(now);
     }
 }
@@ -225,6 +237,9 @@ event::CheckReport HiddenProcessCheck::report(Guest& guest) const {
     } else if (!candidates_.empty()) {
         report.outcome = event::Outcome::unavailable;
         report.reason = fmt::format("{} of {} looks taken, and views still differ", looks_, kLooks);
+    } else if (!broken_.empty()) {
+        report.outcome = event::Outcome::unavailable;
+        report.reason = broken_;
     } else {
         report.outcome = event::Outcome::clean;
     }

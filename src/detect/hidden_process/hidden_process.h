@@ -11,7 +11,8 @@
 // is expected in the other views like any other; one that is not found there is no suspect.
 //
 // TRUST: every structure read here is the guest's. A lie can hide a task from this check only by
-// making all views agree; unreadable or endless structures end in `unavailable` or a gap.
+// making all views agree: where a view cannot be followed to its end, the answer is `unavailable`,
+// or what the others show. A view that this kernel's model does not know is a gap in the coverage.
 #pragma once
 
 #include <cstdint>
@@ -40,11 +41,15 @@ class HiddenProcessCheck {
     // Whether `finding` is one of this check about the task with that pid and task_struct.
     static bool is_about(const event::Finding& finding, std::uint32_t pid, GuestVirt task);
 
-    // One look, the first of which searches RAM where that is asked for. Call kLooks times,
-    // kPauseMs apart, each in a new epoch; an early stop is possible as soon as suspicious() is
-    // false after a look: then nothing can become a finding any more.
+    // One look, the first of which searches RAM where that is asked for. Take looks kPauseMs apart
+    // until done(): as long as something is missing in a view, or a view is broken. Memory in
+    // motion breaks them now and then, and a look with fewer of them vouches for less than the
+    // next.
     void look(guest_linux::Guest& guest);
-    bool suspicious() const { return !candidates_.empty(); }
+    bool done() const {
+        return looks_ >= kLooks || taken_ >= 2 * kLooks ||
+               (looks_ > 0 && candidates_.empty() && broken_.empty());
+    }
 
     // REQUIRES: at least one look. `guest` reads the evidence of what was found.
     event::CheckReport report(guest_linux::Guest& guest) const;
@@ -69,10 +74,12 @@ class HiddenProcessCheck {
 
     bool search_ram_;
     std::optional<guest_linux::TaskPlaces> places_;  // with search_ram_, after the first look
-    unsigned looks_ = 0;
+    unsigned taken_ = 0;
+    unsigned looks_ = 0;  // of them, since one in which all views were whole
     std::map<Identity, Sighting> candidates_;
     event::Coverage coverage_;
-    std::string blind_;  // why the last look could compare nothing; "" when it could
+    std::string blind_;   // why the last look could compare nothing; "" when it could
+    std::string broken_;  // which view the last look could not follow to its end, and why
 };
 
 }  // namespace underseer::detect
