@@ -17,6 +17,10 @@ target_compile_options(underseer_flags INTERFACE
 # At link time too: there the optimiser writes the debug information.
 target_link_options(underseer_flags INTERFACE -ffile-prefix-map=${CMAKE_SOURCE_DIR}/=)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  if(CMAKE_UNITY_BUILD)
+    # It takes what stands in a .cpp for a header's, where an anonymous namespace would be wrong.
+    target_compile_options(underseer_flags INTERFACE -Wno-subobject-linkage)
+  endif()
   # GCC 12's flow-based warnings misfire on std::expected and fmt under sanitizers and -O2.
   target_compile_options(underseer_flags INTERFACE -Wduplicated-cond -Wlogical-op -Wno-maybe-uninitialized
     -Wno-array-bounds -Wno-stringop-overflow -Wno-stringop-overread -Wno-restrict -Wno-dangling-pointer)

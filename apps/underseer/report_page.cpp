@@ -160,7 +160,7 @@ enum class Cells : std::uint8_t {
     number,
 };
 
-struct Column {
+struct HtmlColumn {
     std::string_view title;
     Cells cells = Cells::text;
 
@@ -172,7 +172,7 @@ struct Column {
 // Cells are HTML already.
 class HtmlTable {
   public:
-    explicit HtmlTable(std::vector<Column> columns) : columns_(std::move(columns)) {}
+    explicit HtmlTable(std::vector<HtmlColumn> columns) : columns_(std::move(columns)) {}
 
     void add(const std::vector<std::string>& cells) {
         if (++rows_ > kMaxRows) return;
@@ -185,7 +185,7 @@ class HtmlTable {
     std::string text() const {
         if (rows_ == 0) return "<p class=\"dim\">None.</p>\n";
         std::string out = "<div class=\"scroll\"><table><thead><tr>";
-        for (const Column& column : columns_) {
+        for (const HtmlColumn& column : columns_) {
             out += fmt::format("<th{}>{}</th>", column.html_class(), column.title);
         }
         out += "</tr></thead><tbody>\n" + body_ + "</tbody></table></div>\n";
@@ -197,7 +197,7 @@ class HtmlTable {
     }
 
   private:
-    std::vector<Column> columns_;
+    std::vector<HtmlColumn> columns_;
     std::string body_;
     std::size_t rows_ = 0;
 };

@@ -31,7 +31,9 @@ Result<void> send_changes(jail::Channel& channel,
     return channel.send(frame.take());
 }
 
-Result<void> serve(jail::Channel channel) {
+}  // namespace
+
+Result<void> run_analyser(jail::Channel channel) {
     const auto policy = jail::analyser_policy(channel.fd());
     const int keep[] = {STDERR_FILENO, channel.fd()};
     const auto missing =
@@ -71,16 +73,6 @@ Result<void> serve(jail::Channel channel) {
         end.put(verdict);
         TRY(channel.send(end.take()));
     }
-}
-
-}  // namespace
-
-int run_analyser() {
-    const auto served = serve(jail::Channel(Fd(jail::kFirstWorkerFd)));
-    if (served.has_value()) return 0;
-    const std::string text = fmt::format("underseer: analyser: {}\n", served.error().to_text());
-    (void)!::write(STDERR_FILENO, text.data(), text.size());
-    return 1;
 }
 
 }  // namespace underseer::agent

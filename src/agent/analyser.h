@@ -62,7 +62,7 @@ struct AnalyserVerdict {
 // An answer is any number of items frames, each with FindingChanges, and one end frame with the
 // AnalyserVerdict.
 
-// The inside of the jail. Returns the exit status.
-int run_analyser();
+// The inside of the jail: judges what comes over the channel until it closes.
+Result<void> run_analyser(jail::Channel channel);
 
 }  // namespace underseer::agent

@@ -95,23 +95,15 @@ Result<void> answer(jail::Channel& channel, const Result<std::vector<ManagerFact
     return channel.send(frame.take());
 }
 
-Result<void> serve(jail::Channel channel) {
+}  // namespace
+
+Result<void> run_discoverer(jail::Channel channel) {
     ::signal(SIGPIPE, SIG_IGN);
     const std::string frame = TRY(channel.receive());
     const auto question = TRY(event::decode<DiscovererQuestion>(as_bytes(frame)));
     return answer(channel, question.kind == DiscovererQuestion::Kind::monitor
                                ? ask_monitor(channel, question)
                                : ask_libvirt(channel, question));
-}
-
-}  // namespace
-
-int run_discoverer() {
-    const auto served = serve(jail::Channel(Fd(jail::kFirstWorkerFd)));
-    if (served.has_value()) return 0;
-    const std::string text = fmt::format("underseer: discoverer: {}\n", served.error().to_text());
-    (void)!::write(STDERR_FILENO, text.data(), text.size());
-    return 1;
 }
 
 }  // namespace underseer::agent

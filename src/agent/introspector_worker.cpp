@@ -408,7 +408,9 @@ Result<GuestSource> receive_source(jail::Channel& channel) {
     return source;
 }
 
-Result<void> serve(jail::Channel channel) {
+}  // namespace
+
+Result<void> run_introspector(jail::Channel channel) {
     GuestSource source = TRY(receive_source(channel));
     std::vector<int> keep{STDERR_FILENO, channel.fd()};
     for (const Fd& fd : source.fds) keep.push_back(fd.get());
@@ -418,16 +420,6 @@ Result<void> serve(jail::Channel channel) {
         TRY(jail::close_jail(policy, {.max_memory_bytes = kMaxWorkerMemory}, keep));
     TRY(channel.send(event::encode(missing)));
     return Worker(std::move(channel), std::move(source)).serve();
-}
-
-}  // namespace
-
-int run_introspector() {
-    const auto served = serve(jail::Channel(Fd(jail::kFirstWorkerFd)));
-    if (served.has_value()) return 0;
-    const std::string text = fmt::format("underseer: introspector: {}\n", served.error().to_text());
-    (void)!::write(STDERR_FILENO, text.data(), text.size());
-    return 1;
 }
 
 }  // namespace underseer::agent

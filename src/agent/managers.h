@@ -108,7 +108,7 @@ class ManagerWatch {
     std::map<std::string, std::unique_ptr<Subject>> subjects_;
 };
 
-// The inside of the jail. Returns the exit status.
-int run_discoverer();
+// The inside of the jail: answers the one question that comes over the channel.
+Result<void> run_discoverer(jail::Channel channel);
 
 }  // namespace underseer::agent

@@ -10,13 +10,31 @@
 
 namespace underseer::agent {
 
+namespace {
+
+struct Role {
+    std::string_view name;
+    Result<void> (*run)(jail::Channel channel);
+};
+constexpr Role kRoles[] = {
+    {"introspector", run_introspector}, {"analyser", run_analyser}, {"discoverer", run_discoverer}};
+
+}  // namespace
+
 std::optional<int> run_if_worker(int argc, char** argv) {
     const auto role = jail::worker_role(argc, argv);
     if (!role) return std::nullopt;
-    // Not by way of exit(): a closed jail allows nothing of what runs there.
-    if (*role == "introspector") ::_exit(run_introspector());
-    if (*role == "analyser") ::_exit(run_analyser());
-    if (*role == "discoverer") ::_exit(run_discoverer());
+    for (const auto& [name, run] : kRoles) {
+        if (*role != name) continue;
+        const auto ended = run(jail::Channel(Fd(jail::kFirstWorkerFd)));
+        if (!ended.has_value()) {
+            const std::string text =
+                fmt::format("underseer: {}: {}\n", name, ended.error().to_text());
+            (void)!::write(STDERR_FILENO, text.data(), text.size());
+        }
+        // Not by way of exit(): a closed jail allows nothing of what runs there.
+        ::_exit(ended.has_value() ? 0 : 1);
+    }
     fmt::print(stderr, "underseer: there is no worker role '{}'\n", *role);
     return 2;
 }

@@ -47,6 +47,11 @@ constexpr std::optional<T> load_le(Bytes bytes, std::size_t offset) {
     return value;
 }
 
+// The byte at `offset`, which lies inside `bytes`.
+constexpr std::uint8_t byte_at(Bytes bytes, std::size_t offset) {
+    return std::to_integer<std::uint8_t>(bytes[offset]);
+}
+
 inline Bytes as_bytes(std::string_view text) {
     return {reinterpret_cast<const std::byte*>(text.data()), text.size()};
 }

@@ -9,10 +9,6 @@ namespace {
 constexpr std::uint64_t kImageMap = 0xffffffff80000000;
 constexpr std::uint64_t kPerCpuBytes = 1u << 20;
 
-std::uint8_t byte_at(Bytes code, std::size_t at) {
-    return std::to_integer<std::uint8_t>(code[at]);
-}
-
 std::uint64_t sign_extended(std::uint32_t word) {
     return static_cast<std::uint64_t>(static_cast<std::int64_t>(static_cast<std::int32_t>(word)));
 }

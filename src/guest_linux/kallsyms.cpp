@@ -20,9 +20,6 @@ constexpr std::uint32_t kSymbolsPerMarker = 256;
 constexpr std::size_t kSearchBytes = 32u << 20;
 constexpr std::uint64_t kKernelHalf = 0xffff800000000000;
 
-std::uint8_t byte_at(Bytes bytes, std::size_t offset) {
-    return std::to_integer<std::uint8_t>(bytes[offset]);
-}
 std::uint32_t word_at(Bytes bytes, std::size_t offset) {
     return load_le<std::uint32_t>(bytes, offset).value_or(0);
 }

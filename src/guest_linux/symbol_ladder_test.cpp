@@ -14,7 +14,7 @@ namespace underseer::guest_linux {
 namespace {
 
 constexpr GuestVirt kCode{0xffffffff81000000};
-constexpr GuestVirt kRodata{0xffffffff82000000};
+constexpr GuestVirt kLadderRodata{0xffffffff82000000};
 
 bool refers_to(std::string_view code, std::uint64_t value) {
     const auto values = code_operands(as_bytes(code), kCode);
@@ -48,25 +48,25 @@ std::map<std::string, std::uint64_t> some_exports() {
 }
 
 TEST(Ksymtab, exports_are_found_by_name) {
-    const auto table = build_ksymtab(some_exports(), kRodata);
-    const auto found = find_exports(table, kRodata, {"export_0", "export_49", "export_50"});
+    const auto table = build_ksymtab(some_exports(), kLadderRodata);
+    const auto found = find_exports(table, kLadderRodata, {"export_0", "export_49", "export_50"});
     ASSERT_EQ(found.size(), 2u);
     EXPECT_EQ(found.at("export_0").value, kCode.value);
     EXPECT_EQ(found.at("export_49").value, kCode.value + 16 * 49);
 }
 
 TEST(Ksymtab, a_lone_entry_is_no_table) {
-    const auto table = build_ksymtab({{"init_task", kCode.value}}, kRodata);
-    EXPECT_TRUE(find_exports(table, kRodata, {"init_task"}).empty());
+    const auto table = build_ksymtab({{"init_task", kCode.value}}, kLadderRodata);
+    EXPECT_TRUE(find_exports(table, kLadderRodata, {"init_task"}).empty());
 }
 
 TEST(Ksymtab, damage_and_cuts_stay_in_bounds) {
-    const auto good = build_ksymtab(some_exports(), kRodata);
+    const auto good = build_ksymtab(some_exports(), kLadderRodata);
     for (std::size_t at = 0; at < good.size(); at += 7) {
         auto bad = good;
         bad[at] ^= std::byte{0xff};
-        (void)find_exports(bad, kRodata, {"export_7"});
-        (void)find_exports(Bytes(good).first(at), kRodata, {"export_7"});
+        (void)find_exports(bad, kLadderRodata, {"export_7"});
+        (void)find_exports(Bytes(good).first(at), kLadderRodata, {"export_7"});
     }
 }
 

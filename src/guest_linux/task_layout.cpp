@@ -7,7 +7,7 @@
 #include <unordered_set>
 #include <vector>
 
-#include "guest_linux/kernel.h"
+#include "guest_linux/tasks.h"
 
 namespace underseer::guest_linux {
 
@@ -17,9 +17,7 @@ namespace {
 constexpr std::uint32_t kMaxTaskBytes = 6144;
 // Tasks that invariants are checked against.
 constexpr std::size_t kMaxSample = 256, kMinSample = 8;
-constexpr std::uint64_t kPfKthread = 0x00200000;  // include/linux/sched.h
-constexpr std::uint32_t kPidMaxLimit = 4u << 20;  // include/linux/threads.h
-constexpr std::uint32_t kCommBytes = 16;          // TASK_COMM_LEN
+constexpr std::uint32_t kCommBytes = 16;  // TASK_COMM_LEN
 
 // include/linux/sched.h, 5.10 to 7.2: pid, tgid, [stack_canary], real_parent, parent, children,
 // sibling, group_leader stand in this order without a gap.

@@ -6,6 +6,8 @@
 #include <unordered_map>
 #include <unordered_set>
 
+#include "guest_linux/tasks.h"
+
 namespace underseer::guest_linux {
 
 namespace {
@@ -13,7 +15,6 @@ namespace {
 // One read of the sweep. Longer ones are not faster; CachedMemory passes them by.
 constexpr std::uint64_t kPieceBytes = 256u << 10;
 constexpr std::uint64_t kTaskAlignment = 64;  // L1_CACHE_BYTES (kernel/fork.c, fork_init())
-constexpr std::uint64_t kPidMaxLimit = limits::kMaxTasks;
 // include/linux/sched.h. A task is TASK_NEW until wake_up_new_task(), when it is in every list.
 constexpr std::uint64_t kTaskDead = 0x80, kTaskNew = 0x800;
 // THREAD_SIZE is 16 KiB, 32 KiB with KASAN (arch/x86/include/asm/page_64_types.h).

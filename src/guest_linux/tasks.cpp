@@ -10,9 +10,6 @@ namespace underseer::guest_linux {
 
 namespace {
 
-constexpr std::uint64_t kPfKthread = 0x00200000;  // include/linux/sched.h
-constexpr std::uint32_t kPidMaxLimit = 4u << 20;  // include/linux/threads.h
-
 // include/linux/sched.h: bits of task->__state and exit_state, the same from 5.10 to 7.2.
 constexpr std::uint64_t kTaskUninterruptible = 0x02, kTaskReport = 0x7f, kTaskNoload = 0x400,
                         kTaskRtlockWait = 0x1000, kTaskFrozen = 0x8000;

@@ -12,6 +12,9 @@
 
 namespace underseer::guest_linux {
 
+inline constexpr std::uint32_t kPfKthread = 0x00200000;  // include/linux/sched.h
+inline constexpr std::uint32_t kPidMaxLimit = 4u << 20;  // include/linux/threads.h
+
 // How much is read of each task. Reading argv and environment goes through user page tables.
 struct TaskDetail {
     bool user_memory = true;  // argv

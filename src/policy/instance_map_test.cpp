@@ -12,7 +12,7 @@ namespace {
 
 constexpr std::string_view kUuid = "6f1a2b3c-0000-4000-8000-000000000001";
 
-std::string error_of(std::string_view toml) {
+std::string map_error_of(std::string_view toml) {
     const auto map = InstanceMap::parse(toml, "instances.toml");
     return map.has_value() ? "" : map.error().message;
 }
@@ -71,31 +71,32 @@ TEST(InstanceMap, a_local_user_gains_nothing_by_a_name_or_a_uuid) {
 }
 
 TEST(InstanceMap, errors_name_file_line_and_key) {
-    EXPECT_EQ(error_of("[[instance]]\nname = 7\ntenant = \"a\"\n"),
+    EXPECT_EQ(map_error_of("[[instance]]\nname = 7\ntenant = \"a\"\n"),
               "instances.toml:2:8: instance.name: wants a text in quotes");
-    EXPECT_NE(error_of("[[instance]]\nnames = \"x\"\n")
+    EXPECT_NE(map_error_of("[[instance]]\nnames = \"x\"\n")
                   .find("instances.toml:2:1: instance.names: there is no such key"),
               std::string::npos);
-    EXPECT_NE(error_of("[[instance]]\ntenant = \"a\"\n").find("instance.uuid: is missing"),
+    EXPECT_NE(map_error_of("[[instance]]\ntenant = \"a\"\n").find("instance.uuid: is missing"),
               std::string::npos);
-    EXPECT_NE(error_of("[[instance]]\nname = \"a\"\n").find("instance.tenant: is missing"),
+    EXPECT_NE(map_error_of("[[instance]]\nname = \"a\"\n").find("instance.tenant: is missing"),
               std::string::npos);
-    EXPECT_NE(error_of("[[instance]]\nname = \"a\"\nlibvirt = \"a\"\ntenant = \"t\"\n")
+    EXPECT_NE(map_error_of("[[instance]]\nname = \"a\"\nlibvirt = \"a\"\ntenant = \"t\"\n")
                   .find("one of uuid, libvirt and name is enough"),
               std::string::npos);
-    EXPECT_NE(error_of("[[instance]]\nuuid = \"6f1a\"\ntenant = \"t\"\n")
+    EXPECT_NE(map_error_of("[[instance]]\nuuid = \"6f1a\"\ntenant = \"t\"\n")
                   .find("instances.toml:2:8: instance.uuid: wants a UUID"),
               std::string::npos);
-    EXPECT_NE(error_of("[[instance]]\nname = \"a\"\ntenant = \"t\"\nuser = \"no-such-user\"\n")
+    EXPECT_NE(map_error_of("[[instance]]\nname = \"a\"\ntenant = \"t\"\nuser = \"no-such-user\"\n")
                   .find("instances.toml:4:8: instance.user: there is no user no-such-user"),
               std::string::npos);
-    EXPECT_NE(error_of("[[instance]]\nname = \"a\"\ntenant = \"t\"\n"
-                       "[[instance]]\nname = \"a\"\ntenant = \"u\"\n")
+    EXPECT_NE(map_error_of("[[instance]]\nname = \"a\"\ntenant = \"t\"\n"
+                           "[[instance]]\nname = \"a\"\ntenant = \"u\"\n")
                   .find("instances.toml:4: instance: names the same VM as instances.toml:1"),
               std::string::npos);
-    EXPECT_NE(error_of("instance = 1\n").find("wants [[instance]] sections"), std::string::npos);
-    EXPECT_NE(error_of("[[instance]\n").find("instances.toml:1:"), std::string::npos);
-    EXPECT_EQ(error_of(""), "");
+    EXPECT_NE(map_error_of("instance = 1\n").find("wants [[instance]] sections"),
+              std::string::npos);
+    EXPECT_NE(map_error_of("[[instance]\n").find("instances.toml:1:"), std::string::npos);
+    EXPECT_EQ(map_error_of(""), "");
 }
 
 TEST(InstanceMap, a_file_that_others_may_write_is_refused) {

@@ -17,8 +17,6 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr unsigned kNobody = 65534;
-
 std::string text(const json::Value& value, std::string_view key) {
     return value.at(key).value().as_string().value();
 }

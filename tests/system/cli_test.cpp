@@ -20,8 +20,6 @@ namespace {
 namespace fs = std::filesystem;
 using namespace std::chrono_literals;
 
-constexpr unsigned kNobody = 65534;
-
 class Cli : public ::testing::Test {
   protected:
     Cli() {

@@ -20,7 +20,7 @@ using agent::Introspector;
 using agent::Question;
 using agent::Topic;
 
-std::vector<event::Task> processes(Introspector& introspector) {
+std::vector<event::Task> processes_seen_by(Introspector& introspector) {
     auto answer = introspector.ask<event::Task>(Question{.topic = Topic::tasks});
     EXPECT_TRUE(answer.has_value()) << answer.error().to_text();
     return answer.has_value() ? std::move(answer->items) : std::vector<event::Task>();
@@ -57,7 +57,7 @@ TEST_P(Machines, is_seen_into) {
     const std::string pid = vm->output_of("/bin/workload long > /dev/null & echo $!");
     vm->output_of("sleep 1");
     Introspector introspector = attach(*vm);
-    const auto tasks = processes(introspector);
+    const auto tasks = processes_seen_by(introspector);
     const auto found = std::ranges::find(tasks, std::stoul(pid), &event::Task::pid);
     ASSERT_NE(found, tasks.end());
     EXPECT_EQ(found->argv.value().size(), 201u);
@@ -122,7 +122,7 @@ TEST_P(HugePages, is_seen_into) {
     const std::string pid = vm->output_of("/bin/workload long > /dev/null & echo $!");
     vm->output_of("sleep 1");
     Introspector introspector = attach(*vm);
-    const auto tasks = processes(introspector);
+    const auto tasks = processes_seen_by(introspector);
     const auto task = std::ranges::find(tasks, std::stoul(pid), &event::Task::pid);
     ASSERT_NE(task, tasks.end());
     EXPECT_EQ(task->argv.value().size(), 201u);
@@ -155,12 +155,12 @@ TEST(ImageFiles, say_the_same_as_the_live_guest) {
     vm->output_of("sleep 2");
     vm->pause();
     Introspector live = attach(*vm);
-    const auto expected = processes(live);
+    const auto expected = processes_seen_by(live);
     EXPECT_GT(expected.size(), 40u);
     const auto path = std::filesystem::temp_directory_path() / fmt::format("{}.core", vm->name());
     const auto check = [&](const std::string& form) {
         Introspector image = Introspector::start(image_source(path)).value();
-        EXPECT_EQ(processes(image), expected) << form;
+        EXPECT_EQ(processes_seen_by(image), expected) << form;
     };
     // Debian's QEMU has neither LZO nor snappy; the "raw" forms, which are not flattened, came with
     // QEMU 8.2.

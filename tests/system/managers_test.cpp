@@ -101,7 +101,6 @@ TEST_F(ManagersTest, a_wrong_mapping_file_is_told_with_its_place) {
 }
 
 TEST_F(ManagersTest, another_user_is_told_what_is_missing_and_sees_nothing_as_clean) {
-    constexpr unsigned kNobody = 65534;
     const RunResult ran = run_program(cli({"ls", "--instances", map_}), kNobody);
     EXPECT_EQ(ran.status, 0);
     EXPECT_NE(ran.output.find("not introspectable: its executable may not be examined"),

@@ -11,6 +11,8 @@
 
 namespace underseer::testing {
 
+inline constexpr unsigned kNobody = 65534;  // a user with no right to anything
+
 // Runs a program and waits for its end. `user`: who runs it (0: as we are).
 RunResult run_program(const std::vector<std::string>& words, unsigned user = 0);
 std::string program_path(const std::string& name);
