@@ -370,6 +370,7 @@ void FakeGuest::build_types() {
             {"dying_tasks", list, 512}},
            80);
     const std::uint32_t thread = define("thread_struct", {{"sp", u64, 0}}, 64);
+    const std::uint32_t entity = define("sched_entity", {{"sum_exec_runtime", u64, 64}}, 32);
     // An anonymous union around exit_state, to be looked through.
     const std::uint32_t inner = btf_.add_struct("", 8, {{"exit_state", u32, 0}}, true);
     offsets_["task_struct.exit_state"] = 16;
@@ -398,8 +399,10 @@ void FakeGuest::build_types() {
             {"sched_class", pointer, 2112},
             {"on_cpu", u32, 2176},
             {"thread", thread, 2240},
-            {"files", pointer, 2752}},
-           352);
+            {"files", pointer, 2752},
+            {"se", entity, 2816}},
+           384);
+    define("rq", {{"curr", pointer, 0}}, 8);
     define("files_struct", {{"fdt", pointer, 0}}, 8);
     define("fdtable", {{"max_fds", u32, 0}, {"fd", pointer, 64}}, 16);
     define("file", {{"f_flags", u32, 0}, {"f_pos", u64, 64}, {"f_inode", pointer, 128}}, 24);
@@ -479,6 +482,19 @@ void FakeGuest::build_scheduler() {
 
 GuestVirt FakeGuest::direct(GuestVirt at) const {
     return GuestVirt{(options_.levels == 5 ? kDirectMap5 : kDirectMap4) + phys(at).value};
+}
+
+void FakeGuest::add_cpu() {
+    run_queue_ = allocate(64);
+    const GuestVirt offsets = allocate(8), possible = allocate(8);
+    write(possible, std::uint64_t{1});
+    add_symbol("runqueues", 'A', run_queue_.value);  // the per-CPU offset is 0
+    add_symbol("__per_cpu_offset", 'D', offsets.value);
+    add_symbol("__cpu_possible_mask", 'D', possible.value);
+}
+
+void FakeGuest::run(GuestVirt task) {
+    write(run_queue_ + offset("rq", "curr"), task.value);
 }
 
 void FakeGuest::make_real(GuestVirt task) {

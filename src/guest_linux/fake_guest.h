@@ -125,6 +125,9 @@ class FakeGuest final : public guest_memory::GuestMemory {
     GuestVirt css_set_table() const { return css_set_table_; }
     // The same memory as the direct map shows it.
     GuestVirt direct(GuestVirt at) const;
+    // One CPU; to be called before finish(). Which task runs on it.
+    void add_cpu();
+    void run(GuestVirt task);
     // A task with a kernel stack as one that sleeps has, in a slab of task_structs.
     void make_real(GuestVirt task);
     // Unlinks like a rootkit does.
@@ -173,7 +176,7 @@ class FakeGuest final : public guest_memory::GuestMemory {
     std::map<std::string, std::uint32_t, std::less<>> offsets_;
     std::map<std::string, std::uint32_t, std::less<>> sizes_;
     GuestVirt init_task_, css_set_, css_set_table_, pid_ns_, idr_node_;
-    GuestVirt sched_class_, task_cache_, struct_pages_, tasks_;
+    GuestVirt run_queue_, sched_class_, task_cache_, struct_pages_, tasks_;
     std::uint64_t function_next_ = 0, next_task_ = 0;
     std::uint64_t reads_ = 0;
 };

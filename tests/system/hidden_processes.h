@@ -31,7 +31,8 @@ class HiddenProcesses : public ::testing::TestWithParam<std::string> {
         const auto report = check(deep);
         EXPECT_EQ(report.outcome, event::Outcome::clean) << report.reason;
         for (const event::Finding& finding : report.findings) {
-            ADD_FAILURE() << finding.subject << ", missing in " << finding.evidence[1].text;
+            ADD_FAILURE() << finding.subject << ", shown by " << finding.evidence[0].text
+                          << ", missing in " << finding.evidence[1].text;
         }
         // The search of RAM must have worked, or its silence says nothing.
         for (const std::string& gap : report.coverage.gaps) ADD_FAILURE() << gap;

@@ -239,7 +239,8 @@ TEST_P(Load, of_every_kind_makes_no_false_alarm) {
         ASSERT_TRUE(answer.has_value()) << answer.error().to_text();
         const event::CheckReport& report = answer->items.front();
         for (const event::Finding& finding : report.findings) {
-            ADD_FAILURE() << finding.subject << ", missing in " << finding.evidence[1].text;
+            ADD_FAILURE() << finding.subject << ", shown by " << finding.evidence[0].text
+                          << ", missing in " << finding.evidence[1].text;
         }
         report.outcome == event::Outcome::clean ? ++clean : ++unavailable;
         looked_at += report.coverage.looked_at;

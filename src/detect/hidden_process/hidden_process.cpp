@@ -25,7 +25,7 @@ constexpr std::uint32_t kExpectedOfThread =
 constexpr std::uint32_t kExpectedOfProcess =
     kExpectedOfThread | bit(TaskView::task_list) | bit(TaskView::tree);
 constexpr std::uint32_t kRunning = bit(TaskView::run_queue) | bit(TaskView::current);
-constexpr std::uint64_t kPfExiting = 0x4;  // include/linux/sched.h
+constexpr std::uint64_t kPfExiting = 0x4, kTaskNew = 0x800;  // include/linux/sched.h
 constexpr std::size_t kEvidenceBytes = 256;
 
 std::string names_of(std::uint32_t views) {
@@ -46,7 +46,8 @@ class TaskPeek {
     struct Facts {
         std::uint32_t pid = 0, tgid = 0;
         std::uint64_t start_time = 0;
-        bool exiting = false;
+        std::optional<std::uint64_t> ran_ns;
+        bool unborn = false, exiting = false;
     };
     Result<Facts> read(GuestVirt task) {
         Facts facts;
@@ -58,12 +59,16 @@ class TaskPeek {
         const bool marked = TRY(read_if_known(task, exit_state_)) != 0 ||
                             (TRY(kernel_.read(task, flags_)) & kPfExiting) != 0;
         facts.exiting = marked && TRY(read_if_known(task, mm_)) == 0;
+        // It gets its cgroup after its places in the lists, and then it is woken (copy_process(),
+        // kernel/fork.c).
+        facts.unborn = TRY(read_if_known(task, state_)) == kTaskNew;
+        if (ran_.known()) facts.ran_ns = TRY(kernel_.read(task, ran_));
         return facts;
     }
 
   private:
-    // A kernel without BTF leaves these three unknown. Then pid and address alone are the identity,
-    // and the flags alone say who is on its way out.
+    // A kernel without BTF leaves these unknown. Then pid and address alone are the identity, and
+    // the flags alone say who is on its way out.
     Result<std::uint64_t> read_if_known(GuestVirt task, const guest_linux::Field& field) {
         if (!field.known()) return 0;
         return kernel_.read(task, field);
@@ -76,6 +81,8 @@ class TaskPeek {
     guest_linux::Field exit_state_ = kernel_.field("task_struct", "exit_state");
     guest_linux::Field flags_ = kernel_.field("task_struct", "flags");
     guest_linux::Field mm_ = kernel_.field("task_struct", "mm");
+    guest_linux::Field state_ = kernel_.field("task_struct", {"__state", "state"});
+    guest_linux::Field ran_ = kernel_.field("task_struct", "se.sum_exec_runtime");
 };
 
 }  // namespace
@@ -118,13 +125,17 @@ void HiddenProcessCheck::look(Guest& guest) {
             ++coverage_.unreadable;
             continue;
         }
-        // pid 0: a CPU's idle task, which is in no list. A task on its way out leaves the views one
-        // by one, but it does not run any more; one that does is no such task.
-        if (facts->pid == 0 || (facts->exiting && (views & kRunning) == 0)) continue;
+        // pid 0: a CPU's idle task, which is in no list. A task on its way in or out is in some of
+        // the views only, but it does not run; one that does is no such task.
+        const bool runs = (views & kRunning) != 0;
+        if (facts->pid == 0 || ((facts->exiting || facts->unborn) && !runs)) continue;
         const std::uint32_t expected =
             facts->pid == facts->tgid ? kExpectedOfProcess : kExpectedOfThread;
         const std::uint32_t missing = expected & comparable & ~views;
-        if (missing != 0) now[{task, facts->pid, facts->start_time}] = {views, missing};
+        if (missing != 0) {
+            now[{task, facts->pid, facts->start_time}] = {views, missing, facts->exiting,
+                                                          facts->ran_ns};
+        }
     }
     if (coverage_.unreadable != 0 && broken_.empty()) {
         broken_ =
@@ -150,17 +161,27 @@ bool HiddenProcessCheck::is_about(const event::Finding& finding, std::uint32_t p
            finding.key.ends_with(fmt::format(":{:x}", task.value));
 }
 
+// Its parent may have reaped it before it switches away for the last time. Where nobody leaves it a
+// CPU for those few instructions, it is in a run queue for seconds and in no list.
+bool HiddenProcessCheck::only_waits_to_end(const Sighting& before, const Sighting& now) {
+    if (!before.exiting || !now.exiting) return false;
+    if (!now.ran_ns) return (now.shown & bit(TaskView::current)) == 0;
+    return before.ran_ns == now.ran_ns;
+}
+
 void HiddenProcessCheck::drop_unconfirmed(const std::map<Identity, Sighting>& now) {
     for (auto it = candidates_.begin(); it != candidates_.end();) {
         const auto again = now.find(it->first);
         const std::uint32_t missing =
             again == now.end() ? 0 : it->second.missing & again->second.missing;
-        if (missing == 0) {
+        if (missing == 0 || only_waits_to_end(it->second, again->second)) {
             it = candidates_.erase(it);
             continue;
         }
         it->second.missing = missing;
         it->second.shown |= again->second.shown;
+        it->second.exiting = again->second.exiting;
+        it->second.ran_ns = again->second.ran_ns;
         ++it;
     }
 }

@@ -66,8 +66,11 @@ class HiddenProcessCheck {
     struct Sighting {
         ViewSet shown = 0;
         ViewSet missing = 0;
+        bool exiting = false;
+        std::optional<std::uint64_t> ran_ns;  // its time on a CPU so far
     };
 
+    static bool only_waits_to_end(const Sighting& before, const Sighting& now);
     void drop_unconfirmed(const std::map<Identity, Sighting>& now);
     event::Finding finding(guest_linux::Guest& guest, const Identity& who,
                            const Sighting& sighting) const;

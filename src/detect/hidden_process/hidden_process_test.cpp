@@ -16,6 +16,7 @@ class HiddenProcess : public testing::Test {
         init_ = fake_.add_task(1, 1, "init", fake_.init_task());
         shell_ = fake_.add_task(7, 7, "sh", init_);
         thread_ = fake_.add_task(8, 7, "sh-worker", shell_);
+        fake_.add_cpu();
         fake_.finish();
         guest_ = Guest::attach(&fake_).value();
     }
@@ -128,6 +129,48 @@ TEST_F(HiddenProcess, an_exiting_process_is_no_finding) {
     fake_.unlink_from_pid_idr(7);
     fake_.write(shell_ + fake_.offset("task_struct", "exit_state"), std::uint32_t{0x20});
     EXPECT_EQ(check().outcome, event::Outcome::clean);
+}
+
+// Reaped by its parent, on its way to its last switch: where others have the CPU for seconds, it is
+// in a run queue for as long.
+TEST_F(HiddenProcess, an_exiting_process_that_waits_for_a_cpu_is_no_finding) {
+    fake_.unlink_from_task_list(shell_);
+    fake_.unlink_from_pid_idr(7);
+    fake_.unlink_from_tree(shell_);
+    fake_.unlink_from_css_set(shell_);
+    fake_.write(shell_ + fake_.offset("task_struct", "exit_state"), std::uint32_t{0x10});
+    fake_.run(shell_);
+    EXPECT_EQ(check().outcome, event::Outcome::clean);
+    EXPECT_EQ(check(/*search_ram=*/true).outcome, event::Outcome::clean);
+    // It is given the CPU once, and that is not enough.
+    const GuestVirt runtime = shell_ + fake_.offset("task_struct", "se") +
+                              fake_.offset("sched_entity", "sum_exec_runtime");
+    between_looks = [&](unsigned look) {
+        if (look == 1) fake_.write(runtime, std::uint64_t{4'000'000});
+    };
+    EXPECT_EQ(check().outcome, event::Outcome::clean);
+}
+
+TEST_F(HiddenProcess, who_is_being_forked_is_no_finding_before_it_runs) {
+    fake_.unlink_from_css_set(shell_);
+    fake_.write(shell_ + fake_.offset("task_struct", "__state"), std::uint32_t{0x800});
+    EXPECT_EQ(check().outcome, event::Outcome::clean);
+    fake_.run(shell_);
+    EXPECT_EQ(check().outcome, event::Outcome::finding);
+}
+
+TEST_F(HiddenProcess, who_is_marked_as_exiting_but_runs_on_and_on_is_found) {
+    fake_.unlink_from_pid_idr(7);
+    fake_.write(shell_ + fake_.offset("task_struct", "exit_state"), std::uint32_t{0x10});
+    fake_.run(shell_);
+    const GuestVirt runtime = shell_ + fake_.offset("task_struct", "se") +
+                              fake_.offset("sched_entity", "sum_exec_runtime");
+    between_looks = [&](unsigned look) {
+        fake_.write(runtime, std::uint64_t{4'000'000} * (look + 1));
+    };
+    const auto report = check();
+    ASSERT_EQ(report.findings.size(), 1u);
+    EXPECT_EQ(evidence(report.findings[0], "missing in"), "pid_idr");
 }
 
 TEST_F(HiddenProcess, a_broken_view_accuses_nobody_and_is_not_clean) {
