@@ -335,82 +335,78 @@ std::uint32_t FakeGuest::offset(std::string_view structure, std::string_view mem
     return found->second;
 }
 
-void FakeGuest::build_types() {
-    const std::uint32_t u8 = btf_.add_int("char", 1), u32 = btf_.add_int("int", 4),
-                        u64 = btf_.add_int("long", 8);
-    const std::uint32_t pointer = btf_.add_pointer(0);
-    const auto define = [&](std::string_view name, std::vector<FakeBtf::Member> members,
-                            std::uint32_t size) {
-        for (const FakeBtf::Member& member : members) {
-            offsets_[std::string(name) + "." + member.name] = member.offset_bits / 8;
+void FakeGuest::define(std::string_view name, std::uint32_t size_bytes, std::string_view members) {
+    std::vector<FakeBtf::Member> list;
+    while (!members.empty()) {
+        // "member:type@offset" or "member:type[count]@offset"
+        const std::string_view one = members.substr(0, members.find(' '));
+        members.remove_prefix(std::min(members.size(), one.size() + 1));
+        const std::size_t colon = one.find(':'), at = one.find('@');
+        CHECK(colon < at && at != std::string_view::npos);
+        const std::string_view member = one.substr(0, colon);
+        std::string_view type_name = one.substr(colon + 1, at - colon - 1);
+        const auto number = [](std::string_view text) {
+            return static_cast<std::uint32_t>(std::stoul(std::string(text)));
+        };
+        std::uint32_t count = 0;
+        if (const std::size_t bracket = type_name.find('['); bracket != std::string_view::npos) {
+            count = number(type_name.substr(bracket + 1));
+            type_name = type_name.substr(0, bracket);
         }
-        sizes_[std::string(name)] = size;
-        return btf_.add_struct(name, size, members);
-    };
-    const std::uint32_t list =
-        define("list_head", {{"next", pointer, 0}, {"prev", pointer, 64}}, 16);
-    const std::uint32_t hnode =
-        define("hlist_node", {{"next", pointer, 0}, {"pprev", pointer, 64}}, 16);
-    const std::uint32_t comm = btf_.add_array(u8, 16);
-    const std::uint32_t links = btf_.add_array(hnode, 4), heads = btf_.add_array(pointer, 4);
-    const std::uint32_t slots = btf_.add_array(pointer, 64), states = btf_.add_array(pointer, 1);
-    const std::uint32_t upid = define("upid", {{"nr", u32, 0}, {"ns", pointer, 64}}, 16);
-    const std::uint32_t numbers = btf_.add_array(upid, 1);
-    define("pid", {{"level", u32, 32}, {"tasks", heads, 128}, {"numbers", numbers, 512}}, 80);
-    const std::uint32_t xarray = define("xarray", {{"xa_head", pointer, 64}}, 16);
-    define("xa_node", {{"shift", u8, 0}, {"slots", slots, 64 * 5}}, 40 + 512);
-    const std::uint32_t idr = define("idr", {{"idr_rt", xarray, 0}}, 24);
-    define("pid_namespace", {{"idr", idr, 64}}, 64);
-    define("signal_struct", {{"nr_threads", u32, 64}, {"thread_head", list, 128}}, 64);
-    define("css_set",
-           {{"tasks", list, 0},
-            {"mg_tasks", list, 128},
-            {"hlist", hnode, 256},
-            {"subsys", states, 384},
-            {"dying_tasks", list, 512}},
-           80);
-    const std::uint32_t thread = define("thread_struct", {{"sp", u64, 0}}, 64);
-    const std::uint32_t entity = define("sched_entity", {{"sum_exec_runtime", u64, 64}}, 32);
+        const auto type = types_.find(type_name);
+        CHECK(type != types_.end());
+        const std::uint32_t id = count == 0 ? type->second : btf_.add_array(type->second, count);
+        const std::uint32_t offset = number(one.substr(at + 1));
+        list.push_back({std::string(member), id, 8 * offset});
+        offsets_[std::string(name) + "." + std::string(member)] = offset;
+    }
+    const bool anonymous = name.starts_with('?');
+    types_[std::string(name)] =
+        btf_.add_struct(anonymous ? "" : name, size_bytes, list, /*is_union=*/anonymous);
+}
+
+void FakeGuest::build_types() {
+    types_["char"] = btf_.add_int("char", 1);
+    types_["short"] = btf_.add_int("short", 2);
+    types_["int"] = btf_.add_int("int", 4);
+    types_["long"] = btf_.add_int("long", 8);
+    types_["ptr"] = btf_.add_pointer(0);
+    define("list_head", 16, "next:ptr@0 prev:ptr@8");
+    define("hlist_node", 16, "next:ptr@0 pprev:ptr@8");
+    define("upid", 16, "nr:int@0 ns:ptr@8");
+    define("pid", 80, "level:int@4 tasks:ptr[4]@16 numbers:upid[1]@64");
+    define("xarray", 16, "xa_head:ptr@8");
+    define("xa_node", 40 + 512, "shift:char@0 slots:ptr[64]@40");
+    define("idr", 24, "idr_rt:xarray@0");
+    define("pid_namespace", 64, "idr:idr@8");
+    define("signal_struct", 64, "nr_threads:int@8 thread_head:list_head@16");
+    define("css_set", 80,
+           "tasks:list_head@0 mg_tasks:list_head@16 hlist:hlist_node@32 subsys:ptr[1]@48 "
+           "dying_tasks:list_head@64");
+    define("thread_struct", 64, "sp:long@0");
+    define("sched_entity", 32, "sum_exec_runtime:long@8");
     // An anonymous union around exit_state, to be looked through.
-    const std::uint32_t inner = btf_.add_struct("", 8, {{"exit_state", u32, 0}}, true);
-    offsets_["task_struct.exit_state"] = 16;
-    define("task_struct",
-           {{"__state", u32, 0},
-            {"flags", u32, 32},
-            {"", inner, 128},
-            {"mm", pointer, 192},
-            {"tasks", list, 256},
-            {"start_boottime", u64, 384},
-            {"pid", u32, 448},
-            {"tgid", u32, 480},
-            {"real_parent", pointer, 512},
-            {"parent", pointer, 576},
-            {"children", list, 640},
-            {"sibling", list, 768},
-            {"group_leader", pointer, 896},
-            {"thread_pid", pointer, 960},
-            {"pid_links", links, 1024},
-            {"thread_node", list, 1536},
-            {"cg_list", list, 1664},
-            {"signal", pointer, 1792},
-            {"cgroups", pointer, 1856},
-            {"comm", comm, 1920},
-            {"stack", pointer, 2048},
-            {"sched_class", pointer, 2112},
-            {"on_cpu", u32, 2176},
-            {"thread", thread, 2240},
-            {"files", pointer, 2752},
-            {"se", entity, 2816}},
-           384);
-    define("rq", {{"curr", pointer, 0}}, 8);
-    define("files_struct", {{"fdt", pointer, 0}}, 8);
-    define("fdtable", {{"max_fds", u32, 0}, {"fd", pointer, 64}}, 16);
-    define("file", {{"f_flags", u32, 0}, {"f_pos", u64, 64}, {"f_inode", pointer, 128}}, 24);
-    define("inactive_task_frame", {{"ret_addr", u64, 64 * 6}}, 56);
-    define("page", {{"flags", u64, 0}}, kStructPageBytes);
-    define("slab", {{"slab_cache", pointer, 64}}, kStructPageBytes);
-    const std::uint32_t order = define("kmem_cache_order_objects", {{"x", u32, 0}}, 4);
-    define("kmem_cache", {{"size", u32, 0}, {"oo", order, 32}, {"min", order, 64}}, 64);
+    define("?exit", 8, "exit_state:int@0");
+    define("task_struct", 392,
+           "__state:int@0 flags:int@4 :?exit@16 mm:ptr@24 tasks:list_head@32 "
+           "start_boottime:long@48 pid:int@56 tgid:int@60 real_parent:ptr@64 parent:ptr@72 "
+           "children:list_head@80 sibling:list_head@96 group_leader:ptr@112 thread_pid:ptr@120 "
+           "pid_links:hlist_node[4]@128 thread_node:list_head@192 cg_list:list_head@208 "
+           "signal:ptr@224 cgroups:ptr@232 comm:char[16]@240 stack:ptr@256 sched_class:ptr@264 "
+           "on_cpu:int@272 thread:thread_struct@280 files:ptr@344 se:sched_entity@352 "
+           "nsproxy:ptr@384");
+    offsets_["task_struct.exit_state"] = offset("task_struct", "") + offset("?exit", "exit_state");
+    define("rq", 8, "curr:ptr@0");
+    define("files_struct", 8, "fdt:ptr@0");
+    define("fdtable", 16, "max_fds:int@0 fd:ptr@8");
+    define("path", 16, "mnt:ptr@0 dentry:ptr@8");
+    define("file", 40, "f_flags:int@0 f_pos:long@8 f_inode:ptr@16 f_path:path@24");
+    define("inactive_task_frame", 56, "ret_addr:long@48");
+    define("page", kStructPageBytes, "flags:long@0");
+    define("slab", kStructPageBytes, "slab_cache:ptr@8");
+    define("kmem_cache_order_objects", 4, "x:int@0");
+    define("kmem_cache", 64,
+           "size:int@0 oo:kmem_cache_order_objects@4 min:kmem_cache_order_objects@8");
 }
 
 GuestVirt FakeGuest::add_function(std::string_view name, std::string_view code) {
@@ -552,8 +548,9 @@ FakeGuest::System FakeGuest::add_system() {
     for (std::uint32_t pid = 3; pid < 9; ++pid) {
         add_task(pid, pid, fmt::format("kworker/{}", pid), kthreadd);
     }
-    for (std::uint32_t pid = 20; pid < 30; ++pid) add_task(pid, pid, "daemon", init);
-    return {init, kthreadd};
+    const GuestVirt daemon = add_task(20, 20, "daemon", init);
+    for (std::uint32_t pid = 21; pid < 30; ++pid) add_task(pid, pid, "daemon", init);
+    return {init, kthreadd, daemon};
 }
 
 GuestVirt FakeGuest::add_task(std::uint32_t pid, std::uint32_t tgid, std::string_view comm,

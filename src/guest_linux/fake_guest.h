@@ -100,6 +100,10 @@ class FakeGuest final : public guest_memory::GuestMemory {
     std::function<bool(GuestPhys)> is_hole;
 
     // ---- building: data of the image, then finish() once
+    // A struct of this kernel's types: "next:ptr@0 name:char[16]@8 node:list_head@24", with offsets
+    // in bytes. Types are ptr, char, short, int, long, and structs that are defined already; one
+    // whose name begins with '?' is an anonymous union.
+    void define(std::string_view name, std::uint32_t size_bytes, std::string_view members);
     void add_symbol(std::string name, char type, std::uint64_t address);
     // Bytes in the image's data or in the direct map; the address is virtual.
     GuestVirt allocate(std::size_t size_bytes, std::size_t alignment = 64);
@@ -118,6 +122,7 @@ class FakeGuest final : public guest_memory::GuestMemory {
     // where there is no BTF.
     struct System {
         GuestVirt init, kthreadd;
+        GuestVirt daemon;  // pid 20, a child of init
     };
     System add_system();
     GuestVirt init_task() const { return init_task_; }
@@ -135,6 +140,10 @@ class FakeGuest final : public guest_memory::GuestMemory {
     void unlink_from_pid_idr(std::uint32_t pid);
     void unlink_from_css_set(GuestVirt task);
     void unlink_from_tree(GuestVirt task);
+
+    void list_init(GuestVirt head);
+    void list_add_tail(GuestVirt node, GuestVirt head);
+    void list_remove(GuestVirt node);
 
     template <typename T>
     void write(GuestVirt at, T value) {
@@ -161,9 +170,6 @@ class FakeGuest final : public guest_memory::GuestMemory {
     void build_types();
     void build_init_task();
     void build_scheduler();
-    void list_init(GuestVirt head);
-    void list_add_tail(GuestVirt node, GuestVirt head);
-    void list_remove(GuestVirt node);
 
     Options options_;
     std::vector<std::byte> ram_;
@@ -173,8 +179,7 @@ class FakeGuest final : public guest_memory::GuestMemory {
     GuestPhys root_;
     std::vector<FakeSymbol> symbols_;
     FakeBtf btf_;
-    std::map<std::string, std::uint32_t, std::less<>> offsets_;
-    std::map<std::string, std::uint32_t, std::less<>> sizes_;
+    std::map<std::string, std::uint32_t, std::less<>> types_, offsets_;
     GuestVirt init_task_, css_set_, css_set_table_, pid_ns_, idr_node_;
     GuestVirt run_queue_, sched_class_, task_cache_, struct_pages_, tasks_;
     std::uint64_t function_next_ = 0, next_task_ = 0;

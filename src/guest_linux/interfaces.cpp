@@ -75,8 +75,11 @@ class InterfaceReader {
         const GuestVirt in_device = TRY(kernel_.read_pointer(device, ip_));
         if (!in_device) return {};
         GuestVirt address = TRY(kernel_.read_pointer(in_device, v4_list_));
+        CircleGuard circle;
         for (std::size_t step = 0; address; ++step) {
-            if (step >= limits::kMaxListSteps) return fail(Code::limit, "too many addresses");
+            if (step >= limits::kMaxListSteps || circle.closes_at(address)) {
+                return fail(Code::limit, "too many addresses of an interface, or a circle of them");
+            }
             char text[INET_ADDRSTRLEN] = "";
             const auto raw = static_cast<std::uint32_t>(TRY(kernel_.read(address, v4_local_)));
             ::inet_ntop(AF_INET, &raw, text, sizeof text);

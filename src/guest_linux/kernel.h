@@ -50,6 +50,25 @@ struct Lacking {
     std::function<void(std::string_view structure, std::string_view path, Field&)> alter;
 };
 
+// Of a walk from node to node: whether it goes in a circle. Brent's algorithm, which notices it
+// within twice the circle's length and keeps one node in mind.
+class CircleGuard {
+  public:
+    bool closes_at(GuestVirt node) {
+        if (node == seen_) return true;
+        if (++since_ == power_) {
+            seen_ = node;
+            power_ *= 2;
+            since_ = 0;
+        }
+        return false;
+    }
+
+  private:
+    GuestVirt seen_{~std::uint64_t{0}};
+    std::size_t power_ = 1, since_ = 0;
+};
+
 // What was read, or why it could not be.
 template <typename T>
 event::Observed<T> observed(Result<T> result) {
@@ -180,20 +199,15 @@ class Kernel {
 template <typename Visit>
 Result<void> Kernel::walk_list(GuestVirt head, Visit&& visit, std::size_t max_steps) {
     GuestVirt node = TRY(memory_.read<GuestVirt>(head));
-    // Brent's algorithm: a ring that does not contain head is noticed within twice its length.
-    GuestVirt seen = node;
-    std::size_t power = 1, since = 0;
+    CircleGuard circle;  // one without the head
     for (std::size_t step = 0; node != head; ++step) {
         if (step >= max_steps) return fail(Code::limit, "a kernel list is longer than its bound");
         if (node.value == 0) return fail(Code::malformed, "a kernel list ends in a null pointer");
+        if (circle.closes_at(node)) {
+            return fail(Code::malformed, "a kernel list is cyclic without its head");
+        }
         if (!visit(node)) return {};
         node = TRY(memory_.read<GuestVirt>(node));
-        if (node == seen) return fail(Code::malformed, "a kernel list is cyclic without its head");
-        if (++since == power) {
-            seen = node;
-            power *= 2;
-            since = 0;
-        }
     }
     return {};
 }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <unordered_set>
 
 namespace underseer::guest_linux {
 
@@ -66,11 +67,14 @@ Result<std::vector<GuestVirt>> MemoryMaps::maple_entries(GuestVirt tree) {
     if (root != 0 && !is_node(root)) entries.push_back(GuestVirt{root});
     std::vector<Pending> stack;
     if (is_node(root)) stack.push_back({root, 0, ~0ull, 0});
-    std::size_t nodes = 0;
+    std::unordered_set<std::uint64_t> nodes;
     while (!stack.empty()) {
         const Pending top = stack.back();
         stack.pop_back();
-        if (top.depth > limits::kMaxTreeDepth || ++nodes > limits::kMaxVmasPerProcess) {
+        if (!nodes.insert(top.node).second) {
+            return fail(Code::malformed, "the tree of mappings leads into itself");
+        }
+        if (top.depth > limits::kMaxTreeDepth || nodes.size() > limits::kMaxVmasPerProcess) {
             return fail(Code::limit, "the tree of mappings is deeper or larger than it can be");
         }
         const auto type = static_cast<unsigned>((top.node >> 3) & 0xf);
@@ -112,9 +116,11 @@ Result<std::vector<GuestVirt>> MemoryMaps::areas(GuestVirt mm) {
     if (f_.mm_mt.known()) return maple_entries(mm + f_.mm_mt.offset);
     std::vector<GuestVirt> list;
     GuestVirt area = TRY(kernel_->read_pointer(mm, f_.mmap));
+    CircleGuard circle;
     while (area) {
-        if (list.size() >= limits::kMaxVmasPerProcess)
-            return fail(Code::limit, "too many mappings");
+        if (list.size() >= limits::kMaxVmasPerProcess || circle.closes_at(area)) {
+            return fail(Code::limit, "too many mappings, or a circle of them");
+        }
         list.push_back(area);
         area = TRY(kernel_->read_pointer(area, f_.next));
     }

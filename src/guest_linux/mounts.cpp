@@ -52,11 +52,15 @@ class MountReader {
             return mounts;
         }
         std::vector<std::uint64_t> stack{TRY(kernel_.read(ns, ns_tree_))};
+        std::unordered_set<GuestVirt> seen;
         while (!stack.empty()) {
             const GuestVirt node{stack.back()};
             stack.pop_back();
             if (!node) continue;
             if (mounts.size() > limits::kMaxListSteps) return fail(Code::limit, "too many mounts");
+            if (!seen.insert(node).second) {
+                return fail(Code::malformed, "the tree of mounts leads into itself");
+            }
             mounts.push_back(node - tree_node_.offset);
             // struct rb_node {__rb_parent_color, rb_right, rb_left}
             stack.push_back(TRY(kernel_.memory().read<std::uint64_t>(node + 8)));

@@ -107,8 +107,11 @@ class SocketReader {
     // hlist_nulls: an odd pointer ends the chain (include/linux/list_nulls.h).
     template <typename Visit>
     Result<void> walk_nulls(std::uint64_t node, const Field& member, Visit&& visit) {
+        CircleGuard circle;
         for (std::size_t step = 0; node != 0 && (node & 1) == 0; ++step) {
-            if (step >= limits::kMaxListSteps) return fail(Code::limit, "a socket chain is cyclic");
+            if (step >= limits::kMaxListSteps || circle.closes_at(GuestVirt{node})) {
+                return fail(Code::limit, "a chain of sockets is too long, or a circle");
+            }
             visit(GuestVirt{node} - member.offset);
             node = TRY(kernel_.memory().read<std::uint64_t>(GuestVirt{node}));
         }

@@ -280,7 +280,7 @@ Result<void> TaskViews::walk_idr(GuestVirt idr, std::vector<GuestVirt>& pids) {
         std::size_t depth;
     };
     std::vector<Pending> stack{{TRY(kernel_->read(idr, f_.xa_head)), 0}};
-    std::size_t nodes = 0;
+    std::unordered_set<std::uint64_t> nodes;
     while (!stack.empty()) {
         const Pending top = stack.back();
         stack.pop_back();
@@ -290,7 +290,10 @@ Result<void> TaskViews::walk_idr(GuestVirt idr, std::vector<GuestVirt>& pids) {
             continue;
         }
         if (top.entry <= kXaLastNonNode) continue;
-        if (top.depth > limits::kMaxTreeDepth || ++nodes > limits::kMaxTasks / 8) {
+        if (!nodes.insert(top.entry).second) {
+            return fail(Code::malformed, "the pid IDR leads into itself");
+        }
+        if (top.depth > limits::kMaxTreeDepth || nodes.size() > limits::kMaxTasks / 8) {
             return fail(Code::limit, "the pid IDR is deeper or larger than it can be");
         }
         std::array<std::uint64_t, kXaSlots> slots;
@@ -370,8 +373,11 @@ Result<void> TaskViews::walk_css_sets(std::vector<GuestVirt>& out) {
     std::size_t sets = 0;
     Result<void> worst;
     for (const std::uint64_t first : buckets) {
+        CircleGuard circle;
         for (GuestVirt node{first}; node;) {
-            if (++sets > limits::kMaxListSteps) return fail(Code::limit, "too many css_sets");
+            if (++sets > limits::kMaxListSteps || circle.closes_at(node)) {
+                return fail(Code::limit, "too many css_sets, or a circle of them");
+            }
             const GuestVirt css = container(node, f_.css_hlist);
             for (const Field& list : {f_.css_tasks, f_.css_mg_tasks, f_.css_dying_tasks}) {
                 auto walked = kernel_->walk_list(
@@ -424,12 +430,14 @@ Result<void> TaskViews::walk_rt_queue(GuestVirt rt_rq, std::vector<GuestVirt>& o
 template <typename Visit>
 Result<void> TaskViews::walk_rb_tree(std::uint64_t root, Visit&& visit) {
     std::vector<std::uint64_t> stack{root};
-    std::size_t steps = 0;
+    std::unordered_set<GuestVirt> seen;
     while (!stack.empty()) {
         const GuestVirt node{stack.back()};
         stack.pop_back();
         if (!node) continue;
-        if (++steps > limits::kMaxListSteps) return fail(Code::limit, "a kernel tree is cyclic");
+        if (!seen.insert(node).second || seen.size() > limits::kMaxListSteps) {
+            return fail(Code::limit, "a kernel tree is too large, or leads into itself");
+        }
         stack.push_back(TRY(kernel_->memory().read<std::uint64_t>(node + 8)));
         stack.push_back(TRY(kernel_->memory().read<std::uint64_t>(node + 16)));
         TRY(visit(node));

@@ -4,31 +4,46 @@
 
 namespace underseer::testing {
 
-Answers all_answers(guest_linux::Guest& guest, Search search) {
+Answers all_answers(guest_linux::Guest& guest, Search search, std::string_view only) {
     guest.new_epoch();
     Answers all;
-    event::SystemInfo info = guest.info();
-    info.notes.clear();  // they say what is missing
-    all.add("info", "", info);
+    const auto wanted = [&](std::string_view topic) { return only.empty() || only == topic; };
+    if (wanted("info")) {
+        event::SystemInfo info = guest.info();
+        info.notes.clear();  // they say what is missing
+        all.add("info", "", info);
+    }
     const auto at = [](const auto& item) { return fmt::format("{:#x}", item.address); };
-    all.add_all<event::Task>("tasks", guest.tasks({.environment = true}), at);
-    all.add_all<event::Module>("modules", guest.modules(), at);
-    all.add_all<event::Socket>("sockets", guest.sockets(), at);
-    all.add_all<event::OpenFile>("files", guest.open_files(std::nullopt), [](const auto& file) {
-        return fmt::format("pid {} fd {}", file.pid, file.fd);
-    });
-    all.add_all<event::Vma>("maps", guest.memory_maps(std::nullopt), [](const auto& area) {
-        return fmt::format("pid {} {:#x}", area.pid, area.begin);
-    });
-    all.add_all<event::Mount>("mounts", guest.mounts(), [](const auto& mount) {
-        return fmt::format("namespace {} mount {}", mount.mnt_namespace, mount.id);
-    });
-    all.add_all<event::NetworkInterface>("interfaces", guest.interfaces(), [](const auto& item) {
-        return fmt::format("namespace {} interface {}", item.net_namespace, item.index);
-    });
-    all.add_all<event::KernelLogLine>("log", guest.kernel_log(), [](const auto& line) {
-        return fmt::format("line {}", line.sequence);
-    });
+    if (wanted("tasks")) all.add_all<event::Task>("tasks", guest.tasks({.environment = true}), at);
+    if (wanted("modules")) all.add_all<event::Module>("modules", guest.modules(), at);
+    if (wanted("sockets")) all.add_all<event::Socket>("sockets", guest.sockets(), at);
+    if (wanted("files")) {
+        all.add_all<event::OpenFile>("files", guest.open_files(std::nullopt), [](const auto& file) {
+            return fmt::format("pid {} fd {}", file.pid, file.fd);
+        });
+    }
+    if (wanted("maps")) {
+        all.add_all<event::Vma>("maps", guest.memory_maps(std::nullopt), [](const auto& area) {
+            return fmt::format("pid {} {:#x}", area.pid, area.begin);
+        });
+    }
+    if (wanted("mounts")) {
+        all.add_all<event::Mount>("mounts", guest.mounts(), [](const auto& mount) {
+            return fmt::format("namespace {} mount {}", mount.mnt_namespace, mount.id);
+        });
+    }
+    if (wanted("interfaces")) {
+        const auto which = [](const auto& item) {
+            return fmt::format("namespace {} interface {}", item.net_namespace, item.index);
+        };
+        all.add_all<event::NetworkInterface>("interfaces", guest.interfaces(), which);
+    }
+    if (wanted("log")) {
+        all.add_all<event::KernelLogLine>("log", guest.kernel_log(), [](const auto& line) {
+            return fmt::format("line {}", line.sequence);
+        });
+    }
+    if (!only.empty()) return all;
     auto views = guest.task_views();
     if (search == Search::ram)
         views.push_back(guest.ram_scan(guest.find_task_places(views), views));

@@ -8,6 +8,7 @@
 #include <map>
 #include <set>
 #include <string>
+#include <string_view>
 
 #include "guest_linux/guest.h"
 
@@ -52,7 +53,9 @@ struct Answers {
 // A search of RAM takes longer than all the rest together.
 enum class Search { no, ram };
 
-Answers all_answers(guest_linux::Guest& guest, Search search = Search::no);
+// `only`: of one topic ("modules"); else of all, and of every view of the tasks.
+Answers all_answers(guest_linux::Guest& guest, Search search = Search::no,
+                    std::string_view only = "");
 
 // Says what is wrong in `said`: fields that differ from the truth, and ones that are missing
 // without a gap that the whole answers do not have too.
