@@ -1,6 +1,7 @@
 // Processes that no list shows any more but want the CPU: each queue of the scheduler in which such
 // a one can wait, in real guests.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <functional>
 
@@ -42,6 +43,7 @@ class RunQueues : public HiddenProcesses {
         constexpr int kTries = 400;
         int tries = 0;
         vm_->pause();
+        rootkit_->kernel().new_epoch();
         for (; !holds() && tries < kTries; ++tries) {
             vm_->resume();
             ::usleep(7000);
@@ -56,7 +58,11 @@ class RunQueues : public HiddenProcesses {
         const auto report = check();
         rootkit_->undo();
         vm_->resume();
-        ASSERT_EQ(report.findings.size(), 1u) << report.reason;
+        ASSERT_EQ(report.findings.size(), 1u)
+            << report.reason
+            << fmt::format("; {} tasks looked at, gaps: {}; at the {}. pause",
+                           report.coverage.looked_at, fmt::join(report.coverage.gaps, ", "),
+                           tries + 1);
         EXPECT_EQ(report.findings[0].subject, fmt::format("workload (pid {})", victim_));
         const std::string& shown_by = report.findings[0].evidence[0].text;
         EXPECT_NE(shown_by.find("run_queue"), std::string::npos) << shown_by;
