@@ -482,11 +482,12 @@ GuestVirt FakeGuest::direct(GuestVirt at) const {
 
 void FakeGuest::add_cpu() {
     run_queue_ = allocate(64);
-    const GuestVirt offsets = allocate(8), possible = allocate(8);
-    write(possible, std::uint64_t{1});
+    cpu_mask_ = allocate(8);
+    const GuestVirt offsets = allocate(8);
+    write(cpu_mask_, std::uint64_t{1});
     add_symbol("runqueues", 'A', run_queue_.value);  // the per-CPU offset is 0
     add_symbol("__per_cpu_offset", 'D', offsets.value);
-    add_symbol("__cpu_possible_mask", 'D', possible.value);
+    add_symbol("__cpu_possible_mask", 'D', cpu_mask_.value);
 }
 
 void FakeGuest::run(GuestVirt task) {

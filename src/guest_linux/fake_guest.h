@@ -132,6 +132,7 @@ class FakeGuest final : public guest_memory::GuestMemory {
     GuestVirt direct(GuestVirt at) const;
     // One CPU; to be called before finish(). Which task runs on it.
     void add_cpu();
+    GuestVirt cpu_mask() const { return cpu_mask_; }
     void run(GuestVirt task);
     // A task with a kernel stack as one that sleeps has, in a slab of task_structs.
     void make_real(GuestVirt task);
@@ -181,7 +182,7 @@ class FakeGuest final : public guest_memory::GuestMemory {
     FakeBtf btf_;
     std::map<std::string, std::uint32_t, std::less<>> types_, offsets_;
     GuestVirt init_task_, css_set_, css_set_table_, pid_ns_, idr_node_;
-    GuestVirt run_queue_, sched_class_, task_cache_, struct_pages_, tasks_;
+    GuestVirt run_queue_, cpu_mask_, sched_class_, task_cache_, struct_pages_, tasks_;
     std::uint64_t function_next_ = 0, next_task_ = 0;
     std::uint64_t reads_ = 0;
 };

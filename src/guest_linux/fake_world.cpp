@@ -6,7 +6,7 @@
 #include <array>
 #include <cstring>
 #include <map>
-#include <tuple>
+#include <span>
 
 namespace underseer::guest_linux {
 
@@ -16,6 +16,98 @@ constexpr std::uint32_t kDaemon = 20;  // the process of FakeGuest::add_system()
 constexpr std::uint32_t kMountNamespace = 4026531841, kNetNamespace = 4026531840;
 constexpr std::uint32_t kRegular = 0100644, kDirectory = 040755, kSocketMode = 0140777;
 constexpr std::uint64_t kListPoison1 = 0xdead000000000100, kListPoison2 = 0xdead000000000122;
+
+struct Struct {
+    std::string_view name;
+    std::uint32_t size_bytes;
+    std::string_view members;  // as FakeGuest::define() wants them
+};
+
+constexpr Struct kStructs[] = {
+    {"atomic_t", 4, "counter:int@0"},
+    {"atomic_long_t", 8, "counter:long@0"},
+    {"rb_node", 24, "__rb_parent_color:long@0 rb_right:ptr@8 rb_left:ptr@16"},
+    {"rb_root", 8, "rb_node:ptr@0"},
+    {"ns_common", 16, "ops:ptr@0 inum:int@8"},
+    // modules
+    {"module_use", 48, "source_list:list_head@0 target_list:list_head@16 source:ptr@32"},
+    // file systems
+    {"file_system_type", 16, "name:ptr@0"},
+    {"super_block", 48, "s_dev:int@0 s_type:ptr@8 s_subtype:ptr@16"},
+    {"inode", 48, "i_mode:short@0 i_sb:ptr@8 i_ino:long@16 i_private:ptr@24"},
+    {"qstr", 16, "len:int@4 name:ptr@8"},
+    {"dentry", 64, "d_hash:hlist_node@0 d_parent:ptr@16 d_name:qstr@24 d_inode:ptr@40"},
+    {"vfsmount", 24, "mnt_root:ptr@0 mnt_sb:ptr@8 mnt_flags:int@16"},
+    {"nsproxy", 16, "mnt_ns:ptr@8"},
+    // mappings
+    {"vm_special_mapping", 8, "name:ptr@0"},
+    {"maple_tree", 16, "ma_root:ptr@8"},
+    {"maple_range_64", 256, "parent:ptr@0 pivot:long[15]@8 slot:ptr[16]@128"},
+    {"maple_arange_64", 256, "parent:ptr@0 pivot:long[9]@8 slot:ptr[10]@80"},
+    // interfaces
+    {"net", 64, "list:list_head@0 ns:ns_common@16 dev_base_head:list_head@32"},
+    {"net_device", 128,
+     "name:char[16]@0 dev_list:list_head@16 ifindex:int@32 flags:int@36 mtu:int@40 "
+     "promiscuity:int@44 dev_addr:ptr@48 addr_len:char@56 perm_addr:char[32]@64 ip_ptr:ptr@96 "
+     "ip6_ptr:ptr@104"},
+    {"in_device", 8, "ifa_list:ptr@0"},
+    {"in_ifaddr", 16, "ifa_next:ptr@0 ifa_local:int@8 ifa_prefixlen:char@12"},
+    {"inet6_dev", 24, "addr_list:list_head@8"},
+    {"inet6_ifaddr", 40, "addr:char[16]@0 prefix_len:int@16 if_list:list_head@24"},
+    // sockets
+    {"possible_net_t", 8, "net:ptr@0"},
+    {"sock_common", 112,
+     "skc_daddr:int@0 skc_rcv_saddr:int@4 skc_dport:short@8 skc_num:short@10 skc_family:short@12 "
+     "skc_state:char@14 skc_net:possible_net_t@16 skc_v6_daddr:char[16]@24 "
+     "skc_v6_rcv_saddr:char[16]@40 skc_nulls_node:hlist_node@56"},
+    {"sock", 160,
+     "__sk_common:sock_common@0 sk_type:short@112 sk_protocol:short@114 sk_uid:int@116 "
+     "sk_socket:ptr@120"},
+    {"socket", 32, "sk:ptr@24"},
+    {"socket_alloc", 80, "socket:socket@0 vfs_inode:inode@32"},
+    {"unix_address", 128, "len:int@4 name:char[112]@8"},
+    {"unix_sock", 192, "sk:sock@0 addr:ptr@160 peer:ptr@168"},
+    {"inet_hashinfo", 16, "ehash:ptr@0 ehash_mask:int@8"},
+    // log
+    {"prb_data_blk_lpos", 16, "begin:long@0 next:long@8"},
+    {"prb_desc", 24, "state_var:atomic_long_t@0 text_blk_lpos:prb_data_blk_lpos@8"},
+    {"prb_data_ring", 16, "size_bits:int@0 data:ptr@8"},
+    {"prb_desc_ring", 40,
+     "count_bits:int@0 descs:ptr@8 infos:ptr@16 head_id:atomic_long_t@24 tail_id:atomic_long_t@32"},
+    {"printk_ringbuffer", 56, "desc_ring:prb_desc_ring@0 text_data_ring:prb_data_ring@40"},
+    {"printk_info", 24,
+     "seq:long@0 ts_nsec:long@8 text_len:short@16 facility:char@18 level:char@19"},
+};
+
+// What changed: include/linux/module.h in 6.4, fs/mount.h in 6.8, include/linux/mm_types.h in 6.1.
+constexpr Struct kOldStructs[] = {
+    {"module_layout", 16, "base:ptr@0 size:int@8"},
+    {"module", 256,
+     "state:int@0 list:list_head@8 name:char[56]@24 taints:long@80 source_list:list_head@88 "
+     "refcnt:atomic_t@104 core_layout:module_layout@112 init_layout:module_layout@128"},
+    {"mount", 128,
+     "mnt_parent:ptr@0 mnt_mountpoint:ptr@8 mnt:vfsmount@16 mnt_devname:ptr@40 mnt_id:int@48 "
+     "mnt_list:list_head@56"},
+    {"mnt_namespace", 48, "ns:ns_common@0 list:list_head@16"},
+    {"mm_struct", 64, "mmap:ptr@0 start_brk:long@16 brk:long@24 start_stack:long@32"},
+    {"vm_area_struct", 72,
+     "vm_start:long@0 vm_end:long@8 vm_flags:long@16 vm_file:ptr@24 vm_pgoff:long@32 vm_ops:ptr@40 "
+     "vm_private_data:ptr@48 vm_next:ptr@56"},
+};
+constexpr Struct kRecentStructs[] = {
+    {"module_memory", 16, "base:ptr@0 size:int@8"},
+    {"module", 256,
+     "state:int@0 list:list_head@8 name:char[56]@24 taints:long@80 source_list:list_head@88 "
+     "refcnt:atomic_t@104 mem:module_memory[7]@112"},
+    {"mount", 128,
+     "mnt_parent:ptr@0 mnt_mountpoint:ptr@8 mnt:vfsmount@16 mnt_devname:ptr@40 mnt_id:int@48 "
+     "mnt_node:rb_node@56"},
+    {"mnt_namespace", 48, "ns:ns_common@0 mounts:rb_root@16"},
+    {"mm_struct", 64, "mm_mt:maple_tree@0 start_brk:long@16 brk:long@24 start_stack:long@32"},
+    {"vm_area_struct", 72,
+     "vm_start:long@0 vm_end:long@8 vm_flags:long@16 vm_file:ptr@24 vm_pgoff:long@32 vm_ops:ptr@40 "
+     "vm_private_data:ptr@48"},
+};
 
 }  // namespace
 
@@ -73,84 +165,11 @@ void FakeWorld::leave_list(std::string topic, GuestVirt node) {
 }
 
 void FakeWorld::define_types() {
-    FakeGuest& g = guest_;
-    g.define("atomic_t", 4, "counter:int@0");
-    g.define("atomic_long_t", 8, "counter:long@0");
-    // ---- modules
-    g.define("module_memory", 16, "base:ptr@0 size:int@8");
-    g.define("module_layout", 16, "base:ptr@0 size:int@8");
-    const std::string_view memory =
-        age_ == Age::recent ? "mem:module_memory[7]@112"
-                            : "core_layout:module_layout@112 init_layout:module_layout@128";
-    g.define("module", 256,
-             fmt::format("state:int@0 list:list_head@8 name:char[56]@24 taints:long@80 "
-                         "source_list:list_head@88 refcnt:atomic_t@104 {}",
-                         memory));
-    g.define("module_use", 48, "source_list:list_head@0 target_list:list_head@16 source:ptr@32");
-    // ---- file systems
-    g.define("ns_common", 16, "ops:ptr@0 inum:int@8");
-    g.define("file_system_type", 16, "name:ptr@0");
-    g.define("super_block", 48, "s_dev:int@0 s_type:ptr@8 s_subtype:ptr@16");
-    g.define("inode", 48, "i_mode:short@0 i_sb:ptr@8 i_ino:long@16 i_private:ptr@24");
-    g.define("qstr", 16, "len:int@4 name:ptr@8");
-    g.define("dentry", 64, "d_hash:hlist_node@0 d_parent:ptr@16 d_name:qstr@24 d_inode:ptr@40");
-    g.define("vfsmount", 24, "mnt_root:ptr@0 mnt_sb:ptr@8 mnt_flags:int@16");
-    g.define("rb_node", 24, "__rb_parent_color:long@0 rb_right:ptr@8 rb_left:ptr@16");
-    g.define("rb_root", 8, "rb_node:ptr@0");
-    g.define("mount", 128,
-             fmt::format("mnt_parent:ptr@0 mnt_mountpoint:ptr@8 mnt:vfsmount@16 mnt_devname:ptr@40 "
-                         "mnt_id:int@48 {}",
-                         age_ == Age::recent ? "mnt_node:rb_node@56" : "mnt_list:list_head@56"));
-    g.define("mnt_namespace", 48,
-             fmt::format("ns:ns_common@0 {}",
-                         age_ == Age::recent ? "mounts:rb_root@16" : "list:list_head@16"));
-    g.define("nsproxy", 16, "mnt_ns:ptr@8");
-    // ---- mappings
-    g.define("maple_tree", 16, "ma_root:ptr@8");
-    g.define("maple_range_64", 256, "parent:ptr@0 pivot:long[15]@8 slot:ptr[16]@128");
-    g.define("maple_arange_64", 256, "parent:ptr@0 pivot:long[9]@8 slot:ptr[10]@80");
-    g.define("mm_struct", 64,
-             fmt::format("{} start_brk:long@16 brk:long@24 start_stack:long@32",
-                         age_ == Age::recent ? "mm_mt:maple_tree@0" : "mmap:ptr@0"));
-    g.define("vm_area_struct", 72,
-             fmt::format("vm_start:long@0 vm_end:long@8 vm_flags:long@16 vm_file:ptr@24 "
-                         "vm_pgoff:long@32 vm_ops:ptr@40 vm_private_data:ptr@48{}",
-                         age_ == Age::recent ? "" : " vm_next:ptr@56"));
-    g.define("vm_special_mapping", 8, "name:ptr@0");
-    // ---- interfaces
-    g.define("net", 64, "list:list_head@0 ns:ns_common@16 dev_base_head:list_head@32");
-    g.define("net_device", 128,
-             "name:char[16]@0 dev_list:list_head@16 ifindex:int@32 flags:int@36 mtu:int@40 "
-             "promiscuity:int@44 dev_addr:ptr@48 addr_len:char@56 perm_addr:char[32]@64 "
-             "ip_ptr:ptr@96 ip6_ptr:ptr@104");
-    g.define("in_device", 8, "ifa_list:ptr@0");
-    g.define("in_ifaddr", 16, "ifa_next:ptr@0 ifa_local:int@8 ifa_prefixlen:char@12");
-    g.define("inet6_dev", 24, "addr_list:list_head@8");
-    g.define("inet6_ifaddr", 40, "addr:char[16]@0 prefix_len:int@16 if_list:list_head@24");
-    // ---- sockets
-    g.define("possible_net_t", 8, "net:ptr@0");
-    g.define("sock_common", 112,
-             "skc_daddr:int@0 skc_rcv_saddr:int@4 skc_dport:short@8 skc_num:short@10 "
-             "skc_family:short@12 skc_state:char@14 skc_net:possible_net_t@16 "
-             "skc_v6_daddr:char[16]@24 skc_v6_rcv_saddr:char[16]@40 skc_nulls_node:hlist_node@56");
-    g.define("sock", 160,
-             "__sk_common:sock_common@0 sk_type:short@112 sk_protocol:short@114 sk_uid:int@116 "
-             "sk_socket:ptr@120");
-    g.define("socket", 32, "sk:ptr@24");
-    g.define("socket_alloc", 80, "socket:socket@0 vfs_inode:inode@32");
-    g.define("unix_address", 128, "len:int@4 name:char[112]@8");
-    g.define("unix_sock", 192, "sk:sock@0 addr:ptr@160 peer:ptr@168");
-    g.define("inet_hashinfo", 16, "ehash:ptr@0 ehash_mask:int@8");
-    // ---- log
-    g.define("prb_data_blk_lpos", 16, "begin:long@0 next:long@8");
-    g.define("prb_desc", 24, "state_var:atomic_long_t@0 text_blk_lpos:prb_data_blk_lpos@8");
-    g.define("prb_data_ring", 16, "size_bits:int@0 data:ptr@8");
-    g.define("prb_desc_ring", 40,
-             "count_bits:int@0 descs:ptr@8 infos:ptr@16 head_id:atomic_long_t@24 "
-             "tail_id:atomic_long_t@32");
-    g.define("printk_ringbuffer", 56, "desc_ring:prb_desc_ring@0 text_data_ring:prb_data_ring@40");
-    g.define("printk_info", 24,
-             "seq:long@0 ts_nsec:long@8 text_len:short@16 facility:char@18 level:char@19");
+    for (const Struct& one : kStructs) guest_.define(one.name, one.size_bytes, one.members);
+    const std::span<const Struct> of_its_age = age_ == Age::old
+                                                   ? std::span<const Struct>(kOldStructs)
+                                                   : std::span<const Struct>(kRecentStructs);
+    for (const Struct& one : of_its_age) guest_.define(one.name, one.size_bytes, one.members);
 }
 
 // ---- modules ----------------------------------------------------------------------------------

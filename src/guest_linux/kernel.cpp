@@ -433,6 +433,9 @@ Result<std::vector<unsigned>> Kernel::possible_cpus() {
                            static_cast<unsigned>(std::countr_zero(bits)));
         }
     }
+    // A kernel runs on one at least: with none, whoever asks what runs there would be told
+    // "nobody".
+    if (cpus.empty()) return fail(Code::malformed, "the guest says that it has no CPU");
     return cpus;
 }
 

@@ -528,7 +528,6 @@ Result<void> TaskViews::walk_groups(GuestVirt first_rq, const std::vector<unsign
 Result<void> TaskViews::walk_run_queues(std::vector<GuestVirt>& out) {
     const GuestVirt runqueues = TRY(kernel_->symbol("runqueues"));
     const std::vector<unsigned> cpus = TRY(kernel_->possible_cpus());
-    if (cpus.empty()) return {};
     Result<void> worst;
     const auto keep = [&](Result<void> walked) { keep_worse(worst, std::move(walked)); };
     const auto walk_list = [&](GuestVirt rq, const Field& head,

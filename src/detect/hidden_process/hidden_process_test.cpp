@@ -183,6 +183,13 @@ TEST_F(HiddenProcess, a_broken_view_accuses_nobody_and_is_not_clean) {
     EXPECT_TRUE(report.findings.empty());
 }
 
+TEST_F(HiddenProcess, a_guest_that_says_it_has_no_cpu_is_not_clean) {
+    fake_.write(fake_.cpu_mask(), std::uint64_t{0});
+    const auto report = check();
+    EXPECT_EQ(report.outcome, event::Outcome::unavailable);
+    EXPECT_NE(report.reason.find("says that it has no CPU"), std::string::npos) << report.reason;
+}
+
 TEST_F(HiddenProcess, a_broken_view_hides_nothing_from_the_others) {
     const GuestVirt node = shell_ + fake_.offset("task_struct", "tasks");
     fake_.write(node, node.value);
