@@ -132,6 +132,7 @@ class FakeGuest final : public guest_memory::GuestMemory {
     GuestVirt direct(GuestVirt at) const;
     // One CPU; to be called before finish(). Which task runs on it.
     void add_cpu();
+    GuestVirt rodata() const { return GuestVirt{rodata_virt_}; }
     GuestVirt cpu_mask() const { return cpu_mask_; }
     void run(GuestVirt task);
     // A task with a kernel stack as one that sleeps has, in a slab of task_structs.

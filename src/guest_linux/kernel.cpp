@@ -262,9 +262,11 @@ Result<void> Kernel::load_types() {
     };
     if (begin && end && *begin >= rodata_extent_.virt &&
         *end <= rodata_extent_.virt + rodata_extent_.size_bytes) {
-        auto btf = parse_at(*begin - rodata_extent_.virt);
+        const std::size_t at = *begin - rodata_extent_.virt;
+        auto btf = parse_at(at);
         if (usable(btf)) {
             types_ = std::move(*btf);
+            types_at_ = at;
             notes_.push_back(fmt::format("BTF: {} types, at __start_BTF", types_.type_count()));
             return {};
         }
@@ -274,6 +276,7 @@ Result<void> Kernel::load_types() {
         auto btf = parse_at(at);
         if (!usable(btf)) continue;
         types_ = std::move(*btf);
+        types_at_ = at;
         notes_.push_back(fmt::format("BTF: {} types, found by its header", types_.type_count()));
         return {};
     }
@@ -506,14 +509,31 @@ Result<std::string> Kernel::build_id() {
     return id;
 }
 
-// Without their symbols: by the note's header. The vDSO images, which have notes too, stand before
-// the kernel's own (include/asm-generic/vmlinux.lds.h, RO_DATA), so the last one counts.
+// Without their symbols: by the note's header. Others lie around it, those of the vDSO images
+// before and, in the memory that the alignment of the read-only data had wasted (mark_rodata_ro(),
+// arch/x86/mm/init_64.c), whatever uses that now, such as a program's file. The kernel's own are
+// the last before its BTF (include/asm-generic/vmlinux.lds.h, RO_DATA); where there is none, the
+// one that VMCOREINFO tells of.
 void Kernel::find_build_id_note() {
     static constexpr std::string_view kHeader("\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0", 16);
     if (symbol("__start_notes").has_value()) return;
-    const std::size_t at = as_text(rodata_).rfind(kHeader);
-    if (at == std::string_view::npos) return;
-    build_id_note_ = build_id_in(Bytes(rodata_).subspan(at)).value_or("");
+    const std::string_view text = as_text(rodata_);
+    const auto id_at = [&](std::size_t at) {
+        return build_id_in(Bytes(rodata_).subspan(at)).value_or("");
+    };
+    if (types_at_) {
+        const std::size_t at = text.rfind(kHeader, *types_at_);
+        if (at != std::string_view::npos) build_id_note_ = id_at(at);
+        return;
+    }
+    const auto said = vmcoreinfo_ ? vmcoreinfo_->text("BUILD-ID") : std::nullopt;
+    if (!said) return;
+    for (std::size_t at = text.find(kHeader); at != std::string_view::npos;
+         at = text.find(kHeader, at + 1)) {
+        if (id_at(at) != *said) continue;
+        build_id_note_ = *said;
+        return;
+    }
 }
 
 // With page-table isolation the page after the top table is the one that user mode runs on; its

@@ -190,6 +190,7 @@ class Kernel {
     std::string build_id_note_;  // where kallsyms does not say where the notes are
     std::optional<VmcoreInfo> vmcoreinfo_;
     Btf types_;
+    std::optional<std::size_t> types_at_;                // in rodata_
     std::map<std::string, Field, std::less<>> derived_;  // where there are no types
     std::vector<std::string> notes_;
     std::vector<UnrunKernel> unrun_;

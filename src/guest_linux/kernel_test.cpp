@@ -137,6 +137,35 @@ TEST(Kernel, damaged_btf_in_front_of_the_true_one_is_passed_over) {
     }
 }
 
+// An ELF note as a linker makes it, with twenty times `byte` as the id.
+std::string build_id_note(char byte) {
+    return std::string("\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0", 16) + std::string(20, byte);
+}
+
+// Before the notes of the kernel itself lie those of the vDSO images. Behind the read-only data
+// lies what uses the memory that its alignment had wasted: a program's file, for one.
+TEST(Kernel, the_build_id_is_its_own_and_no_other_that_lies_near) {
+    const std::string own(40, '2');
+    const auto build_id = [&](bool btf, std::string_view vmcoreinfo_says) {
+        FakeGuest guest({.btf = btf, .kallsyms_all = false});
+        guest.add_system();
+        guest.set_vmcoreinfo(guest.true_vmcoreinfo() + std::string(vmcoreinfo_says));
+        guest.finish();
+        const GuestVirt rodata = guest.rodata();
+        for (const auto& [at, byte] :
+             {std::pair{0x1000u, '\x11'}, {0x2f0000u, '\x22'}, {0x3ff000u, '\x33'}}) {
+            const std::string note = build_id_note(byte);
+            std::memcpy(guest.host(rodata + at), note.data(), note.size());
+        }
+        return Kernel::attach(&guest).value()->info().build_id;
+    };
+    EXPECT_EQ(build_id(true, "").value_or("none"), own);
+    EXPECT_EQ(build_id(false, "BUILD-ID=" + own + "\n").value_or("none"), own);
+    // Nobody says which of them it is.
+    EXPECT_FALSE(build_id(false, "").available());
+    EXPECT_FALSE(build_id(false, "BUILD-ID=" + std::string(40, '4') + "\n").available());
+}
+
 TEST(Kernel, tasks_in_holes_and_beyond_memory_end_a_view_with_a_reason) {
     for (const std::uint64_t where :
          {0xffff8880fee00000ull, 0xffff888003c00000ull, 0x0000700000000000ull, 0x10ull}) {

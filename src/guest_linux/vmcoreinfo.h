@@ -2,7 +2,7 @@
 //
 // kernel/vmcore_info.c (kernel/crash_core.c until 6.8) writes it at boot into a page of its own,
 // and `vmcoreinfo_data` in the image's data points to that page. Lines are "KEY=value": OSRELEASE,
-// BUILD-ID (5.14+), SYMBOL(x)=hex, NUMBER(x)=decimal, OFFSET(s.m), SIZE(s), KERNELOFFSET=hex;
+// BUILD-ID (5.9+), SYMBOL(x)=hex, NUMBER(x)=decimal, OFFSET(s.m), SIZE(s), KERNELOFFSET=hex;
 // kallsyms_* among the symbols since 6.0. The page is writable and whoever is root in the guest can
 // forge it, so nothing in it is believed before page tables or the image's map confirm it.
 #pragma once
