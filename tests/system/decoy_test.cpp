@@ -268,7 +268,8 @@ TEST_P(VouchedFor, by_a_cpu_in_user_mode_and_under_forks) {
 
 TEST(DecoyAgent, tells_of_a_decoy_and_goes_on_looking_into_the_real_kernel) {
     TestVm vm = booted({.append = std::string(kGuestUses), .workload = false});
-    TestAgent agent("[schedule]\nhidden_process = \"1s\"\n");
+    TestAgent agent(fmt::format(
+        "[schedule]\nhidden_process = \"1s\"\n[instances]\nonly = [\"name:{}\"]\n", vm.name()));
     agent.start();
     agent.wait_until_watched(vm.name());
     agent.wait_until("its CPUs are heard", [&] {
