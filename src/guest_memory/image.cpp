@@ -103,6 +103,7 @@ Result<ElfCore> parse_elf_core(const ImageFile& file) {
 
 Result<std::unique_ptr<GuestMemory>> open_image(int fd, std::uint64_t file_bytes,
                                                 std::string name) {
+    if (file_bytes == 0) return fail(Code::malformed, name + ": the file is empty. Copy it again");
     const ImageFile file(fd, file_bytes);
     std::array<std::byte, 16> head{};
     const std::size_t there = std::min<std::uint64_t>(file_bytes, head.size());
@@ -126,7 +127,7 @@ Result<std::unique_ptr<GuestMemory>> open_image(int fd, std::uint64_t file_bytes
         ElfCore core = TRY(parse_elf_core(file).context(name));
         slices = std::move(core.slices);
         notes = std::move(core.notes);
-    } else if (file_bytes != 0) {
+    } else {
         slices.push_back({GuestPhys{0}, file_bytes, 0, 0});
     }
     slices = TRY(validate_layout(std::move(slices)).context(name));

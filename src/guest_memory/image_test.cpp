@@ -120,7 +120,9 @@ TEST_P(EveryForm, any_damaged_byte_is_survived) {
 
 TEST(Image, an_empty_file_is_refused) {
     const Fd fd = fake_file({});
-    EXPECT_FALSE(open_image(fd.get(), 0, "empty").has_value());
+    const auto image = open_image(fd.get(), 0, "empty.raw");
+    ASSERT_FALSE(image.has_value());
+    EXPECT_EQ(image.error().to_text(), "empty.raw: the file is empty. Copy it again");
 }
 
 TEST(Kdump, pages_that_were_left_out_are_holes) {
