@@ -246,7 +246,7 @@ TEST_F(QmpSockets, what_is_no_socket_or_anothers_is_not_connected_to) {
 }
 
 TEST_F(QmpSockets, roots_rights_are_not_lent_to_a_path) {
-    if (::geteuid() != 0) GTEST_SKIP() << "needs root";
+    if (::geteuid() != 0) GTEST_SKIP() << "needs root: only root has rights to lend";
     const Fd listening = listening_at(path());
     QmpSocket socket = socket_of(::getpid());
     // The directory is root's alone: a VMM of user 65534 cannot have it there.

@@ -33,7 +33,8 @@ class AgentTest : public ::testing::Test {
     }
     static void TearDownTestSuite() { vm_.reset(); }
     void SetUp() override {
-        if (!vm_) GTEST_SKIP() << "the guest kernel 6.1-cloud is not at hand";
+        if (!vm_)
+            GTEST_SKIP() << "the kernel 6.1-cloud is not at hand; tools/guests/make.py makes it";
     }
 
     // Checks every second, and only our own VMs: others may run on this host.

@@ -182,7 +182,8 @@ class DecoyKernel : public ::testing::TestWithParam<std::string> {};
 INSTANTIATE_TEST_SUITE_P(, DecoyKernel, ::testing::ValuesIn(all_kernels()), test_name);
 
 TEST_P(DecoyKernel, is_believed_by_memory_alone_and_found_by_the_cpus) {
-    if (TestVm::release_of(GetParam()).empty()) GTEST_SKIP() << "the kernel is not at hand";
+    if (TestVm::release_of(GetParam()).empty())
+        GTEST_SKIP() << "the kernel is not at hand; tools/guests/make.py makes it";
     TestVm vm = booted(
         {.kernel = GetParam(), .vcpus = 2, .append = std::string(kGuestUses), .workload = false});
     agent::Introspector before = attach(vm);

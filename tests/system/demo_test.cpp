@@ -10,7 +10,7 @@ namespace {
 
 TEST(Demo, shows_the_hidden_process_the_alert_and_the_intact_log) {
     if (std::ranges::count(TestVm::kernels_at_hand(), "6.1-cloud") == 0) {
-        GTEST_SKIP() << "the guest kernel 6.1-cloud is not at hand";
+        GTEST_SKIP() << "the kernel 6.1-cloud is not at hand; tools/guests/make.py makes it";
     }
     const RunResult shown = run_program({UNDERSEER_DEMO, program_path("underseer"), "--once"});
     EXPECT_EQ(shown.status, 0) << shown.output;

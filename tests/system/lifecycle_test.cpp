@@ -147,7 +147,8 @@ INSTANTIATE_TEST_SUITE_P(Lifecycle, Reset, ::testing::ValuesIn([] {
                          name_of);
 
 TEST_P(Reset, is_noticed_and_the_new_kernel_found) {
-    if (!boot(GetParam())) GTEST_SKIP() << "the kernel is not at hand";
+    if (!boot(GetParam()))
+        GTEST_SKIP() << "the kernel is not at hand; tools/guests/make.py makes it";
     vm_->reset();
     watch_restart();
     expect_new_guest(vm_->release());
@@ -167,7 +168,7 @@ INSTANTIATE_TEST_SUITE_P(Lifecycle, Kexec, ::testing::ValuesIn([] {
                          name_of);
 
 TEST_P(Kexec, is_noticed_and_the_new_kernel_found) {
-    if (!boot(GetParam())) GTEST_SKIP() << "one of the kernels is not at hand";
+    if (!boot(GetParam())) GTEST_SKIP() << "a kernel is not at hand; tools/guests/make.py makes it";
     vm_->kexec();
     // Until it has jumped the old list is the truth.
     ASSERT_TRUE(vm_->wait_until_between_kernels().has_value());
@@ -179,7 +180,8 @@ class LifecycleOnce : public Lifecycle {};
 INSTANTIATE_TEST_SUITE_P(, LifecycleOnce, ::testing::Values(Restart{"6.1-cloud"}), name_of);
 
 TEST_P(LifecycleOnce, a_paused_guest_is_seen_as_it_stands_and_goes_on) {
-    if (!boot(GetParam())) GTEST_SKIP() << "the kernel is not at hand";
+    if (!boot(GetParam()))
+        GTEST_SKIP() << "the kernel is not at hand; tools/guests/make.py makes it";
     vm_->pause();
     const auto first = processes(*introspector_), again = processes(*introspector_);
     ASSERT_TRUE(first.has_value()) << first.error().to_text();
@@ -197,7 +199,8 @@ TEST_P(LifecycleOnce, a_paused_guest_is_seen_as_it_stands_and_goes_on) {
 // What the kernel frees it gives to the next of its kind: a name remembered by address is soon
 // another's.
 TEST_P(LifecycleOnce, of_what_is_gone_nothing_is_remembered) {
-    if (!boot(GetParam())) GTEST_SKIP() << "the kernel is not at hand";
+    if (!boot(GetParam()))
+        GTEST_SKIP() << "the kernel is not at hand; tools/guests/make.py makes it";
     vm_->output_of("mkdir /tmp/mounted");
     for (int round = 0; round < 12; ++round) {
         const std::string id = fmt::format("{:064x}", round), group = "/docker-" + id + ".scope";
@@ -232,7 +235,8 @@ TEST_P(LifecycleOnce, of_what_is_gone_nothing_is_remembered) {
 
 // Nothing moves then, as in any paused guest, and all that the last kernel had is still in place.
 TEST_P(LifecycleOnce, a_guest_that_is_reset_while_it_is_paused_is_not_shown_as_it_was) {
-    if (!boot(GetParam())) GTEST_SKIP() << "the kernel is not at hand";
+    if (!boot(GetParam()))
+        GTEST_SKIP() << "the kernel is not at hand; tools/guests/make.py makes it";
     ASSERT_TRUE(vm_->qmp("stop").has_value());
     ASSERT_TRUE(vm_->qmp("system_reset").has_value());
     vm_->pause();  // and leaves the monitor to others
@@ -243,7 +247,8 @@ TEST_P(LifecycleOnce, a_guest_that_is_reset_while_it_is_paused_is_not_shown_as_i
 }
 
 TEST_P(LifecycleOnce, a_guest_that_boots_is_unavailable_until_it_is_up) {
-    if (!boot(GetParam())) GTEST_SKIP() << "the kernel is not at hand";
+    if (!boot(GetParam()))
+        GTEST_SKIP() << "the kernel is not at hand; tools/guests/make.py makes it";
     vm_.reset();
     vm_.emplace(
         TestVm::boot({.kernel = GetParam().kernel, .workload = false, .wait = false}).value());
@@ -253,7 +258,8 @@ TEST_P(LifecycleOnce, a_guest_that_boots_is_unavailable_until_it_is_up) {
 }
 
 TEST_P(LifecycleOnce, a_guest_that_is_saved_and_restored_goes_on) {
-    if (!boot(GetParam())) GTEST_SKIP() << "the kernel is not at hand";
+    if (!boot(GetParam()))
+        GTEST_SKIP() << "the kernel is not at hand; tools/guests/make.py makes it";
     const auto path = std::filesystem::temp_directory_path() / fmt::format("{}.state", vm_->name());
     const auto saved = vm_->save_to(path);
     ASSERT_TRUE(saved.has_value()) << saved.error().to_text();

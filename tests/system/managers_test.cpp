@@ -293,7 +293,7 @@ class OwnLibvirt {
 TEST(LibvirtTest, a_domain_has_the_owner_and_state_that_libvirt_says_and_is_not_tainted) {
     const auto kernels = TestVm::kernels_at_hand();
     if (std::ranges::find(kernels, "6.1-cloud") == kernels.end()) {
-        GTEST_SKIP() << "the guest kernel 6.1-cloud is not at hand";
+        GTEST_SKIP() << "the kernel 6.1-cloud is not at hand; tools/guests/make.py makes it";
     }
     // Not below a directory that only root may enter: QEMU is libvirt-qemu's.
     std::string pattern = (fs::temp_directory_path() / "underseer-libvirt-XXXXXX").string();
