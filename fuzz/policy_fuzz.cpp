@@ -4,7 +4,8 @@
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
     using namespace underseer;
     const std::string_view text(reinterpret_cast<const char*>(data), size);
-    const auto policy = policy::parse(text, "policy.toml");
+    constexpr std::string_view kChecks[] = {"hidden_process"};
+    const auto policy = policy::parse(text, "policy.toml", kChecks);
     if (!policy.has_value()) CHECK(!policy.error().message.empty());
     return 0;
 }

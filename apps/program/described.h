@@ -87,6 +87,10 @@ struct Given {
 Result<Given> parse(const Program& program, const std::vector<std::string>& arguments,
                     const Option& last);
 
+// Words of `text` in lines of at most `width` columns, each after the first led by `indent` spaces;
+// `used` columns of the first line are taken. Empty lines stay.
+std::string wrapped(std::string_view text, std::size_t width, std::size_t indent, std::size_t used);
+
 // `--help`, and `COMMAND --help`. `width` columns of text.
 std::string help_of(const Program& program, std::size_t width);
 std::string help_of(const Program& program, const Command& command, std::size_t width);

@@ -6,10 +6,6 @@
 
 namespace underseer::program {
 
-namespace {
-
-// Words of `text` in lines of at most `width` columns, each after the first led by `indent` spaces;
-// `used` columns of the first line are taken. Empty lines stay.
 std::string wrapped(std::string_view text, std::size_t width, std::size_t indent,
                     std::size_t used) {
     std::string out;
@@ -43,6 +39,8 @@ std::string wrapped(std::string_view text, std::size_t width, std::size_t indent
     }
     return out + '\n';
 }
+
+namespace {
 
 // Terms and what they mean, in two columns; the first has at least `column`.
 std::string list_of(const std::vector<std::pair<std::string, std::string_view>>& items,

@@ -54,14 +54,22 @@ std::string result_text(const InstanceStatus& status) {
     }
     std::string text = paused + std::string(to_string(status.last_outcome));
     if (!status.last_reason.empty()) text += ": " + status.last_reason;
-    if (!status.coverage.gaps.empty()) {
-        text += fmt::format(" ({})", counted(status.coverage.gaps.size(), "gap"));
-    }
+    std::size_t gaps = 0;
+    for (const agent::CheckStatus& one : status.each) gaps += one.coverage.gaps.size();
+    if (gaps > 0) text += fmt::format(" ({})", counted(gaps, "gap"));
     if (status.kernel_outcome != event::Outcome::clean) {
         text += fmt::format("; decoy kernel: {}{}{}", to_string(status.kernel_outcome),
                             status.kernel_reason.empty() ? "" : ": ", status.kernel_reason);
     }
     return text;
+}
+
+std::uint64_t tasks_of(const InstanceStatus& status) {
+    std::uint64_t most = 0;
+    for (const agent::CheckStatus& one : status.each) {
+        most = std::max(most, one.coverage.looked_at);
+    }
+    return most;
 }
 
 void print_status(const AgentStatus& agent, const std::vector<InstanceStatus>& instances) {
@@ -98,7 +106,7 @@ void print_status(const AgentStatus& agent, const std::vector<InstanceStatus>& i
                                                         static_cast<double>(status.watched_ns);
         table.add({status.instance.name, std::to_string(status.pid),
                    std::to_string(status.open_findings), ago(status.last_check_ns),
-                   std::to_string(status.coverage.looked_at),
+                   std::to_string(tasks_of(status)),
                    fmt::format("{} ({:.1f} %)", duration_text(status.blind_ns), share),
                    fmt::format("{:.2f} %", cpu), size_text(status.resident_bytes),
                    status.period_ns == 0 ? "off" : duration_text(status.period_ns), status.kernel,
@@ -268,13 +276,17 @@ Result<int> status(const Options& options) {
 Result<int> findings(const Options& options) {
     auto client = TRY(connect(options));
     const auto open = TRY(ask<event::OpenFinding>(client, ControlRequest::Kind::findings));
+    const bool alarming = std::ranges::any_of(open, [](const event::OpenFinding& item) {
+        return !event::is_informational(item.finding);
+    });
     if (options.json) {
         print_json(open);
-        return open.empty() ? 0 : 1;
+        return alarming ? 1 : 0;
     }
     for (const event::OpenFinding& item : open) {
         const event::Finding& finding = item.finding;
-        fmt::print("{} [{}, {}]\n", toned(Tone::bad, printable(finding.title)),
+        const Tone tone = event::is_informational(finding) ? Tone::plain : Tone::bad;
+        fmt::print("{} [{}, {}]\n", toned(tone, printable(finding.title)),
                    to_string(finding.severity), printable(finding.technique));
         fmt::print(
             "  {}: {}\n  instance      {}\n  first seen    {} UTC\n  last seen     {} UTC, "
@@ -289,7 +301,7 @@ Result<int> findings(const Options& options) {
         fmt::print("  {}\n\n", printable(finding.advice));
     }
     if (open.empty()) print("No finding is open.\n");
-    return open.empty() ? 0 : 1;
+    return alarming ? 1 : 0;
 }
 
 Result<int> log(const Options& options) {

@@ -11,8 +11,10 @@
 #include "base/counted.h"
 #include "checks.h"
 #include "demo.h"
+#include "detect/hidden_process/hidden_process.h"
 #include "doctor.h"
 #include "dump.h"
+#include "explain.h"
 #include "export.h"
 #include "hypervisor/discover.h"
 #include "listings.h"
@@ -75,8 +77,8 @@ Result<int> tree(const Options& options) {
         print_json(answer.items);
         return 0;
     }
-    const auto checked =
-        target.ask<event::CheckReport>({.topic = Topic::hidden_processes, .deep = false});
+    const auto checked = target.ask<event::CheckReport>(
+        {.topic = Topic::checks, .checks = {std::string(detect::HiddenProcessCheck::kName)}});
     const auto reports = checked.has_value() ? checked->items : std::vector<event::CheckReport>{};
     const HiddenTasks hidden = hidden_among(answer.items, reports);
     print(tree_of(answer.items, hidden));
@@ -240,24 +242,34 @@ const std::vector<Row>& rows() {
          list<event::KernelLogLine, Topic::kernel_log>},
         {{.name = "check",
           .group = kJudge,
-          .what = "looks for hidden processes and decoy kernels",
+          .what = "judges it: hidden processes and modules, false names, stolen credentials",
           .more =
-              "Compares what the kernel's own lists say about processes. A process that some "
-              "lists show and others do not, in five looks over two seconds, is a finding. So is "
-              "a kernel in memory that keeps time and that no CPU runs; where nobody tells the "
-              "CPUs' registers (libvirt, no QMP socket) that part is unavailable, which does not "
-              "change the exit status.",
+              "Each check is clean, has found something, or says why it could not look. What is "
+              "found is there in several looks, some seconds apart at most. underseer explain says "
+              "of each rule what it rests on, what it misses and what else looks like it. Where "
+              "nobody tells the CPUs' registers (libvirt, no QMP socket) decoy_kernel is "
+              "unavailable, which does not change the exit status.",
           .words = {{"INSTANCE|IMAGE", Kind::target}},
-          .options = {&kDeep, &kJson, &kDirect, &kRun},
-          .exits = of_a_guest({{1, "something was found"}, {10, "the check could not look"}})},
+          .options = {&kOnly, &kDeep, &kJson, &kDirect, &kRun},
+          .exits = of_a_guest({{1, "something was found"}, {10, "a check could not look"}})},
          check},
+        {{.name = "explain",
+          .group = kJudge,
+          .what = "what a rule rests on, what it misses, what else looks like it, what to do",
+          .more = "Without RULE: every rule there is, by check.",
+          .words = {{"RULE", Kind::text, false}},
+          .options = {&kJson},
+          .exits = {{3, "there is no such rule"}}},
+         explain},
         {{.name = "findings",
           .group = kJudge,
           .what = "what the agent has found and is still so",
           .more = "",
           .words = {},
           .options = {&kJson, &kRun},
-          .exits = {{1, "a finding is open"}, {3, "no agent runs"}, {5, "not allowed"}}},
+          .exits = {{1, "a finding is open that is more than informational"},
+                    {3, "no agent runs"},
+                    {5, "not allowed"}}},
          findings},
         {{.name = "status",
           .group = kAgent,
@@ -320,7 +332,8 @@ const std::vector<Row>& rows() {
                   "is about. It is readable by you only: it holds what the guest's memory held.",
           .words = {{"INSTANCE|IMAGE", Kind::target}, {"OUTPUT", Kind::file, false}},
           .options = {&kForce, &kJson, &kDirect, &kRun},
-          .exits = of_a_guest({{1, "the report has findings"}, {10, "a check could not look"}})},
+          .exits = of_a_guest({{1, "the report has a finding that is more than informational"},
+                               {10, "a check could not look"}})},
          report},
         {{.name = "help",
           .group = kHidden,

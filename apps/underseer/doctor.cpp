@@ -9,6 +9,7 @@
 
 #include "agent/paths.h"
 #include "base/counted.h"
+#include "detect/check.h"
 #include "hypervisor/ram.h"
 #include "output.h"
 #include "policy/policy.h"
@@ -279,9 +280,10 @@ Result<int> doctor(const Options& options) {
         if (loaded.has_value()) return {};
         return fail(loaded.error());
     };
-    checks.push_back(config_file("policy", options.policy,
-                                 valid(policy::load(options.policy.string())),
-                                 "the built-in one is in force"));
+    checks.push_back(
+        config_file("policy", options.policy,
+                    valid(policy::load(options.policy.string(), detect::check_names())),
+                    "the built-in one is in force"));
     checks.push_back(config_file("mapping file", options.instances,
                                  valid(policy::InstanceMap::load(options.instances.string())),
                                  "VMs have the owners that libvirt's metadata names"));

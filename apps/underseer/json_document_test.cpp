@@ -9,6 +9,7 @@
 #include "base/os.h"
 #include "event/finding.h"
 #include "event/observation.h"
+#include "explain.h"
 
 namespace underseer::cli {
 namespace {
@@ -99,7 +100,9 @@ TEST(JsonDocument, describes_every_key_as_it_is) {
     expect_documented<event::OpenFinding>("## findings");
     expect_documented<agent::AgentStatus>("### Agent");
     expect_documented<agent::InstanceStatus>("### Instance status");
+    expect_documented<agent::CheckStatus>("### Check status");
     expect_documented<event::Instance>("### Instance");
+    expect_documented<Explained>("## explain");
 }
 
 }  // namespace

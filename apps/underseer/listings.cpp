@@ -11,7 +11,7 @@
 #include <set>
 
 #include "base/counted.h"
-#include "detect/decoy_kernel/decoy_kernel.h"
+#include "detect/check.h"
 #include "detect/hidden_process/hidden_process.h"
 #include "output.h"
 
@@ -299,10 +299,11 @@ std::string text_of(const event::SystemInfo& info) {
 std::string text_of(const event::CheckReport& report) {
     std::string out = fmt::format("{}: {}", report.check, to_string(report.outcome));
     if (!report.reason.empty()) out += fmt::format(" ({})", printable(report.reason));
-    const bool of_cpus = report.check == detect::DecoyKernelCheck::kName;
+    const detect::CheckKind* kind = detect::find_check(report.check);
+    const std::string_view what = kind == nullptr ? "CPU" : kind->counts;
+    const std::string many = what == "process" ? "processes" : fmt::format("{}s", what);
     out += fmt::format("\n  looked at {}, {} unreadable\n",
-                       counted(report.coverage.looked_at, of_cpus ? "CPU" : "task"),
-                       report.coverage.unreadable);
+                       counted(report.coverage.looked_at, what, many), report.coverage.unreadable);
     for (const std::string& gap : report.coverage.gaps) {
         out += fmt::format("  not covered: {}\n", printable(gap));
     }

@@ -7,6 +7,8 @@
 #include <charconv>
 
 #include "agent/paths.h"
+#include "detect/check.h"
+#include "detect/decoy_kernel/decoy_kernel.h"
 
 namespace underseer::cli {
 
@@ -19,6 +21,26 @@ Result<void> take_pid(Options& options, const std::string& text) {
         return fail(Code::invalid_argument, fmt::format("--pid wants a number, not '{}'", text));
     }
     options.pid = pid;
+    return {};
+}
+
+// "credentials,hidden_process"
+Result<void> take_checks(Options& options, const std::string& text) {
+    for (std::size_t begin = 0; begin <= text.size();) {
+        const std::size_t end = std::min(text.find(',', begin), text.size());
+        std::string name = text.substr(begin, end - begin);
+        const bool known =
+            name == detect::DecoyKernelCheck::kName || detect::find_check(name) != nullptr;
+        if (!known) {
+            std::string all(detect::DecoyKernelCheck::kName);
+            for (const std::string_view one : detect::check_names())
+                all += fmt::format(", {}", one);
+            return fail(Code::invalid_argument,
+                        fmt::format("there is no check '{}'; there are {}", name, all));
+        }
+        options.only.push_back(std::move(name));
+        begin = end + 1;
+    }
     return {};
 }
 
@@ -38,7 +60,7 @@ struct Taker {
     const program::Option* option;
     Result<void> (*take)(Options&, const std::string& value);
 };
-constexpr std::array<Taker, 17> kTakers{{
+constexpr std::array<Taker, 18> kTakers{{
     {&option::kPid, take_pid},
     {&option::kJson, set<&Options::json>},
     {&option::kThreads, set<&Options::threads>},
@@ -48,6 +70,7 @@ constexpr std::array<Taker, 17> kTakers{{
     {&option::kBulk, set<&Options::bulk>},
     {&option::kForce, set<&Options::force>},
     {&option::kDeep, set<&Options::deep>},
+    {&option::kOnly, take_checks},
     {&option::kOnce, set<&Options::once>},
     {&option::kHelp, set<&Options::help>},
     {&option::kVersion, set<&Options::version>},

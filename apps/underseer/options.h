@@ -22,8 +22,9 @@ struct Options {
     bool environment = false;
     bool watch = false;
     bool force = false;
-    bool once = false;  // of the demo: do not stay
-    bool deep = false;  // of check: search all RAM
+    bool once = false;              // of the demo: do not stay
+    bool deep = false;              // of check: search all RAM
+    std::vector<std::string> only;  // of check: these; empty: all
     bool help = false;
     bool version = false;
     bool direct = false;                       // look ourselves even when an agent runs
@@ -58,6 +59,7 @@ inline constexpr Option kInstances{
 inline constexpr Option kPolicy{"--policy", "FILE",
                                 "the agent's policy (/etc/underseer/policy.toml)", Kind::file};
 inline constexpr Option kDeep{"--deep", "", "search all RAM too, for what no list leads to"};
+inline constexpr Option kOnly{"--only", "CHECK,..", "these checks; underseer explain lists all"};
 inline constexpr Option kForce{"--force", "", "replace the output file when it is there"};
 inline constexpr Option kOnce{"--once", "", "end after the show, with its result as exit status"};
 inline constexpr Option kHelp{"--help", "", "what the program, or the command, does and takes"};

@@ -162,8 +162,7 @@ Result<int> report(const Options& options) {
     PartialFile file = TRY(PartialFile::create(output));
     TRY(write_all(file.fd(), as_bytes(page)).context(fmt::format("writing {}", output)));
     TRY(file.keep_as(output, options.force));
-    std::size_t findings = 0;
-    for (const auto& one : content.checks.answer.items) findings += one.findings.size();
+    const FindingCounts findings = count_findings(content.checks.answer.items);
     if (options.json) {
         std::string text;
         json::Writer writer(&text, json::Style::pretty);
@@ -171,11 +170,12 @@ Result<int> report(const Options& options) {
             .member("output", output)
             .member("bytes", page.size())
             .member("sha256", crypto::to_hex(crypto::sha256(as_bytes(page))))
-            .member("findings", findings)
+            .member("findings", findings.alarming)
+            .member("informational", findings.informational)
             .end_object();
         fmt::print("{}\n", text);
     } else {
-        fmt::print("{}: {}, {}\n", printable(output), counted(findings, "finding"),
+        fmt::print("{}: {}, {}\n", printable(output), text_of(findings),
                    counted(content.tasks.answer.items.size(), "process", "processes"));
     }
     return content.checks.unavailable.empty() ? outcome_of(content.checks.answer.items) : 10;

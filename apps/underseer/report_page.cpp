@@ -93,6 +93,8 @@ summary{cursor:pointer}
 background:var(--head);margin-right:6px}
 .finding{border:1px solid var(--bad);border-radius:8px;padding:14px 16px;margin:0 0 12px}
 .finding h3{color:var(--bad)}
+.finding.informational{border-color:var(--line)}
+.finding.informational h3{color:inherit}
 .finding table{margin:10px 0}
 .na{color:var(--warn)}
 footer{color:var(--dim);font-size:12px;padding-bottom:40px}
@@ -220,19 +222,13 @@ std::string seen_section(std::string_view id, std::string_view title, const Seen
 
 // ---- sections ---------------------------------------------------------------------------------
 
-std::size_t finding_count(const ReportContent& content) {
-    std::size_t count = 0;
-    for (const auto& report : content.checks.answer.items) count += report.findings.size();
-    return count;
-}
-
 std::string verdict(const ReportContent& content) {
-    const std::size_t findings = finding_count(content);
-    if (findings > 0) {
+    const FindingCounts findings = count_findings(content.checks.answer.items);
+    if (findings.alarming > 0) {
         return fmt::format(
             "<div class=\"verdict bad\"><b>{}</b><br>What was seen, and "
             "what it rests on, stands below.</div>\n",
-            counted(findings, "finding"));
+            text_of(findings));
     }
     std::string why = content.checks.unavailable;
     std::size_t clean = 0;
@@ -248,9 +244,10 @@ std::string verdict(const ReportContent& content) {
             clean == 0 ? "Not judged" : "No finding, but not all was judged",
             html(why.empty() ? "there is no answer from it" : why));
     }
-    return "<div class=\"verdict good\"><b>No finding</b><br>The checks below found nothing in "
-           "what "
-           "they could look at. That is no proof of more than they cover.</div>\n";
+    return fmt::format(
+        "<div class=\"verdict good\"><b>No finding</b><br>The checks below found nothing{} in what "
+        "they could look at. That is no proof of more than they cover.</div>\n",
+        findings.informational > 0 ? " more than informational" : "");
 }
 
 std::string tile(std::string_view value, std::string_view name) {
@@ -284,11 +281,12 @@ std::string findings_section(const ReportContent& content) {
     for (const event::CheckReport& report : content.checks.answer.items) {
         for (const event::Finding& finding : report.findings) {
             body += fmt::format(
-                "<div class=\"finding\"><h3>{}</h3><p><span class=\"tag\">{}</span><span "
+                "<div class=\"finding{}\"><h3>{}</h3><p><span class=\"tag\">{}</span><span "
                 "class=\"tag\">confidence {} %</span><span class=\"tag\">ATT&amp;CK {}</span>"
                 "</p><p><b>{}: {}</b></p>",
-                html(finding.title), html(to_string(finding.severity)), finding.confidence,
-                html(finding.technique), html(finding.subject_kind), folded(finding.subject));
+                event::is_informational(finding) ? " informational" : "", html(finding.title),
+                html(to_string(finding.severity)), finding.confidence, html(finding.technique),
+                html(finding.subject_kind), folded(finding.subject));
             HtmlTable table({{"Evidence", Cells::word}, {"What it says"}});
             for (const event::Evidence& item : finding.evidence) {
                 std::string says = folded(item.text);
@@ -306,7 +304,9 @@ std::string findings_section(const ReportContent& content) {
                             html(to_string(report.outcome)),
                             report.reason.empty() ? "" : ", " + html(report.reason));
     }
-    return section("findings", "Findings", std::to_string(finding_count(content)), body);
+    const FindingCounts counts = count_findings(content.checks.answer.items);
+    return section("findings", "Findings", std::to_string(counts.alarming + counts.informational),
+                   body);
 }
 
 std::string facts(const std::vector<std::pair<std::string, std::string>>& rows) {

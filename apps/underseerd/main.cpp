@@ -9,6 +9,7 @@
 
 #include "agent/agent.h"
 #include "agent/worker.h"
+#include "detect/check.h"
 #include "program/described.h"
 
 namespace {
@@ -124,7 +125,7 @@ Result<void> run(const Options& options) {
         return {};
     }
     if (!options.check_policy.empty()) {
-        TRY(policy::load(options.check_policy));
+        TRY(policy::load(options.check_policy, detect::check_names()));
         fmt::print("{}: a valid policy\n", options.check_policy);
         return {};
     }

@@ -13,7 +13,9 @@
 
 #include "agent/introspector.h"
 #include "base/counted.h"
+#include "detect/check.h"
 #include "detect/decoy_kernel/decoy_kernel.h"
+#include "detect/hidden_process/hidden_process.h"
 
 namespace underseer::agent {
 
@@ -87,7 +89,9 @@ Agent::~Agent() {
 
 Result<std::unique_ptr<Agent>> Agent::start(AgentOptions options) {
     policy::Policy policy;
-    if (!options.policy.empty()) policy = TRY(policy::load(options.policy));
+    if (!options.policy.empty()) {
+        policy = TRY(policy::load(options.policy, detect::check_names()));
+    }
     policy::InstanceMap instances;
     if (!options.instances.empty()) instances = TRY(policy::InstanceMap::load(options.instances));
     auto key = TRY(load_or_make_key(options.state_dir));
@@ -222,7 +226,8 @@ void Agent::on_signal(int signal) {
 
 void Agent::reload_policy() {
     notify_reloading();
-    auto policy = options_.policy.empty() ? policy::Policy{} : policy::load(options_.policy);
+    auto policy = options_.policy.empty() ? policy::Policy{}
+                                          : policy::load(options_.policy, detect::check_names());
     Result<policy::InstanceMap> instances;
     if (!options_.instances.empty()) instances = policy::InstanceMap::load(options_.instances);
     if (!instances.has_value() && policy.has_value()) policy = fail(instances.error());
@@ -441,17 +446,18 @@ Result<InstanceWatch*> Agent::select(const std::string& wanted) {
 InstanceWatch::Callbacks Agent::watch_callbacks() {
     return {
         .report =
-            [this](InstanceWatch& watch, std::string report) {
+            [this](InstanceWatch& watch, std::string check, std::string report) {
                 submit({.kind = AnalyserInput::Kind::report,
                         .time_ns = Recorder::now_ns(),
                         .instance_id = watch.instance().id,
+                        .check = std::move(check),
                         .report = std::move(report)});
             },
         .blind =
             [this](InstanceWatch& watch, const std::string& why) {
                 recorder_->critical(event::scan_event(
                     recorder_->source(), Recorder::now_ns(), watch.instance(),
-                    event::ScanActivity::error, "hidden_process",
+                    event::ScanActivity::error, "all checks",
                     fmt::format("{} is not looked at: {}", watch.instance().name, why), {}, {}));
                 say(LogLevel::warning,
                     fmt::format("{}: not looked at: {}", watch.instance().name, why));
@@ -465,8 +471,25 @@ InstanceWatch::Callbacks Agent::watch_callbacks() {
                 recorder_->critical(event::scan_event(
                     recorder_->source(), Recorder::now_ns(), watch.instance(),
                     first ? event::ScanActivity::started : event::ScanActivity::resumed,
-                    "hidden_process", text, {}, {{"blind", seconds(blind_for)}}));
+                    "all checks", text, {}, {{"blind", seconds(blind_for)}}));
                 say(LogLevel::info, text);
+            },
+        .check_blind =
+            [this](InstanceWatch& watch, const CheckStatus& check) {
+                recorder_->critical(
+                    event::scan_event(recorder_->source(), Recorder::now_ns(), watch.instance(),
+                                      event::ScanActivity::error, check.check,
+                                      fmt::format("{}: {} can say nothing: {}",
+                                                  watch.instance().name, check.check, check.reason),
+                                      check.coverage, {}));
+            },
+        .check_sighted =
+            [this](InstanceWatch& watch, const CheckStatus& check) {
+                recorder_->critical(event::scan_event(
+                    recorder_->source(), Recorder::now_ns(), watch.instance(),
+                    event::ScanActivity::resumed, check.check,
+                    fmt::format("{}: {} says something again", watch.instance().name, check.check),
+                    {}, {{"blind", seconds(std::chrono::nanoseconds(check.blind_ns))}}));
             },
         .note =
             [](InstanceWatch& watch, const std::string& note) {
@@ -542,22 +565,22 @@ void Agent::submit(AnalyserInput input) {
     input.ticket = next_ticket_++;
     const std::uint64_t ticket = input.ticket, time_ns = input.time_ns;
     const bool report = input.kind == AnalyserInput::Kind::report;
-    const std::string id = input.instance_id;
+    const std::string id = input.instance_id, check = input.check;
     const std::string frame = event::encode(input);
     if (frame.size() > limits::kMaxFrameBytes) {
         return on_verdict({.ticket = ticket, .malformed = true, .reason = "it is too long"}, id,
-                          time_ns);
+                          check, time_ns);
     }
     const bool taken = analyser_->submit(
         {.question = frame,
          .deadline = kAnalyserDeadline,
          .on_frame =
-             [this, ticket, report, id, time_ns](std::string_view answer, bool last) {
+             [this, ticket, report, id, check, time_ns](std::string_view answer, bool last) {
                  event::Decoder decoder{as_bytes(answer.substr(1))};
                  if (last) {
                      const auto verdict = decoder.get<AnalyserVerdict>();
                      if (!verdict.has_value() || verdict->ticket != ticket) return false;
-                     if (report) on_verdict(*verdict, id, time_ns);
+                     if (report) on_verdict(*verdict, id, check, time_ns);
                      return true;
                  }
                  while (!decoder.at_end()) {
@@ -569,47 +592,46 @@ void Agent::submit(AnalyserInput input) {
                  return true;
              },
          .on_failure =
-             [this, id](const Error& why) {
+             [this, id, check](const Error& why) {
                  if (InstanceWatch* watch = find_watch(id)) {
-                     watch->judged(event::Outcome::unavailable,
-                                   "the analyser was lost: " + why.to_text(), {},
+                     watch->judged(check, {.reason = "the analyser was lost: " + why.to_text()},
                                    Recorder::now_ns());
                  }
              }});
     if (taken) return;
     if (InstanceWatch* watch = find_watch(id)) {
-        watch->judged(event::Outcome::unavailable, "too many reports wait for the analyser", {},
-                      time_ns);
+        watch->judged(check, {.reason = "too many reports wait for the analyser"}, time_ns);
     }
 }
 
 void Agent::on_verdict(const AnalyserVerdict& verdict, const std::string& instance_id,
-                       std::uint64_t time_ns) {
+                       const std::string& check, std::uint64_t time_ns) {
     InstanceWatch* watch = find_watch(instance_id);
     if (watch == nullptr) return;
     if (verdict.malformed) {
-        return watch->judged(event::Outcome::unavailable,
-                             "the introspector's report cannot be read: " + verdict.reason, {},
-                             time_ns);
+        return watch->judged(
+            check, {.reason = "the introspector's report cannot be read: " + verdict.reason},
+            time_ns);
     }
     recorder_->bulk(event::scan_event(
-        recorder_->source(), time_ns, watch->instance(), event::ScanActivity::completed,
-        verdict.check,
-        fmt::format("{}: {}{}{}", verdict.check, to_string(verdict.outcome),
+        recorder_->source(), time_ns, watch->instance(), event::ScanActivity::completed, check,
+        fmt::format("{}: {}{}{}", check, to_string(verdict.outcome),
                     verdict.reason.empty() ? "" : ": ", verdict.reason),
         verdict.coverage, {{"outcome", std::string(to_string(verdict.outcome))}}));
-    if (verdict.check == detect::DecoyKernelCheck::kName) {
+    if (check == detect::DecoyKernelCheck::kName) {
         // What has to be heard several times is asked for again at once.
         if (watch->heard(verdict.outcome, verdict.reason)) managers_->ask_soon(watch->vm());
     } else {
-        watch->judged(verdict.outcome, verdict.reason, verdict.coverage, time_ns);
+        watch->judged(check, verdict, time_ns);
     }
     tell_status();
     // Seen again without anything to say about it: status still shows when.
-    for (auto& [uid, finding] : open_) {
-        if (finding.instance_id != instance_id || finding.finding.rule != verdict.check) continue;
-        if (verdict.outcome != event::Outcome::finding) continue;
-        finding.last_seen = time_ns;
+    if (verdict.outcome != event::Outcome::finding) return;
+    for (auto& [uid, open] : open_) {
+        const bool of_check = std::ranges::any_of(
+            detect::rules_of(check),
+            [&](const detect::Rule& rule) { return rule.id == open.finding.rule; });
+        if (open.instance_id == instance_id && of_check) open.last_seen = time_ns;
     }
 }
 
@@ -652,8 +674,14 @@ void Agent::log_change(const event::Instance& instance, const event::FindingChan
 void Agent::count_open(const std::string& instance_id) {
     InstanceWatch* watch = find_watch(instance_id);
     if (watch == nullptr) return;
-    watch->set_open_findings(static_cast<std::uint32_t>(std::ranges::count_if(
-        open_, [&](const auto& entry) { return entry.second.instance_id == instance_id; })));
+    std::uint32_t count = 0;
+    bool hidden_process = false;
+    for (const auto& [uid, open] : open_) {
+        if (open.instance_id != instance_id) continue;
+        ++count;
+        hidden_process |= open.finding.rule == detect::HiddenProcessCheck::kName;
+    }
+    watch->set_open_findings(count, hidden_process);
 }
 
 // What was open when the last run ended, so that it goes on under its uid. The log has it too; this

@@ -76,8 +76,9 @@ class Agent {
     void close_orphans();
     void submit(AnalyserInput input);
     void on_change(const event::FindingChange& change);
+    // Of a report about `check` of an instance.
     void on_verdict(const AnalyserVerdict& verdict, const std::string& instance_id,
-                    std::uint64_t time_ns);
+                    const std::string& check, std::uint64_t time_ns);
     void log_change(const event::Instance& instance, const event::FindingChange& change);
     void count_open(const std::string& instance_id);
     void load_findings();

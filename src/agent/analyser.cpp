@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "detect/check.h"
 #include "detect/findings/finding_ledger.h"
 
 namespace underseer::agent {
@@ -14,6 +15,20 @@ namespace {
 constexpr std::uint64_t kMaxAnalyserMemory = 512ull << 20;
 // Texts that end up in events and on screens; the rest of a report's size is bounded by its frame.
 constexpr std::size_t kMaxReasonBytes = 4096;
+
+// An introspector reads what attackers write, and may be theirs: it may speak of what it was asked
+// about, by that check's rules, and a rule's severity is not its to choose. "" when all is well.
+std::string what_is_wrong(const event::CheckReport& report, std::string_view check) {
+    if (report.check != check) return fmt::format("asked for {}, it is of another check", check);
+    const auto rules = detect::rules_of(check);
+    for (const event::Finding& finding : report.findings) {
+        const auto rule = std::ranges::find(rules, finding.rule, &detect::Rule::id);
+        if (rule == rules.end()) return fmt::format("a finding that is none of {}'s", check);
+        if (finding.severity != rule->severity) return "a severity that is not its rule's";
+        if (event::encode(finding).size() > kItemsFrameBytes) return "a finding in it is too long";
+    }
+    return "";
+}
 
 Result<void> send_changes(jail::Channel& channel,
                           const std::vector<event::FindingChange>& changes) {
@@ -55,15 +70,13 @@ Result<void> run_analyser(jail::Channel channel) {
                    !report.has_value()) {
             verdict.malformed = true;
             verdict.reason = report.error().to_text();
-        } else if (std::ranges::any_of(report->findings, [](const event::Finding& finding) {
-                       return event::encode(finding).size() > kItemsFrameBytes;
-                   })) {
+        } else if (std::string wrong = what_is_wrong(*report, input.check); !wrong.empty()) {
             verdict.malformed = true;
-            verdict.reason = "a finding in it is too long";
+            verdict.reason = std::move(wrong);
         } else {
             changes = ledger.report(input.instance_id, *report, input.time_ns);
-            verdict.check = std::move(report->check);
             verdict.outcome = report->outcome;
+            verdict.severity = event::highest_severity(report->findings);
             verdict.reason = report->reason.substr(0, kMaxReasonBytes);
             verdict.coverage = std::move(report->coverage);
         }

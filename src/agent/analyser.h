@@ -23,6 +23,7 @@ struct AnalyserInput {
     std::uint64_t ticket = 0;  // comes back with the verdict
     std::uint64_t time_ns = 0;
     std::string instance_id;
+    std::string check;                         // that was asked for
     std::string report;                        // a CheckReport in wire form, undecoded by the agent
     std::vector<event::OpenFinding> restored;  // kind restore
     std::string why;                           // kind end
@@ -33,6 +34,7 @@ struct AnalyserInput {
                           Field{"ticket", &AnalyserInput::ticket},
                           Field{"time_ns", &AnalyserInput::time_ns},
                           Field{"instance_id", &AnalyserInput::instance_id},
+                          Field{"check", &AnalyserInput::check},
                           Field{"report", &AnalyserInput::report},
                           Field{"restored", &AnalyserInput::restored},
                           Field{"why", &AnalyserInput::why}};
@@ -43,8 +45,8 @@ struct AnalyserInput {
 struct AnalyserVerdict {
     std::uint64_t ticket = 0;
     bool malformed = false;  // the introspector sent what is no report
-    std::string check;
     event::Outcome outcome = event::Outcome::unavailable;
+    event::Severity severity = event::Severity::informational;  // the highest of its findings
     std::string reason;
     event::Coverage coverage;
 
@@ -52,8 +54,8 @@ struct AnalyserVerdict {
         using event::Field;
         return std::tuple{Field{"ticket", &AnalyserVerdict::ticket},
                           Field{"malformed", &AnalyserVerdict::malformed},
-                          Field{"check", &AnalyserVerdict::check},
                           Field{"outcome", &AnalyserVerdict::outcome},
+                          Field{"severity", &AnalyserVerdict::severity},
                           Field{"reason", &AnalyserVerdict::reason},
                           Field{"coverage", &AnalyserVerdict::coverage}};
     }

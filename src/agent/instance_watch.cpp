@@ -8,7 +8,9 @@
 #include "agent/introspector.h"
 #include "agent/managers.h"
 #include "agent/recorder.h"
+#include "detect/check.h"
 #include "detect/decoy_kernel/decoy_kernel.h"
+#include "detect/hidden_process/hidden_process.h"
 #include "hypervisor/discover.h"
 #include "hypervisor/ram.h"
 
@@ -60,6 +62,25 @@ InstanceWatch::InstanceWatch(EventLoop* loop, const policy::Policy* policy, hype
     status_.pid = static_cast<std::uint32_t>(vm_.pid);
     status_.vm_state = vm_.state;
     status_.kernel_reason = hypervisor::why_no_registers(vm_);
+    follow_policy();
+}
+
+void InstanceWatch::follow_policy() {
+    schedule_.follow(*policy_);
+    std::vector<CheckStatus> each;
+    for (const std::string_view name : detect::check_names()) {
+        if (!schedule_.period(std::string(name))) continue;
+        const auto known = std::ranges::find(status_.each, name, &CheckStatus::check);
+        each.push_back(known != status_.each.end()
+                           ? *known
+                           : CheckStatus{.check = std::string(name), .reason = "not made yet"});
+    }
+    status_.each = std::move(each);
+    std::erase_if(silent_since_, [&](const auto& silent) {
+        return std::ranges::find(status_.each, silent.first, &CheckStatus::check) ==
+               status_.each.end();
+    });
+    summarise();
 }
 
 InstanceWatch::~InstanceWatch() {
@@ -89,7 +110,9 @@ void InstanceWatch::start() {
 
 void InstanceWatch::policy_changed() {
     loop_->cancel(std::exchange(next_check_, 0));
+    follow_policy();
     if (worker_ && policy::excluded(*policy_, status_.instance).empty()) {
+        schedule_.begin(std::chrono::steady_clock::now());
         return plan_check(kFirstCheckAfter);
     }
     worker_.reset();
@@ -125,6 +148,7 @@ void InstanceWatch::on_ready(const std::vector<std::string>& missing_layers) {
         callbacks_.note(*this, "this host does not allow a layer of the jail: " + layer);
     }
     hear(std::exchange(unheard_, {}));
+    schedule_.begin(std::chrono::steady_clock::now());
     plan_check(kFirstCheckAfter);
 }
 
@@ -149,79 +173,87 @@ void InstanceWatch::learn_kernel() {
                      .on_failure = [](const Error&) {}});
 }
 
-std::chrono::milliseconds InstanceWatch::period() const {
-    return std::max(*policy_->hidden_process_every, afforded());
-}
-
 // A VM that boots is looked at often; one in which there is no Linux costs a search of all its RAM
 // each time, and comes as often as the budget allows.
 std::chrono::milliseconds InstanceWatch::retry_delay() const {
     const bool booting = std::chrono::steady_clock::now() - seen_since_ < kBootTime;
-    return booting ? kRetryAfter : std::max(kRetryAfter, afforded());
-}
-
-// A check that cost C may come again after C / share, whatever the schedule says.
-std::chrono::milliseconds InstanceWatch::afforded(std::uint64_t cost_ns) const {
-    return std::chrono::milliseconds(static_cast<std::int64_t>(static_cast<double>(cost_ns) / 1e6 /
-                                                               (policy_->cpu_percent / 100)));
+    return booting ? kRetryAfter
+                   : std::max(kRetryAfter,
+                              schedule_.afforded(std::chrono::nanoseconds(status_.last_cost_ns)));
 }
 
 // The first comes when one period has passed: an agent that starts does not search all VMs at once.
 bool InstanceWatch::search_due() const {
     return policy_->deep_search_every &&
            std::chrono::steady_clock::now() - last_search_ >=
-               std::max(*policy_->deep_search_every, afforded(search_cost_ns_));
+               std::max(*policy_->deep_search_every, schedule_.afforded(search_cost_));
 }
 
 void InstanceWatch::plan_check(std::chrono::milliseconds from_now) {
     loop_->cancel(next_check_);
     next_check_ = 0;
-    if (!policy_->hidden_process_every) return begin_blindness("the check is off by policy");
+    if (status_.each.empty()) return begin_blindness("all checks are off by policy");
     next_check_ = loop_->after(from_now, [this] {
         next_check_ = 0;
         check();
     });
 }
 
-bool InstanceWatch::ask_for_report(const Question& question, OnReport done) {
-    return worker_->submit({.question = event::encode(question),
-                            .deadline = kCheckDeadline,
-                            .on_frame =
-                                [report = std::make_shared<std::string>(), done = std::move(done)](
-                                    std::string_view frame, bool last) {
-                                    if (!last) {
-                                        // One report and no more; the kind of the frame is its
-                                        // first byte.
-                                        *report += frame.substr(1);
-                                        return report->size() <= limits::kMaxFrameBytes;
-                                    }
-                                    event::Decoder decoder{as_bytes(frame.substr(1))};
-                                    const auto end = decoder.get<AnswerEnd>();
-                                    if (!end.has_value()) return false;
-                                    if (end->failed) {
-                                        done(fail(error_of(*end)));
-                                    } else if (report->empty()) {
-                                        done(fail(Code::malformed, "no report: " + end->first_gap));
-                                    } else {
-                                        done(std::move(*report));
-                                    }
-                                    return true;
-                                },
-                            // on_lost() has told it already.
-                            .on_failure = [](const Error&) {}});
+void InstanceWatch::plan_next_check() {
+    const auto next = schedule_.next().value_or(std::chrono::steady_clock::now());
+    const auto wait =
+        std::chrono::ceil<std::chrono::milliseconds>(next - std::chrono::steady_clock::now());
+    plan_check(std::max(wait, 0ms));
+}
+
+bool InstanceWatch::ask_for_reports(const Question& question, std::size_t count, OnReports done) {
+    return worker_->submit(
+        {.question = event::encode(question),
+         .deadline = kCheckDeadline,
+         .on_frame =
+             [reports = std::make_shared<Reports>(), count, done = std::move(done)](
+                 std::string_view frame, bool last) {
+                 if (!last) {
+                     // A report each and no more of them; the kind of the
+                     // frame is its first byte.
+                     reports->emplace_back(frame.substr(1));
+                     return reports->size() <= count;
+                 }
+                 event::Decoder decoder{as_bytes(frame.substr(1))};
+                 const auto end = decoder.get<AnswerEnd>();
+                 if (!end.has_value()) return false;
+                 if (end->failed) {
+                     done(fail(error_of(*end)));
+                 } else if (reports->size() != count) {
+                     done(fail(Code::malformed, fmt::format("{} of {} reports: {}", reports->size(),
+                                                            count, end->first_gap)));
+                 } else {
+                     done(std::move(*reports));
+                 }
+                 return true;
+             },
+         // on_lost() has told it already.
+         .on_failure = [](const Error&) {}});
 }
 
 void InstanceWatch::check() {
+    look_began_ = std::chrono::steady_clock::now();
+    Question question{.topic = Topic::checks, .checks = schedule_.due(look_began_)};
+    if (question.checks.empty()) return plan_next_check();
     cost_at_start_ = worker_->cpu_time();
     // What only a search of all RAM shows must not be closed by a check that has not searched: a
     // worker that was started anew does not know that there is something.
-    const bool suspicion = status_.open_findings > 0;
-    searching_ = !suspicion && search_due();
+    const bool for_hidden = std::ranges::find(question.checks, detect::HiddenProcessCheck::kName) !=
+                            question.checks.end();
+    const bool suspicion = for_hidden && hidden_open_;
+    searching_ = for_hidden && !suspicion && search_due();
     // Counted from its start: one that no worker survives must not be tried again at once.
-    if (searching_) last_search_ = std::chrono::steady_clock::now();
-    const Question question{.topic = Topic::hidden_processes, .deep = suspicion || searching_};
-    const bool taken = ask_for_report(
-        question, [this](Result<std::string> report) { check_answered(std::move(report)); });
+    if (searching_) last_search_ = look_began_;
+    question.deep = suspicion || searching_;
+    const bool taken = ask_for_reports(question, question.checks.size(),
+                                       [this, names = question.checks](Result<Reports> reports) {
+                                           checks_answered(names, std::move(reports));
+                                       });
     if (!taken) plan_check(kRetryAfter);
 }
 
@@ -231,16 +263,17 @@ void InstanceWatch::hear(std::vector<event::CpuRegisters> cpus) {
         unheard_ = std::move(cpus);
         return;
     }
-    ask_for_report({.topic = Topic::decoy_kernel, .cpus = std::move(cpus)},
-                   [this](Result<std::string> report) {
-                       if (!report.has_value()) {
-                           heard(event::Outcome::unavailable, report.error().message);
-                           return;
-                       }
-                       hearing_ = *report;
-                       heard_at_ = std::chrono::steady_clock::now();
-                       callbacks_.report(*this, std::move(*report));
-                   });
+    ask_for_reports({.topic = Topic::decoy_kernel, .cpus = std::move(cpus)}, 1,
+                    [this](Result<Reports> reports) {
+                        if (!reports.has_value()) {
+                            heard(event::Outcome::unavailable, reports.error().message);
+                            return;
+                        }
+                        hearing_ = reports->front();
+                        heard_at_ = std::chrono::steady_clock::now();
+                        callbacks_.report(*this, std::string(detect::DecoyKernelCheck::kName),
+                                          std::move(reports->front()));
+                    });
 }
 
 bool InstanceWatch::heard(event::Outcome outcome, std::string reason) {
@@ -256,36 +289,74 @@ bool InstanceWatch::hearing_is_old() const {
     return std::chrono::steady_clock::now() - heard_at_ > kHearingHolds;
 }
 
-void InstanceWatch::check_answered(Result<std::string> report) {
+void InstanceWatch::checks_answered(const std::vector<std::string>& names,
+                                    Result<Reports> reports) {
     ++status_.checks;
-    const auto cost = static_cast<std::uint64_t>((worker_->cpu_time() - cost_at_start_).count());
+    const std::chrono::nanoseconds cost = worker_->cpu_time() - cost_at_start_;
     // A search is paid for by itself, and the checks in between go on at their pace.
-    (searching_ ? search_cost_ns_ : status_.last_cost_ns) = cost;
-    if (searching_ && report.has_value()) status_.last_search_ns = Recorder::now_ns();
-    if (!report.has_value()) {
+    if (searching_) {
+        search_cost_ = cost;
+    } else {
+        status_.last_cost_ns = static_cast<std::uint64_t>(cost.count());
+    }
+    if (searching_ && reports.has_value()) status_.last_search_ns = Recorder::now_ns();
+    if (!reports.has_value()) {
         status_.state = WatchState::attaching;
-        status_.why = report.error().message;
+        status_.why = reports.error().message;
         begin_blindness(status_.why);
         return plan_check(retry_delay());
     }
+    schedule_.made(names, look_began_, std::chrono::nanoseconds(status_.last_cost_ns));
     status_.state = WatchState::watched;
     status_.why.clear();
+    end_blindness();
     if (status_.kernel.empty()) learn_kernel();
-    callbacks_.report(*this, std::move(*report));
-    plan_check(policy_->hidden_process_every ? period() : 0ms);
+    for (std::size_t i = 0; i < names.size(); ++i) {
+        callbacks_.report(*this, names[i], std::move((*reports)[i]));
+    }
+    plan_next_check();
 }
 
-void InstanceWatch::judged(event::Outcome outcome, std::string reason, event::Coverage coverage,
+void InstanceWatch::judged(const std::string& check, AnalyserVerdict verdict,
                            std::uint64_t time_ns) {
-    status_.last_check_ns = time_ns;
-    status_.last_outcome = outcome;
-    status_.last_reason = std::move(reason);
-    status_.coverage = std::move(coverage);
-    if (outcome == event::Outcome::unavailable) {
-        begin_blindness(status_.last_reason);
-    } else {
-        end_blindness();
+    const auto found = std::ranges::find(status_.each, check, &CheckStatus::check);
+    if (found == status_.each.end()) return;  // off by now
+    CheckStatus& status = *found;
+    ++status.made;
+    status.last_ns = status_.last_check_ns = time_ns;
+    status.outcome = verdict.outcome;
+    status.severity = verdict.severity;
+    status.reason = std::move(verdict.reason);
+    status.coverage = std::move(verdict.coverage);
+    summarise();
+    const auto silent = silent_since_.find(check);
+    if (status.outcome == event::Outcome::unavailable) {
+        if (silent != silent_since_.end()) return;
+        silent_since_[check] = std::chrono::steady_clock::now();
+        callbacks_.check_blind(*this, status);
+    } else if (silent != silent_since_.end()) {
+        const std::chrono::nanoseconds lasted = std::chrono::steady_clock::now() - silent->second;
+        status.blind_ns += static_cast<std::uint64_t>(lasted.count());
+        silent_since_.erase(silent);
+        callbacks_.check_sighted(*this, status);
     }
+}
+
+void InstanceWatch::summarise() {
+    status_.last_outcome = event::Outcome::clean;
+    status_.last_reason.clear();
+    for (const CheckStatus& one : status_.each) {
+        if (one.outcome == event::Outcome::clean) continue;
+        if (one.outcome == event::Outcome::finding &&
+            one.severity == event::Severity::informational) {
+            continue;
+        }
+        if (status_.last_outcome == event::Outcome::finding) continue;
+        if (status_.last_outcome == one.outcome) continue;  // the first of them stands for all
+        status_.last_outcome = one.outcome;
+        status_.last_reason = one.reason.empty() ? "" : one.check + ": " + one.reason;
+    }
+    if (status_.each.empty()) status_.last_outcome = event::Outcome::unavailable;
 }
 
 // A VM that has just appeared cannot be looked into at once: that is told when it lasts. Later on
@@ -364,8 +435,17 @@ InstanceStatus InstanceWatch::status() const {
     status.blind_ns = static_cast<std::uint64_t>(blind.count());
     status.watched_ns =
         static_cast<std::uint64_t>(std::chrono::nanoseconds(now - seen_since_).count());
-    if (policy_->hidden_process_every) {
-        status.period_ns = static_cast<std::uint64_t>(std::chrono::nanoseconds(period()).count());
+    for (CheckStatus& one : status.each) {
+        const auto ns = [](auto duration) {
+            return static_cast<std::uint64_t>(std::chrono::nanoseconds(duration).count());
+        };
+        one.period_ns = ns(schedule_.period(one.check).value_or(0ms));
+        if (const auto silent = silent_since_.find(one.check); silent != silent_since_.end()) {
+            one.blind_ns += ns(now - silent->second);
+        }
+        if (status.period_ns == 0 || one.period_ns < status.period_ns) {
+            status.period_ns = one.period_ns;
+        }
     }
     if (worker_) {
         status.cpu_ns = static_cast<std::uint64_t>(worker_->cpu_time().count());

@@ -3,8 +3,11 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <string>
 
+#include "agent/analyser.h"
+#include "agent/check_schedule.h"
 #include "agent/job_runner.h"
 #include "agent/status.h"
 #include "hypervisor/vm.h"
@@ -15,11 +18,13 @@ namespace underseer::agent {
 class InstanceWatch {
   public:
     struct Callbacks {
-        // A check has answered: the CheckReport in wire form, not decoded here.
-        std::function<void(InstanceWatch&, std::string report)> report;
+        // A check has answered: its CheckReport in wire form, not decoded here.
+        std::function<void(InstanceWatch&, std::string check, std::string report)> report;
         // Nobody looks from now on, and why; then, that somebody does again.
         std::function<void(InstanceWatch&, const std::string& why)> blind;
         std::function<void(InstanceWatch&, std::chrono::nanoseconds blind_for, bool first)> sighted;
+        // One check can say nothing from now on, while others may; then, that it does again.
+        std::function<void(InstanceWatch&, const CheckStatus& check)> check_blind, check_sighted;
         std::function<void(InstanceWatch&, const std::string& note)> note;
     };
 
@@ -43,9 +48,13 @@ class InstanceWatch {
     // What the analyser made of the last report of that. Returns whether to hear them again soon.
     bool heard(event::Outcome outcome, std::string reason);
     // What it made of the last report of a check.
-    void judged(event::Outcome outcome, std::string reason, event::Coverage coverage,
-                std::uint64_t time_ns);
-    void set_open_findings(std::uint32_t count) { status_.open_findings = count; }
+    void judged(const std::string& check, AnalyserVerdict verdict, std::uint64_t time_ns);
+    // What is open now, and whether a hidden process is among it: then each look for hidden
+    // processes searches all RAM.
+    void set_open_findings(std::uint32_t count, bool hidden_process) {
+        status_.open_findings = count;
+        hidden_open_ = hidden_process;
+    }
 
     // A user's question. False: not watched, or too many wait.
     bool ask(const Question& question, JobRunner::OnFrame on_frame, JobRunner::OnFailure failed);
@@ -61,20 +70,22 @@ class InstanceWatch {
     void on_ready(const std::vector<std::string>& missing_layers);
     void on_lost(const Error& why, std::chrono::milliseconds until_restart);
     void learn_kernel();
+    // The next look at the earliest in this time, or when the schedule has it.
     void plan_check(std::chrono::milliseconds from_now);
-    // A question that a CheckReport answers. `done` gets it in wire form, or why there is none;
-    // nothing when the worker is lost. False: too many wait.
-    using OnReport = std::function<void(Result<std::string> report)>;
-    bool ask_for_report(const Question& question, OnReport done);
+    void plan_next_check();
+    // A question that CheckReports answer, as many as `count`. `done` gets them in wire form, or
+    // why there are none; nothing when the worker is lost. False: too many wait.
+    using Reports = std::vector<std::string>;
+    using OnReports = std::function<void(Result<Reports> reports)>;
+    bool ask_for_reports(const Question& question, std::size_t count, OnReports done);
     void check();
-    void check_answered(Result<std::string> report);
+    void checks_answered(const std::vector<std::string>& names, Result<Reports> reports);
+    void follow_policy();
     bool hearing_is_old() const;
     void answer_from_hearing(JobRunner::OnFrame on_frame, JobRunner::OnFailure failed) const;
     void begin_blindness(const std::string& why);
     void end_blindness();
-    std::chrono::milliseconds period() const;
-    std::chrono::milliseconds afforded() const { return afforded(status_.last_cost_ns); }
-    std::chrono::milliseconds afforded(std::uint64_t cost_ns) const;
+    void summarise();
     bool search_due() const;
     std::chrono::milliseconds retry_delay() const;
 
@@ -89,11 +100,15 @@ class InstanceWatch {
     bool blindness_told_ = false, sighted_once_ = false;
     EventLoop::Timer tell_blindness_ = 0;
     std::chrono::nanoseconds blind_before_{0};
+    CheckSchedule schedule_;
+    std::map<std::string, Instant> silent_since_;  // checks that can say nothing
+    Instant look_began_;
     std::chrono::nanoseconds cost_at_start_{0};
     // Of searches of all RAM that the schedule asked for.
     Instant last_search_;
-    std::uint64_t search_cost_ns_ = 0;
-    bool searching_ = false;                    // the check that is being answered is one
+    std::chrono::nanoseconds search_cost_{0};
+    bool searching_ = false;                    // the look that is being taken is one
+    bool hidden_open_ = false;                  // a hidden process is known
     std::vector<event::CpuRegisters> unheard_;  // told before the worker was ready
     std::string hearing_;                       // the last report of what the CPUs run
     Instant heard_at_;

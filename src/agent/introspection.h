@@ -26,7 +26,7 @@ enum class Topic : std::uint8_t {
     mounts,
     interfaces,
     kernel_log,
-    hidden_processes,
+    checks,        // one frame each
     decoy_kernel,  // needs Question::cpus
     symbol_file,   // the kernel model as an ISF, in parts of text
     ram_regions,   // where there is RAM; answered without looking for a kernel
@@ -40,9 +40,11 @@ struct Question {
     Topic topic = Topic::info;
     bool one_pid = false;
     std::uint32_t pid = 0;
-    bool environment = false;   // of tasks
-    bool threads = false;       // every thread, not only processes
-    bool deep = false;          // of hidden_processes: search all RAM as well
+    bool environment = false;  // of tasks
+    bool threads = false;      // every thread, not only processes
+    // Of checks: which (empty: all), and whether that of hidden processes searches all RAM.
+    std::vector<std::string> checks;
+    bool deep = false;
     std::uint64_t address = 0;  // of ram_bytes: physical, and at most kMaxRamQuestion bytes
     std::uint64_t size_bytes = 0;
     // The guest's CPUs a moment ago, when the asker knows: the kernel that they run is looked into.
@@ -50,12 +52,16 @@ struct Question {
 
     static constexpr auto fields() {
         using event::Field;
-        return std::tuple{
-            Field{"topic", &Question::topic},     Field{"one_pid", &Question::one_pid},
-            Field{"pid", &Question::pid},         Field{"environment", &Question::environment},
-            Field{"threads", &Question::threads}, Field{"deep", &Question::deep},
-            Field{"address", &Question::address}, Field{"size_bytes", &Question::size_bytes},
-            Field{"cpus", &Question::cpus}};
+        return std::tuple{Field{"topic", &Question::topic},
+                          Field{"one_pid", &Question::one_pid},
+                          Field{"pid", &Question::pid},
+                          Field{"environment", &Question::environment},
+                          Field{"threads", &Question::threads},
+                          Field{"checks", &Question::checks},
+                          Field{"deep", &Question::deep},
+                          Field{"address", &Question::address},
+                          Field{"size_bytes", &Question::size_bytes},
+                          Field{"cpus", &Question::cpus}};
     }
 };
 

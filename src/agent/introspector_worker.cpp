@@ -32,6 +32,7 @@ constexpr std::uint64_t kMaxReadBytes = 16u << 20;
 constexpr std::size_t kMaxRemains = 8;
 // A kernel that turns out not to run is left for another one this often within one question.
 constexpr unsigned kAttempts = 3;
+constexpr std::size_t kOneItemAFrame = 0;
 constexpr std::size_t kTextPartBytes = kItemsFrameBytes - 64;  // one fills a frame
 constexpr std::uint64_t kRamPieceBytes = 64u << 10;  // of a dump: a frame holds a few of them
 
@@ -247,9 +248,8 @@ class Worker {
                 return frames_of(guest_->interfaces());
             case Topic::kernel_log:
                 return frames_of(guest_->kernel_log());
-            case Topic::hidden_processes:
-                return frames_of<event::CheckReport>(
-                    Listing<event::CheckReport>{{hidden_processes(question.deep)}, 0, {}});
+            case Topic::checks:
+                return frames_of(checks(question), kOneItemAFrame);
             case Topic::decoy_kernel:
                 return frames_of<event::CheckReport>(Listing<event::CheckReport>{
                     {decoys_.hear(*guest_, source_.image ? image_cpus_ : question.cpus)}, 0, {}});
@@ -293,23 +293,24 @@ class Worker {
         return listing;
     }
 
-    // RAM is searched when that is asked for, when views still differ, or are broken, at a second
-    // look (a process that comes or goes has come or gone by then), and for as long as that finds
-    // something: what only RAM shows must not seem to be gone because nobody asked.
-    event::CheckReport hidden_processes(bool deep) {
-        bool search = deep || suspect_;
-        detect::HiddenProcessCheck check(search);
-        for (unsigned look = 0; !check.done(); ++look) {
-            if (look > 0 && cache_->live()) sleep_ms(detect::HiddenProcessCheck::kPauseMs);
-            if (look == 2 && !search) {
-                search = true;
-                check = detect::HiddenProcessCheck(search);
-            }
-            check.look(*guest_);
+    // What only a search of RAM shows must not seem to be gone because nobody asked for one: it is
+    // searched for as long as that finds something.
+    Result<Listing<event::CheckReport>> checks(const Question& question) {
+        for (const std::string& name : question.checks) {
+            if (detect::find_check(name) != nullptr) continue;
+            return fail(Code::invalid_argument, "there is no check " + name);
         }
-        auto report = check.report(*guest_);
-        suspect_ = search && report.outcome == event::Outcome::finding;
-        return report;
+        const auto checks =
+            detect::make_checks(question.checks, {.search_ram = question.deep || suspect_});
+        Listing<event::CheckReport> listing;
+        listing.items = detect::run(checks, *guest_, [&](std::chrono::milliseconds pause) {
+            if (cache_->live()) sleep_ms(static_cast<unsigned>(pause.count()));
+        });
+        for (const event::CheckReport& report : listing.items) {
+            if (report.check != detect::HiddenProcessCheck::kName) continue;
+            suspect_ = report.outcome == event::Outcome::finding;
+        }
+        return listing;
     }
 
     static void sleep_ms(unsigned ms) {
@@ -318,7 +319,8 @@ class Worker {
     }
 
     template <typename T>
-    static Frames frames_of(Result<Listing<T>> listing) {
+    static Frames frames_of(Result<Listing<T>> listing,
+                            std::size_t frame_bytes = kItemsFrameBytes) {
         if (!listing.has_value()) return {failure(listing.error())};
         Frames frames;
         event::Encoder frame;
@@ -331,7 +333,8 @@ class Worker {
                      fmt::format("{} bytes are more than one answer may have", bytes.size())});
                 continue;
             }
-            if (frame.bytes().size() + bytes.size() > kItemsFrameBytes) {
+            const bool holds_some = frame.bytes().size() > 1;
+            if (holds_some && frame.bytes().size() + bytes.size() > frame_bytes) {
                 frames.push_back(frame.take());
                 frame = {};
                 frame.put(FrameKind::items);
@@ -367,7 +370,7 @@ class Worker {
     std::unique_ptr<Guest> guest_;
     detect::DecoyKernelCheck decoys_;
     std::vector<event::CpuRegisters> image_cpus_;  // that its writer told
-    bool suspect_ = false;           // the last search for hidden processes has found one
+    bool suspect_ = false;           // the last check for hidden processes has found one
     guest_linux::VitalSigns signs_;  // of guest_, when they were last seen
     bool seen_running_ = false;      // its clock has moved under our eyes
     std::vector<guest_linux::VitalSigns> remains_;  // of kernels that have ended

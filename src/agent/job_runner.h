@@ -41,7 +41,7 @@ class JobRunner {
         std::function<void(const Error& why, std::chrono::milliseconds until_restart)> lost;
     };
 
-    static constexpr std::size_t kMaxWaitingJobs = 64;
+    static constexpr std::size_t kMaxWaitingJobs = 256;
     static constexpr std::chrono::milliseconds kFirstDelay{500}, kLongestDelay{60'000};
 
     // `loop` must outlive this.

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "agent/introspection.h"
 #include "event/finding.h"
@@ -16,18 +17,42 @@ constexpr WatchState last_enumerator(WatchState) {
 }
 std::string_view to_string(WatchState state);
 
+// One check of one instance.
+struct CheckStatus {
+    std::string check;
+    std::uint64_t period_ns = 0;  // between two, after the budget; 0: off
+    std::uint64_t made = 0;       // how often
+    std::uint64_t last_ns = 0;    // since the epoch; 0: never
+    event::Outcome outcome = event::Outcome::unavailable;
+    event::Severity severity = event::Severity::informational;  // the highest of its findings
+    std::string reason;
+    event::Coverage coverage;
+    std::uint64_t blind_ns = 0;  // in which it could say nothing, the present stretch included
+
+    static constexpr auto fields() {
+        using event::Field;
+        using S = CheckStatus;
+        return std::tuple{Field{"check", &S::check},      Field{"period_ns", &S::period_ns},
+                          Field{"made", &S::made},        Field{"last", &S::last_ns},
+                          Field{"outcome", &S::outcome},  Field{"severity", &S::severity},
+                          Field{"reason", &S::reason},    Field{"coverage", &S::coverage},
+                          Field{"blind_ns", &S::blind_ns}};
+    }
+};
+
 struct InstanceStatus {
     event::Instance instance;
     std::uint32_t pid = 0;
     std::string vm_state;  // "running", "paused", .. as its manager says; "": nobody says
     WatchState state = WatchState::attaching;
-    std::string why;     // of excluded, unreadable, restarting
-    std::string kernel;  // release, "" while unknown
-    std::uint64_t checks = 0;
+    std::string why;                  // of excluded, unreadable, restarting
+    std::string kernel;               // release, "" while unknown
+    std::uint64_t checks = 0;         // looks, each of one or more checks
     std::uint64_t last_check_ns = 0;  // since the epoch; 0: never
+    // The worst that a check said last: a finding, else that one is unavailable, and which and why.
     event::Outcome last_outcome = event::Outcome::unavailable;
     std::string last_reason;
-    event::Coverage coverage;          // of the last check
+    std::vector<CheckStatus> each;     // that the policy has made by itself
     std::uint64_t last_search_ns = 0;  // of all RAM, by schedule; since the epoch, 0: never
     // Whether the guest's CPUs run the kernel that is looked into, and why that is not known.
     event::Outcome kernel_outcome = event::Outcome::unavailable;
@@ -35,8 +60,8 @@ struct InstanceStatus {
     std::uint64_t blind_ns = 0;      // in all, the present stretch included
     std::uint64_t watched_ns = 0;    // since the agent first saw it
     std::uint64_t cpu_ns = 0;        // that its workers took
-    std::uint64_t last_cost_ns = 0;  // of the last check
-    std::uint64_t period_ns = 0;     // between checks, after the budget
+    std::uint64_t last_cost_ns = 0;  // of the last look
+    std::uint64_t period_ns = 0;     // the shortest of a check
     std::uint64_t resident_bytes = 0;
     std::uint32_t restarts = 0;  // of its worker
     std::uint32_t open_findings = 0;
@@ -54,7 +79,7 @@ struct InstanceStatus {
                           Field{"last_check", &S::last_check_ns},
                           Field{"last_outcome", &S::last_outcome},
                           Field{"last_reason", &S::last_reason},
-                          Field{"coverage", &S::coverage},
+                          Field{"each", &S::each},
                           Field{"last_search", &S::last_search_ns},
                           Field{"kernel_outcome", &S::kernel_outcome},
                           Field{"kernel_reason", &S::kernel_reason},

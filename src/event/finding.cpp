@@ -1,6 +1,14 @@
 #include "event/finding.h"
 
+#include <algorithm>
+
 namespace underseer::event {
+
+Severity highest_severity(const std::vector<Finding>& findings) {
+    Severity highest = Severity::informational;
+    for (const Finding& finding : findings) highest = std::max(highest, finding.severity);
+    return highest;
+}
 
 std::string_view to_string(Severity severity) {
     switch (severity) {

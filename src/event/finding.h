@@ -97,6 +97,15 @@ struct Finding {
     }
 };
 
+// Told, kept and closed as any other, but nothing to be woken for: it changes no verdict and no
+// exit status, and raises no suspicion.
+constexpr bool is_informational(const Finding& finding) {
+    return finding.severity == Severity::informational;
+}
+
+// The highest of them; informational when there is none.
+Severity highest_severity(const std::vector<Finding>& findings);
+
 // A finding over its life: one condition that lasts is one finding, however often it is seen.
 struct OpenFinding {
     std::string uid;                              // for good: over restarts of the agent too

@@ -7,6 +7,7 @@
 #include "event/observation.h"
 #include "guest_linux/kernel.h"
 #include "guest_linux/memory_maps.h"
+#include "guest_linux/modules.h"
 #include "guest_linux/open_files.h"
 #include "guest_linux/paths.h"
 #include "guest_linux/task_scan.h"
@@ -44,6 +45,9 @@ class Guest {
     Result<Listing<event::OpenFile>> open_files(std::optional<std::uint32_t> pid);
     Result<Listing<event::Vma>> memory_maps(std::optional<std::uint32_t> pid);
     Result<Listing<event::Module>> modules();
+    std::vector<ModuleViewResult> module_views() { return walk_module_views(*kernel_); }
+    // By the address of its struct module, whatever its state.
+    Result<event::Module> module(GuestVirt address) { return read_module(*kernel_, address); }
     Result<Listing<event::Socket>> sockets();
     Result<Listing<event::Mount>> mounts();
     Result<Listing<event::NetworkInterface>> interfaces();

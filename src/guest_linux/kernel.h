@@ -10,6 +10,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <unordered_set>
 #include <vector>
 
 #include "base/limits.h"
@@ -139,6 +140,13 @@ class Kernel {
     Result<void> walk_list(GuestVirt head, Visit&& visit,
                            std::size_t max_steps = limits::kMaxListSteps);
 
+    // Visits every node of a red-black tree (struct rb_node {__rb_parent_color, rb_right, rb_left},
+    // include/linux/rbtree_types.h), the
+    // parent first. `visit(GuestVirt node)` returns a Result<void>; an error of it ends the walk.
+    // Code::limit when there are too many nodes or one is met again.
+    template <typename Visit>
+    Result<void> walk_rb_tree(std::uint64_t root, Visit&& visit);
+
     // Address of a per-CPU variable on one CPU.
     Result<GuestVirt> per_cpu(GuestVirt variable, unsigned cpu);
     // CPUs that have a per-CPU area.
@@ -209,6 +217,24 @@ Result<void> Kernel::walk_list(GuestVirt head, Visit&& visit, std::size_t max_st
         }
         if (!visit(node)) return {};
         node = TRY(memory_.read<GuestVirt>(node));
+    }
+    return {};
+}
+
+template <typename Visit>
+Result<void> Kernel::walk_rb_tree(std::uint64_t root, Visit&& visit) {
+    std::vector<std::uint64_t> stack{root};
+    std::unordered_set<GuestVirt> seen;
+    while (!stack.empty()) {
+        const GuestVirt node{stack.back()};
+        stack.pop_back();
+        if (!node) continue;
+        if (!seen.insert(node).second || seen.size() > limits::kMaxListSteps) {
+            return fail(Code::limit, "a kernel tree is too large, or leads into itself");
+        }
+        stack.push_back(TRY(memory_.read<std::uint64_t>(node + 8)));
+        stack.push_back(TRY(memory_.read<std::uint64_t>(node + 16)));
+        TRY(visit(node));
     }
     return {};
 }

@@ -105,6 +105,10 @@ class ModuleReader {
 
 }  // namespace
 
+Result<event::Module> read_module(Kernel& kernel, GuestVirt address) {
+    return ModuleReader(kernel).read(address);
+}
+
 Result<Listing<event::Module>> list_modules(Kernel& kernel) {
     Listing<event::Module> listing;
     ModuleReader reader(kernel);

@@ -425,26 +425,6 @@ Result<void> TaskViews::walk_rt_queue(GuestVirt rt_rq, std::vector<GuestVirt>& o
     return {};
 }
 
-// struct rb_node {__rb_parent_color, rb_right, rb_left} (include/linux/rbtree_types.h). `visit` is
-// given the address of every node and may fail.
-template <typename Visit>
-Result<void> TaskViews::walk_rb_tree(std::uint64_t root, Visit&& visit) {
-    std::vector<std::uint64_t> stack{root};
-    std::unordered_set<GuestVirt> seen;
-    while (!stack.empty()) {
-        const GuestVirt node{stack.back()};
-        stack.pop_back();
-        if (!node) continue;
-        if (!seen.insert(node).second || seen.size() > limits::kMaxListSteps) {
-            return fail(Code::limit, "a kernel tree is too large, or leads into itself");
-        }
-        stack.push_back(TRY(kernel_->memory().read<std::uint64_t>(node + 8)));
-        stack.push_back(TRY(kernel_->memory().read<std::uint64_t>(node + 16)));
-        TRY(visit(node));
-    }
-    return {};
-}
-
 // A server that lends the CPU to another class since 6.8 (struct rq.fair_server) is an entity as a
 // task's, but no task.
 Result<void> TaskViews::add_dl_task(GuestVirt task, std::vector<GuestVirt>& out) {
@@ -456,7 +436,7 @@ Result<void> TaskViews::add_dl_task(GuestVirt task, std::vector<GuestVirt>& out)
 
 Result<void> TaskViews::walk_dl_queue(GuestVirt rq, std::vector<GuestVirt>& out) {
     TRY(kernel_->require({f_.dl_rb_node}));
-    return walk_rb_tree(TRY(kernel_->read(rq, f_.rq_dl_root)), [&](GuestVirt node) {
+    return kernel_->walk_rb_tree(TRY(kernel_->read(rq, f_.rq_dl_root)), [&](GuestVirt node) {
         return add_dl_task(container(node, f_.dl_rb_node), out);
     });
 }
@@ -469,13 +449,12 @@ Result<void> TaskViews::walk_dl_timers(unsigned cpu, std::vector<GuestVirt>& out
     const GuestVirt replenish = TRY(kernel_->symbol("dl_task_timer"));
     const GuestVirt bases = TRY(kernel_->per_cpu(TRY(kernel_->symbol("hrtimer_bases")), cpu));
     const GuestVirt clock = bases + f_.clock_bases.offset;
-    return walk_rb_tree(TRY(kernel_->read(clock, f_.clock_root)),
-                        [&](GuestVirt node) -> Result<void> {
-                            const GuestVirt timer = container(node, f_.timer_node);
-                            if (TRY(kernel_->read_pointer(timer, f_.timer_function)) != replenish)
-                                return {};
-                            return add_dl_task(container(timer, f_.dl_timer), out);
-                        });
+    return kernel_->walk_rb_tree(
+        TRY(kernel_->read(clock, f_.clock_root)), [&](GuestVirt node) -> Result<void> {
+            const GuestVirt timer = container(node, f_.timer_node);
+            if (TRY(kernel_->read_pointer(timer, f_.timer_function)) != replenish) return {};
+            return add_dl_task(container(timer, f_.dl_timer), out);
+        });
 }
 
 // A group that has used up its quota hangs in no CPU's queue. Its real-time tasks wait in its own

@@ -62,8 +62,6 @@ class TaskViews {
     Result<void> walk_rt_queue(GuestVirt rt_rq, std::vector<GuestVirt>& out, unsigned depth = 0);
     Result<void> walk_groups(GuestVirt first_rq, const std::vector<unsigned>& cpus,
                              std::vector<GuestVirt>& out);
-    template <typename Visit>
-    Result<void> walk_rb_tree(std::uint64_t root, Visit&& visit);
     Result<void> add_dl_task(GuestVirt task, std::vector<GuestVirt>& out);
     Result<void> walk_dl_queue(GuestVirt rq, std::vector<GuestVirt>& out);
     Result<void> walk_dl_timers(unsigned cpu, std::vector<GuestVirt>& out);

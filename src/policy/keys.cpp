@@ -10,12 +10,15 @@ constexpr std::array kKeys{
     Key{"[schedule]", "discover_every", "\"1s\"", "\"1s\"",
         "How often the host is searched for new VMs. At least \"100ms\"."},
     Key{"[schedule]", "hidden_process", "\"10s\"", "\"10s\"",
-        "How often each VM is checked for hidden processes: at least \"1s\", or \"off\"."},
+        "How often each VM is checked for hidden processes: at least \"1s\", or \"off\". Every "
+        "other "
+        "check has a key of its own name: underseer check --list."},
     Key{"[schedule]", "deep_search", "\"off\"", "\"off\"",
         "How often a check for hidden processes also searches all of a VM's RAM, for a task that "
         "no "
-        "list leads to: at least \"1s\", or \"off\". On suspicion, and for as long as a finding is "
-        "open, it does so anyway."},
+        "list leads to: at least \"1s\", or \"off\". On suspicion, and for as long as a hidden "
+        "process is "
+        "known, it does so anyway."},
     Key{"[schedule]", "cpu_percent", "1.0", "1.0",
         "Share of one core, in percent, that the checks of one VM may take. A check that costs "
         "more is run less often, and underseer status says so."},

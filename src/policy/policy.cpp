@@ -142,9 +142,14 @@ Result<Section> section_of(Section& root, const toml::table& file, std::string_v
     return Section(node == nullptr ? nullptr : node->as_table(), std::string(name), path);
 }
 
-Result<void> read_schedule(Section section, Policy& policy) {
+Result<void> read_schedule(Section section, std::span<const std::string_view> checks,
+                           Policy& policy) {
     TRY(section.take("discover_every", into_duration(&policy.discover_every, milliseconds(100))));
-    TRY(section.take("hidden_process", into_check_period(&policy.hidden_process_every)));
+    for (const std::string_view check : checks) {
+        TRY(section.take(check, [&](const toml::node& node) {
+            return into_check_period(&policy.check_every[std::string(check)])(node);
+        }));
+    }
     TRY(section.take("deep_search", into_check_period(&policy.deep_search_every)));
     TRY(section.take("cpu_percent", [&](const toml::node& node) -> Result<void> {
         const auto share = node.value<double>();
@@ -242,12 +247,13 @@ std::string_view to_string(Role role) {
     return "none";
 }
 
-Result<Policy> parse(std::string_view text, std::string path) {
+Result<Policy> parse(std::string_view text, std::string path,
+                     std::span<const std::string_view> checks) {
     const toml::table file = TRY(parse_toml(text, path));
     Policy policy;
     policy.path = path;
     Section root(&file, "", policy.path);
-    TRY(read_schedule(TRY(section_of(root, file, "schedule", policy.path)), policy));
+    TRY(read_schedule(TRY(section_of(root, file, "schedule", policy.path)), checks, policy));
     TRY(read_access(TRY(section_of(root, file, "access", policy.path)), policy));
     TRY(read_integrity(TRY(section_of(root, file, "integrity", policy.path)), policy));
     Section instances = TRY(section_of(root, file, "instances", policy.path));
@@ -265,9 +271,14 @@ Result<Policy> parse(std::string_view text, std::string path) {
     return policy;
 }
 
-Result<Policy> load(const std::string& path) {
+Result<Policy> load(const std::string& path, std::span<const std::string_view> checks) {
     const std::string text = TRY(read_owned_file(path));
-    return parse(text, path);
+    return parse(text, path, checks);
+}
+
+std::optional<milliseconds> Policy::period_of(std::string_view check, milliseconds standard) const {
+    const auto found = check_every.find(check);
+    return found == check_every.end() ? standard : found->second;
 }
 
 std::string excluded(const Policy& policy, const event::Instance& instance) {

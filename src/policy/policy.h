@@ -4,7 +4,9 @@
 
 #include <chrono>
 #include <cstdint>
+#include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -58,9 +60,10 @@ struct Policy {
     std::string path;  // where it came from; "" for the built-in one
 
     std::chrono::milliseconds discover_every{1000};
-    // Period of each check; nothing: it is not run by itself.
-    std::optional<std::chrono::milliseconds> hidden_process_every{10'000};
-    // How often such a check also searches all RAM; nothing: only on suspicion or request.
+    // Period of each check that the file names; nothing: it is not made by itself.
+    std::map<std::string, std::optional<std::chrono::milliseconds>, std::less<>> check_every;
+    // How often that for hidden processes also searches all RAM; nothing: only on suspicion or
+    // request.
     std::optional<std::chrono::milliseconds> deep_search_every;
     // Share of one core that the checks of one VM may take, in percent. A check that costs more
     // is run less often, and status says so.
@@ -76,13 +79,19 @@ struct Policy {
     std::uint64_t log_keep_bytes = 4ull << 30;  // older segments go
 
     std::vector<Suppression> suppressions;
+
+    // Nothing: the check is not made by itself. `standard` where the file does not say.
+    std::optional<std::chrono::milliseconds> period_of(std::string_view check,
+                                                       std::chrono::milliseconds standard) const;
 };
 
-// Code::malformed with "FILE:LINE:COLUMN: key: what is wrong and what would be right".
-Result<Policy> parse(std::string_view toml, std::string path);
+// Code::malformed with "FILE:LINE:COLUMN: key: what is wrong and what would be right". `checks` are
+// those that there are: each is a key.
+Result<Policy> parse(std::string_view toml, std::string path,
+                     std::span<const std::string_view> checks);
 // Code::permission when others than root (or the calling user) may write the file: whoever writes
 // the policy decides what is seen.
-Result<Policy> load(const std::string& path);
+Result<Policy> load(const std::string& path, std::span<const std::string_view> checks);
 
 // Why an instance is not looked into; "" when it is.
 std::string excluded(const Policy& policy, const event::Instance& instance);

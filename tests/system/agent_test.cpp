@@ -65,7 +65,7 @@ TEST_F(AgentTest, finds_a_hidden_process_tells_it_once_and_closes_it) {
     TestAgent agent(often());
     agent.start();
     agent.wait_until_watched(vm_->name());
-    EXPECT_TRUE(agent.findings().empty());
+    EXPECT_TRUE(agent.findings("hidden_process").empty());
     EXPECT_EQ(agent.cli({"findings"}).status, 0);
 
     const auto pid = hide_a_process(*vm_);
@@ -75,7 +75,7 @@ TEST_F(AgentTest, finds_a_hidden_process_tells_it_once_and_closes_it) {
     // A condition that lasts is one finding, however often it is seen.
     agent.wait_until("it was looked at again",
                      [&] { return number(*agent.instance(vm_->name()), "checks") > 6; });
-    EXPECT_EQ(agent.findings().size(), 1u);
+    EXPECT_EQ(agent.findings("hidden_process").size(), 1u);
     const auto opened = agent.logged("Process hidden");
     ASSERT_EQ(opened.size(), 1u);
     EXPECT_EQ(text(opened[0], "activity_name"), "Create");
@@ -84,7 +84,8 @@ TEST_F(AgentTest, finds_a_hidden_process_tells_it_once_and_closes_it) {
     EXPECT_NE(agent.errors().find("ALERT: hidden_process opened"), std::string::npos);
 
     show_it_again(*vm_);
-    agent.wait_until("the finding is closed", [&] { return agent.findings().empty(); });
+    agent.wait_until("the finding is closed",
+                     [&] { return agent.findings("hidden_process").empty(); });
     const auto closed = agent.logged("Process hidden");
     ASSERT_EQ(closed.size(), 2u);
     EXPECT_EQ(text(closed[1], "activity_name"), "Close");
@@ -121,8 +122,8 @@ TEST_F(AgentTest, survives_the_death_of_its_workers) {
                          return number(*agent.instance(vm_->name()), "checks") > checks + 2;
                      });
     // The new analyser knows what was open.
-    ASSERT_EQ(agent.findings().size(), 1u);
-    EXPECT_EQ(text(agent.findings().front(), "uid"), text(before, "uid"));
+    ASSERT_EQ(agent.findings("hidden_process").size(), 1u);
+    EXPECT_EQ(text(agent.findings("hidden_process").front(), "uid"), text(before, "uid"));
     EXPECT_EQ(agent.logged("Process hidden").size(), 1u);
     show_it_again(*vm_);
 }
@@ -153,10 +154,11 @@ TEST_F(AgentTest, killed_and_started_again_it_goes_on_and_says_what_it_missed) {
         const auto instance = agent.instance(vm_->name());
         return instance && number(*instance, "checks") > 2;
     });
-    ASSERT_EQ(agent.findings().size(), 1u);
-    EXPECT_EQ(text(agent.findings().front(), "uid"), text(before, "uid"));
+    ASSERT_EQ(agent.findings("hidden_process").size(), 1u);
+    EXPECT_EQ(text(agent.findings("hidden_process").front(), "uid"), text(before, "uid"));
     show_it_again(*vm_);
-    agent.wait_until("the finding is closed", [&] { return agent.findings().empty(); });
+    agent.wait_until("the finding is closed",
+                     [&] { return agent.findings("hidden_process").empty(); });
     agent.kill(SIGTERM);
     agent.start();
     EXPECT_EQ(agent.logged("the run before did not end by itself").size(), 1u);
@@ -179,8 +181,8 @@ TEST_F(AgentTest, a_finding_is_kept_while_a_restarted_agent_waits_for_the_vms_mo
         const auto instance = agent.instance(vm_->name());
         return instance && number(*instance, "checks") > 2;
     });
-    ASSERT_EQ(agent.findings().size(), 1u);
-    EXPECT_EQ(text(agent.findings().front(), "uid"), text(before, "uid"));
+    ASSERT_EQ(agent.findings("hidden_process").size(), 1u);
+    EXPECT_EQ(text(agent.findings("hidden_process").front(), "uid"), text(before, "uid"));
     EXPECT_EQ(agent.logged("Process hidden").size(), 1u);
     show_it_again(*vm_);
 }
@@ -199,7 +201,8 @@ TEST_F(AgentTest, a_vm_that_ends_is_told_and_nobody_else_notices) {
         EXPECT_EQ(agent.workers("introspector").size(), 2u);
     }  // killed, most likely in the middle of a check
     agent.wait_until("it is gone", [&] { return agent.workers("introspector").size() == 1; });
-    agent.wait_until("its finding is closed", [&] { return agent.findings().empty(); });
+    agent.wait_until("its finding is closed",
+                     [&] { return agent.findings("hidden_process").empty(); });
     EXPECT_GE(agent.logged("the VM has ended").size(), 1u);
     EXPECT_EQ(number(*agent.instance(vm_->name()), "restarts"), 0u);
 }
@@ -221,16 +224,18 @@ TEST_F(AgentTest, two_vms_of_one_uuid_are_two_instances) {
         TestVm twin = TestVm::boot(spec).value();
         agent.wait_until_watched(twin.name());
         hide_a_process(twin);
-        agent.wait_until("both are told", [&] { return agent.findings().size() == 2; });
+        agent.wait_until("both are told",
+                         [&] { return agent.findings("hidden_process").size() == 2; });
         const auto ids = [&](const std::string& vm) {
             return text(agent.instance(vm)->at("instance").value(), "id");
         };
         EXPECT_EQ(ids(first.name()), spec.uuid);
         EXPECT_NE(ids(twin.name()), spec.uuid);
     }
-    agent.wait_until("the twin is gone", [&] { return agent.findings().size() < 2; });
-    ASSERT_EQ(agent.findings().size(), 1u);
-    EXPECT_EQ(text(agent.findings().front(), "uid"), text(found, "uid"));
+    agent.wait_until("the twin is gone",
+                     [&] { return agent.findings("hidden_process").size() < 2; });
+    ASSERT_EQ(agent.findings("hidden_process").size(), 1u);
+    EXPECT_EQ(text(agent.findings("hidden_process").front(), "uid"), text(found, "uid"));
 }
 
 TEST_F(AgentTest, answers_questions_by_role_and_logs_who_asked) {

@@ -2,7 +2,23 @@
 
 #include <gtest/gtest.h>
 
+#include "detect/check.h"
+#include "detect/hidden_process/hidden_process.h"
+
 namespace underseer::testing {
+
+namespace {
+
+// Of all checks but that of hidden processes, whose views are compared by themselves.
+std::vector<event::CheckReport> reports_of(guest_linux::Guest& guest) {
+    std::vector<std::string> names;
+    for (const std::string_view name : detect::check_names()) {
+        if (name != detect::HiddenProcessCheck::kName) names.emplace_back(name);
+    }
+    return detect::run(detect::make_checks(names), guest, [](auto) {});
+}
+
+}  // namespace
 
 Answers all_answers(guest_linux::Guest& guest, Search search, std::string_view only) {
     guest.new_epoch();
@@ -42,6 +58,17 @@ Answers all_answers(guest_linux::Guest& guest, Search search, std::string_view o
         all.add_all<event::KernelLogLine>("log", guest.kernel_log(), [](const auto& line) {
             return fmt::format("line {}", line.sequence);
         });
+    }
+    if (wanted("checks")) {
+        for (const event::CheckReport& report : reports_of(guest)) {
+            auto& gaps = all.gaps[report.check];
+            gaps.insert(report.coverage.gaps.begin(), report.coverage.gaps.end());
+            if (report.outcome == event::Outcome::unavailable) gaps.insert(report.reason);
+            auto& fields = all.fields[report.check];
+            for (const event::Finding& finding : report.findings) {
+                fields[finding.rule + " " + finding.key] = finding.subject;
+            }
+        }
     }
     if (!only.empty()) return all;
     auto views = guest.task_views();

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <filesystem>
 
+#include "detect/hidden_process/hidden_process.h"
 #include "hypervisor/discover.h"
 #include "hypervisor/ram.h"
 
@@ -56,6 +57,12 @@ agent::GuestSource image_source(const std::string& path) {
 
 agent::Introspector attach(const TestVm& vm) {
     return agent::Introspector::start(source_of(vm)).value();
+}
+
+agent::Question ask_for_hidden(bool deep) {
+    return {.topic = agent::Topic::checks,
+            .checks = {std::string(detect::HiddenProcessCheck::kName)},
+            .deep = deep};
 }
 
 }  // namespace underseer::testing

@@ -22,5 +22,6 @@ bool nightly();
 agent::GuestSource source_of(const TestVm& vm);
 agent::GuestSource image_source(const std::string& path);
 agent::Introspector attach(const TestVm& vm);
+agent::Question ask_for_hidden(bool deep = false);
 
 }  // namespace underseer::testing

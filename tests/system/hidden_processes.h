@@ -22,8 +22,7 @@ class HiddenProcesses : public ::testing::TestWithParam<std::string> {
     }
 
     event::CheckReport check(bool deep = false) {
-        auto answer = introspector_->ask<event::CheckReport>(
-            agent::Question{.topic = agent::Topic::hidden_processes, .deep = deep});
+        auto answer = introspector_->ask<event::CheckReport>(ask_for_hidden(deep));
         EXPECT_TRUE(answer.has_value()) << answer.error().to_text();
         return answer.has_value() ? answer->items.front() : event::CheckReport{};
     }

@@ -42,7 +42,7 @@ std::set<long> calls_of(agent::GuestSource source) {
     ask<event::Mount>(*worker, Topic::mounts);
     ask<event::Module>(*worker, Topic::modules);
     ask<event::KernelLogLine>(*worker, Topic::kernel_log);
-    ask<event::CheckReport>(*worker, Topic::hidden_processes);
+    ask<event::CheckReport>(*worker, Topic::checks);
     {
         const jail::Channel hung_up = std::move(worker->channel);
     }

@@ -90,8 +90,7 @@ class Lifecycle : public ::testing::TestWithParam<Restart> {
                     last_reason_ = tasks.error().to_text();
                     reasons_.insert(last_reason_);
                 }
-                const auto checked =
-                    one->ask<event::CheckReport>(Question{.topic = Topic::hidden_processes});
+                const auto checked = one->ask<event::CheckReport>(ask_for_hidden());
                 if (!checked.has_value()) continue;
                 for (const event::Finding& finding : checked->items.front().findings) {
                     ADD_FAILURE() << finding.subject << " by the "

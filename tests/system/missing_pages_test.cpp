@@ -108,7 +108,10 @@ TEST_P(MissingPages, make_no_visible_process_hidden_and_no_hidden_one_clean) {
     ASSERT_TRUE(guest.has_value()) << guest.error().to_text();
     const auto check = [&] {
         detect::HiddenProcessCheck looks;
-        while (!looks.done()) looks.look(**guest);
+        while (!looks.done()) {
+            detect::Snapshot snapshot(guest->get());
+            looks.look(snapshot);
+        }
         return looks.report(**guest);
     };
     const auto pages_of_check = [&] {

@@ -135,8 +135,13 @@ json::Value TestAgent::status() {
     return json::Value::parse(ran.output).value();
 }
 
-std::vector<json::Value> TestAgent::findings() {
-    return json::Value::parse(cli({"findings", "--json"}).output).value().elements().value();
+std::vector<json::Value> TestAgent::findings(std::string_view rule) {
+    auto open = json::Value::parse(cli({"findings", "--json"}).output).value().elements().value();
+    if (rule.empty()) return open;
+    std::erase_if(open, [&](const json::Value& one) {
+        return one.at("finding").value().at("rule").value().as_string().value() != rule;
+    });
+    return open;
 }
 
 std::vector<json::Value> TestAgent::logged() {
@@ -205,10 +210,7 @@ void TestAgent::wait_until_watched(const std::string& vm) {
 json::Value TestAgent::wait_for_finding(const std::string& rule) {
     std::optional<json::Value> found;
     wait_until("a finding of " + rule, [&] {
-        for (const json::Value& open : findings()) {
-            const auto finding = open.at("finding").value();
-            if (finding.at("rule").value().as_string().value() == rule) found = open;
-        }
+        if (const auto open = findings(rule); !open.empty()) found = open.back();
         return found.has_value();
     });
     return *found;

@@ -34,7 +34,8 @@ class TestAgent {
     // `underseer WORDS --run ..`, of this agent; of log --state
     RunResult cli(std::vector<std::string> words, unsigned user = 0);
     json::Value status();
-    std::vector<json::Value> findings();
+    // Those that are open; by a rule, those of that rule.
+    std::vector<json::Value> findings(std::string_view rule = {});
     // Every event of the critical log.
     std::vector<json::Value> logged();
     // Those whose message contains `text`.

@@ -256,7 +256,7 @@ def chroot_of(suite, compiler, kbuild):
     theirs runs.
     """
     if os.geteuid() != 0 or not shutil.which("mmdebstrap"):
-        say(f"{suite.name}: no hiding modules: they are built in a chroot, which takes root and mmdebstrap")
+        say(f"{suite.name}: no modules of ours: they are built in a chroot, which takes root and mmdebstrap")
         return None
     packages = [*compiler, *kbuild, *CHROOT_TOOLS]
     digest = hashlib.sha256(" ".join(packages).encode()).hexdigest()[:16]
@@ -297,39 +297,44 @@ def host_headers(suite, packages, folder):
     return headers
 
 
-def make_module(command, headers, work, source):
-    """Builds `source` in the folder `work`; returns the module, or raises CalledProcessError."""
-    shutil.copy(source, work)
-    (work / "Kbuild").write_text(f"obj-m := {source.stem}.o\n")
+def make_modules(command, headers, work, sources, folder):
+    """Builds `sources` in the folder `work`, the modules into `folder`, or raises CalledProcessError."""
+    for source in sources:
+        shutil.copy(source, work)
+    (work / "Kbuild").write_text(f"obj-m := {' '.join(f'{source.stem}.o' for source in sources)}\n")
     inside, where = command
     subprocess.run([*inside, "make", "-s", "-C", headers, f"M={where}", "modules"], check=True, text=True,
                    stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    return work / f"{source.stem}.ko"
+    unfinished = folder.with_suffix(".part")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    for source in sources:
+        shutil.copy(work / f"{source.stem}.ko", unfinished)
+    unfinished.rename(folder)
 
 
-def build_hide(name, folder):
-    """Our hiding module for this kernel, or None (and said why) where it cannot be built."""
-    source = GUEST / "hide/underseer_hide.c"
-    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
-    module = folder / f"hide-{digest}.ko"
-    if module.exists():
-        return module
+def build_fixtures(name, folder):
+    """Our modules for this kernel, in a folder; None (and said why) where they cannot be built."""
+    sources = sorted((GUEST / "modules").glob("*.c"))
+    digest = hashlib.sha256(b"\0".join(source.read_bytes() for source in sources)).hexdigest()[:16]
+    modules = folder / f"fixtures-{digest}"
+    if modules.exists():
+        return modules
     suite_name, _ = KERNELS[name]
     release = (folder / "release").read_text().strip()
-    say(f"{name}: building the hiding module")
+    say(f"{name}: building our modules")
     suite = Suite(suite_name)
     try:
         suite.update()
         headers = f"linux-headers-{release}"
         common = suite.depends(headers, r"linux-headers-.*-common")
         kbuild = suite.depends(headers, r"linux-kbuild-")
-        sources = f"usr/src/{headers}"
+        where = f"usr/src/{headers}"
         if suite_name == host_suite():
             tree = host_headers(suite, [headers, *common, *kbuild], folder)
             with tempfile.TemporaryDirectory() as work:
-                built = make_module(([], work), tree / sources, pathlib.Path(work), source)
-                shutil.copy(built, module)
-            return module
+                make_modules(([], work), tree / where, pathlib.Path(work), sources, modules)
+            return modules
         root = chroot_of(suite, suite.depends(headers, r"(linux-compiler-)?gcc-\d"), kbuild)
         if not root:
             return None
@@ -338,22 +343,23 @@ def build_hide(name, folder):
             inside = "/" + str(pathlib.Path(work).relative_to(root))
             # objtool wants to know its stack's limit; the mount goes away with its namespace.
             chroot = ["unshare", f"--mount-proc={root}/proc", "chroot", root]
-            built = make_module((chroot, inside), f"/{sources}", pathlib.Path(work), source)
-            shutil.copy(built, module)
+            make_modules((chroot, inside), f"/{where}", pathlib.Path(work), sources, modules)
         for used in [headers, *common]:
             shutil.rmtree(root / "usr/src" / used)
     except subprocess.CalledProcessError as error:
         detail = (error.stderr or error.stdout or str(error)).strip()
-        say(f"{name}: the hiding module could not be built: {detail[-2000:]}")
+        say(f"{name}: our modules could not be built: {detail[-2000:]}")
         return None
-    return module
+    return modules
 
 
 def build_initrd(name, folder):
     init = GUEST / "init.sh"
-    workload = build_program("workload")
-    hide = build_hide(name, folder) if name in KERNELS else None
-    parts = [init.read_bytes(), workload.read_bytes(), hide.read_bytes() if hide else b""]
+    # The package has no intruder: its demo hides a process and does nothing else.
+    programs = {source.stem: build_program(source.stem) for source in sorted(GUEST.glob("*.c"))}
+    fixtures = build_fixtures(name, folder) if name in KERNELS else None
+    modules = sorted(fixtures.glob("*.ko")) if fixtures else []
+    parts = [path.read_bytes() for path in [init, *programs.values(), *modules]]
     digest = hashlib.sha256(b"\0".join(parts) + repr(EXTRA_MODULES).encode()).hexdigest()[:16]
     initrd = folder / f"initrd-{digest}.gz"
     if not initrd.exists():
@@ -362,15 +368,16 @@ def build_initrd(name, folder):
             for sub in ("bin", "proc", "sys", "dev", "tmp", "lib/modules", "etc"):
                 (tree / sub).mkdir(parents=True)
             shutil.copy(shutil.which("busybox"), tree / "bin/busybox")
-            shutil.copy(workload, tree / "bin/workload")
+            for program, built in programs.items():
+                shutil.copy(built, tree / "bin" / program)
             shutil.copy(init, tree / "init")
             (tree / "init").chmod(0o755)
             for module in EXTRA_MODULES:
                 data = kernel_module(folder, module)
                 if data:
                     (tree / f"lib/modules/{module}.ko").write_bytes(data)
-            if hide:
-                shutil.copy(hide, tree / "lib/modules/underseer_hide.ko")
+            for module in modules:
+                shutil.copy(module, tree / "lib/modules")
             files = subprocess.run(["find", "."], cwd=tree, check=True, stdout=subprocess.PIPE).stdout
             packed = subprocess.run(["cpio", "-o", "-H", "newc", "--quiet"], cwd=tree, input=files,
                                     check=True, stdout=subprocess.PIPE).stdout
@@ -378,7 +385,7 @@ def build_initrd(name, folder):
     link = folder / "initrd.gz"
     link.unlink(missing_ok=True)
     link.symlink_to(initrd.name)
-    return bool(hide)
+    return bool(modules)
 
 
 def main():
@@ -400,9 +407,9 @@ def main():
         if not options.list:
             folder = fetch_kernel(name) if name in KERNELS else build_own_kernel(name)
             if folder:
-                hides = build_initrd(name, folder)
+                fixtures = build_initrd(name, folder)
                 say(f"{name}: ready ({(folder / 'release').read_text().strip()}"
-                    f"{', with hiding module' if hides else ''})")
+                    f"{', with our modules' if fixtures else ''})")
         if folder and (folder / "initrd.gz").exists():
             made[name] = {"release": (folder / "release").read_text().strip(), "folder": str(folder)}
     print(json.dumps(made, indent=2))

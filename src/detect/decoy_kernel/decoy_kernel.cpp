@@ -29,27 +29,41 @@ Result<std::uint64_t> ticks_of(GuestMemory& memory, const UnrunKernel& kernel) {
     return ticks;
 }
 
-event::Finding finding_of(std::string_view title, std::string_view kind, std::string subject,
-                          std::string key) {
-    event::Finding finding;
-    finding.rule = DecoyKernelCheck::kName;
-    finding.title = title;
-    finding.severity = event::Severity::critical;
-    finding.confidence = 95;
-    finding.technique = "T1014";
-    finding.subject_kind = kind;
-    finding.subject = std::move(subject);
-    finding.key = std::move(key);
-    finding.advice =
-        "Somebody controls the guest's kernel: it sees every interrupt and system call. Underseer "
-        "follows the CPUs; other tools may follow what was laid out for them. Save its memory "
-        "(underseer dump), take the instance off the network, and rebuild it.";
-    return finding;
-}
+constexpr std::string_view kAdvice =
+    "Somebody controls the guest's kernel: it sees every interrupt and system call. Underseer "
+    "follows the CPUs; other tools may follow what was laid out for them. Save its memory "
+    "(underseer dump), take the instance off the network, and rebuild it.";
+
+constexpr Rule kRules[] = {
+    {.id = DecoyKernelCheck::kName,
+     .title = "A decoy kernel in the guest's memory",
+     .severity = event::Severity::critical,
+     .confidence = 95,
+     .technique = "T1014",
+     .subject_kind = "kernel",
+     .reads = "Every kernel in the guest's RAM that is whole and whose clock goes on, and from the "
+              "VMM the page tables that each CPU uses: a kernel that keeps time and that no CPU "
+              "runs.",
+     .misses =
+         "Where nobody tells the registers (no reachable monitor, libvirt that was not asked) "
+         "the check is unavailable, and a decoy that is whole is believed.",
+     .benign = "None known. What a reboot or kexec leaves behind keeps no time.",
+     .advice = kAdvice},
+    {.id = "foreign_interrupt_table",
+     .title = "A CPU takes its interrupts outside of the kernel",
+     .severity = event::Severity::critical,
+     .confidence = 95,
+     .technique = "T1014",
+     .subject_kind = "cpu",
+     .reads = "The base and limit of each CPU's interrupt table, as the VMM tells them, against "
+              "where the kernel keeps its own; in three hearings.",
+     .misses = "An entry of the kernel's own table that leads elsewhere.",
+     .benign = "None known.",
+     .advice = kAdvice},
+};
 
 event::Finding decoy(const UnrunKernel& kernel, const guest_linux::KernelImage& real) {
-    auto finding = finding_of("A decoy kernel in the guest's memory", "kernel", kernel.release,
-                              fmt::format("{:x}", kernel.root.value));
+    auto finding = kRules[0].about(kernel.release, fmt::format("{:x}", kernel.root.value));
     finding.evidence = {{"decoy", kernel.banner, kernel.root.value, {}},
                         {"its clock", "goes on, though no CPU runs it", kernel.ticks_at.value, {}},
                         {"the CPUs run", real.banner, real.space.root.value, {}}};
@@ -57,14 +71,17 @@ event::Finding decoy(const UnrunKernel& kernel, const guest_linux::KernelImage& 
 }
 
 event::Finding foreign_gate(const CpuStatement& statement) {
-    auto finding =
-        finding_of("A CPU takes its interrupts outside of the kernel", "cpu",
-                   fmt::format("CPU {}", statement.cpu), fmt::format("gate:{}", statement.cpu));
+    auto finding = kRules[1].about(fmt::format("CPU {}", statement.cpu),
+                                   fmt::format("gate:{}", statement.cpu));
     finding.evidence = {{"interrupt table", statement.why, 0, {}}};
     return finding;
 }
 
 }  // namespace
+
+std::span<const Rule> DecoyKernelCheck::rules() {
+    return kRules;
+}
 
 void DecoyKernelCheck::suspect(UnrunKernel kernel) {
     if (suspects_.size() < kMaxSuspects) suspects_.try_emplace(kernel.root, Suspect{kernel});

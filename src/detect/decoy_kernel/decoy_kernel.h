@@ -12,16 +12,16 @@
 #include <span>
 #include <string_view>
 
-#include "event/finding.h"
-#include "event/observation.h"
-#include "guest_linux/guest.h"
+#include "detect/check.h"
 
 namespace underseer::detect {
 
-// Kept over many looks at one guest: registers come from outside, once for each.
+// Kept over many looks at one guest, and so none of all_checks(): registers come from outside, once
+// for each.
 class DecoyKernelCheck {
   public:
     static constexpr std::string_view kName = "decoy_kernel";
+    static std::span<const Rule> rules();
     // A finding needs this many hearings in a row that say the same.
     static constexpr unsigned kHearings = 3;
 

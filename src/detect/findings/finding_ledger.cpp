@@ -2,7 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <set>
+
+#include "detect/check.h"
 
 namespace underseer::detect {
 
@@ -73,9 +76,11 @@ void FindingLedger::miss(const event::CheckReport& report, Entries& entries,
     for (const event::Finding& finding : report.findings) seen.insert({finding.rule, finding.key});
     for (auto it = entries.begin(); it != entries.end();) {
         Entry& entry = it->second;
+        const event::Finding& finding = entry.open.finding;
         const bool of_this_check =
-            entry.open.finding.rule == report.check ||
-            (entry.open.finding.rule == "finding_flood" && entry.open.finding.key == report.check);
+            std::ranges::any_of(rules_of(report.check),
+                                [&](const Rule& rule) { return rule.id == finding.rule; }) ||
+            (finding.rule == "finding_flood" && finding.key == report.check);
         if (!of_this_check || seen.contains(it->first) || ++entry.absent_looks < kLooksToClose) {
             ++it;
             continue;

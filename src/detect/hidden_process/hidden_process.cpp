@@ -87,14 +87,40 @@ class TaskPeek {
 
 }  // namespace
 
-void HiddenProcessCheck::look(Guest& guest) {
+constexpr Rule HiddenProcessCheck::kRule{
+    .id = HiddenProcessCheck::kName,
+    .title = "Process hidden inside the guest",
+    .severity = event::Severity::critical,
+    .confidence = 95,
+    .technique = "T1014",
+    .subject_kind = "process",
+    .reads =
+        "The kernel's own lists of tasks, each by itself: task list, thread lists, the IDR of "
+        "every pid namespace, the tree of parents and children, the tasks of every cgroup, "
+        "the scheduler's queues and what each CPU runs; on suspicion or request all RAM. A "
+        "task that some show and others do not, in five looks over two seconds, is told.",
+    .misses =
+        "What filters the reading of /proc leaves all these lists as they are: a process "
+        "hidden in that way is seen here like any other, and is no finding of this rule. A "
+        "task that is in no list and never runs is found by a search of RAM alone (--deep).",
+    .benign = "None known. The kernel takes a task out of these lists in one step as it ends.",
+    .advice =
+        "Do not log in to the guest. Save its memory first (virsh dump --memory-only, or QMP "
+        "dump-guest-memory), then look at the process: underseer files, maps and sockets "
+        "with --pid."};
+
+void HiddenProcessCheck::look(Snapshot& snapshot) {
+    Guest& guest = snapshot.guest();
+    if (search_ram_ == SearchRam::on_suspicion && taken_ == 2) {
+        *this = HiddenProcessCheck(SearchRam::always);
+    }
     guest.new_epoch();
     std::unordered_map<GuestVirt, std::uint32_t> shown;
     std::uint32_t complete = 0;
     coverage_ = {};
     const bool was_broken = !std::exchange(broken_, {}).empty();
     std::vector<TaskViewResult> all = guest.task_views();
-    if (search_ram_ && !places_) {
+    if (search_ram_ == SearchRam::always && !places_) {
         places_ = guest.find_task_places(all);
         // The search has taken its time: the views are compared as they are now.
         guest.new_epoch();
@@ -188,14 +214,6 @@ void HiddenProcessCheck::drop_unconfirmed(const std::map<Identity, Sighting>& no
 
 event::Finding HiddenProcessCheck::finding(Guest& guest, const Identity& who,
                                            const Sighting& sighting) const {
-    event::Finding finding;
-    finding.rule = kName;
-    finding.title = "Process hidden inside the guest";
-    finding.severity = event::Severity::critical;
-    finding.confidence = 95;
-    finding.technique = "T1014";
-    finding.subject_kind = "process";
-    finding.key = fmt::format("{}:{}:{:x}", who.pid, who.start_time, who.address.value);
     std::string comm = "?", exe = "?", argv;
     const auto task = guest.task(who.address);
     if (task.has_value()) {
@@ -208,7 +226,9 @@ event::Finding HiddenProcessCheck::finding(Guest& guest, const Identity& who,
             argv += " ..";
         }
     }
-    finding.subject = fmt::format("{} (pid {})", comm, who.pid);
+    event::Finding finding =
+        kRule.about(fmt::format("{} (pid {})", comm, who.pid),
+                    fmt::format("{}:{}:{:x}", who.pid, who.start_time, who.address.value));
     finding.evidence = {{"shown by", names_of(sighting.shown), 0, {}},
                         {"missing in", names_of(sighting.missing), 0, {}},
                         {"exe", exe, 0, {}},
@@ -225,15 +245,10 @@ event::Finding HiddenProcessCheck::finding(Guest& guest, const Identity& who,
         raw.address = from.value;
         finding.evidence.push_back(std::move(raw));
     }
-    finding.advice = fmt::format(
-        "Do not log in to the guest. Save its memory first (virsh dump --memory-only, or QMP "
-        "dump-guest-memory), then look at the process: underseer files, maps and sockets with "
-        "--pid {}.",
-        who.pid);
     return finding;
 }
 
-event::CheckReport HiddenProcessCheck::report(Guest& guest) const {
+event::CheckReport HiddenProcessCheck::report(Guest& guest) {
     CHECK(looks_ > 0);
     event::CheckReport report;
     report.check = kName;

@@ -22,37 +22,40 @@
 #include <string_view>
 #include <vector>
 
-#include "event/finding.h"
-#include "guest_linux/guest.h"
+#include "detect/check.h"
 
 namespace underseer::detect {
 
-class HiddenProcessCheck {
+class HiddenProcessCheck final : public Check {
   public:
     static constexpr std::string_view kName = "hidden_process";  // of the check and its rule
+    static const Rule kRule;
     // Looks that must agree, and the time the caller lets pass between two of them. A process that
     // is being forked or reaped is half-linked for as long as the guest does not schedule it, so
     // the span (two seconds in all) is well above a busy guest's scheduling latency.
     static constexpr unsigned kLooks = 5;
-    static constexpr unsigned kPauseMs = 500;
+    static constexpr std::chrono::milliseconds kPause{500};
 
-    explicit HiddenProcessCheck(bool search_ram = false) : search_ram_(search_ram) {}
+    // on_suspicion: when views still differ, or are broken, at the second look. A process that
+    // comes or goes has come or gone by then.
+    enum class SearchRam : std::uint8_t { never, on_suspicion, always };
+    explicit HiddenProcessCheck(SearchRam search_ram = SearchRam::never)
+        : search_ram_(search_ram) {}
 
     // Whether `finding` is one of this check about the task with that pid and task_struct.
     static bool is_about(const event::Finding& finding, std::uint32_t pid, GuestVirt task);
 
-    // One look, the first of which searches RAM where that is asked for. Take looks kPauseMs apart
-    // until done(): as long as something is missing in a view, or a view is broken. Memory in
-    // motion breaks them now and then, and a look with fewer of them vouches for less than the
+    // It takes another look as long as something is missing in a view, or a view is broken. Memory
+    // in motion breaks them now and then, and a look with fewer of them vouches for less than the
     // next.
-    void look(guest_linux::Guest& guest);
-    bool done() const {
+    void look(Snapshot& snapshot) override;
+    std::chrono::milliseconds pause() const override { return kPause; }
+    bool done() const override {
         return looks_ >= kLooks || taken_ >= 2 * kLooks ||
                (looks_ > 0 && candidates_.empty() && broken_.empty());
     }
 
-    // REQUIRES: at least one look. `guest` reads the evidence of what was found.
-    event::CheckReport report(guest_linux::Guest& guest) const;
+    event::CheckReport report(guest_linux::Guest& guest) override;
 
   private:
     using ViewSet = std::uint32_t;  // one bit a TaskView
@@ -75,8 +78,8 @@ class HiddenProcessCheck {
     event::Finding finding(guest_linux::Guest& guest, const Identity& who,
                            const Sighting& sighting) const;
 
-    bool search_ram_;
-    std::optional<guest_linux::TaskPlaces> places_;  // with search_ram_, after the first look
+    SearchRam search_ram_;
+    std::optional<guest_linux::TaskPlaces> places_;  // once RAM was searched
     unsigned taken_ = 0;
     unsigned looks_ = 0;  // of them, since one in which all views were whole
     std::map<Identity, Sighting> candidates_;

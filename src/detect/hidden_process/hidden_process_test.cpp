@@ -10,6 +10,11 @@ namespace {
 using guest_linux::FakeGuest;
 using guest_linux::Guest;
 
+void look(Check& check, Guest& guest) {
+    Snapshot snapshot(&guest);
+    check.look(snapshot);
+}
+
 class HiddenProcess : public testing::Test {
   protected:
     HiddenProcess() : fake_({}) {
@@ -22,9 +27,10 @@ class HiddenProcess : public testing::Test {
     }
 
     event::CheckReport check(bool search_ram = false) {
-        HiddenProcessCheck check(search_ram);
+        using SearchRam = HiddenProcessCheck::SearchRam;
+        HiddenProcessCheck check(search_ram ? SearchRam::always : SearchRam::never);
         for (unsigned i = 0; !check.done(); ++i) {
-            check.look(*guest_);
+            look(check, *guest_);
             if (between_looks) between_looks(i);
         }
         return check.report(*guest_);
@@ -235,7 +241,7 @@ TEST_F(HiddenProcess, a_task_that_moves_under_the_walk_leaves_no_gap) {
         if (at == fake.phys(node) && ++visits == 4) fake.write(node, next);
     };
     HiddenProcessCheck check;
-    check.look(*guest_);
+    look(check, *guest_);
     const auto report = check.report(*guest_);
     EXPECT_GE(visits, 4u);
     // (The fake guest has no run queues.)
@@ -264,7 +270,7 @@ TEST(HiddenProcessFlood, is_told_as_far_as_a_report_goes_and_says_how_much_is_le
     fake.finish();
     const auto guest = Guest::attach(&fake).value();
     HiddenProcessCheck check;
-    while (!check.done()) check.look(*guest);
+    while (!check.done()) look(check, *guest);
     const auto report = check.report(*guest);
     EXPECT_EQ(report.outcome, event::Outcome::finding);
     EXPECT_EQ(report.findings.size(), limits::kMaxFindingsOfReport);
@@ -275,7 +281,7 @@ TEST(HiddenProcessFlood, is_told_as_far_as_a_report_goes_and_says_how_much_is_le
 TEST_F(HiddenProcess, too_few_looks_are_unavailable_and_not_clean) {
     fake_.unlink_from_task_list(shell_);
     HiddenProcessCheck check;
-    check.look(*guest_);
+    look(check, *guest_);
     EXPECT_FALSE(check.done());
     EXPECT_EQ(check.report(*guest_).outcome, event::Outcome::unavailable);
 }
@@ -290,7 +296,7 @@ TEST(HiddenProcessWithoutTypes, is_found_by_the_views_that_there_are) {
     const auto guest = Guest::attach(&fake).value();
     const auto check = [&] {
         HiddenProcessCheck looks;
-        while (!looks.done()) looks.look(*guest);
+        while (!looks.done()) look(looks, *guest);
         return looks.report(*guest);
     };
     const auto before = check();

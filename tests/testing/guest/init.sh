@@ -14,7 +14,7 @@ hostname edge-guest
 ip link set lo up
 for round in 1 2; do  # the second for those that need another one
     for module in /lib/modules/*.ko; do
-        case $module in *underseer_hide*) ;; *) insmod "$module" 2>/dev/null ;; esac
+        case $module in *underseer_*) ;; *) insmod "$module" 2>/dev/null ;; esac
     done
 done
 ip link add dummy7 type dummy 2>/dev/null && ip addr add 10.7.0.1/24 dev dummy7 && ip link set dummy7 up promisc on
@@ -29,15 +29,15 @@ if [ -z "$idle" ]; then
     id=0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef
     mkdir -p "/sys/fs/cgroup/docker-$id.scope"
     /bin/workload all &
-    (echo 0 > "/sys/fs/cgroup/docker-$id.scope/cgroup.procs"; exec /bin/workload sleeper) &
+    (echo 0 > "/sys/fs/cgroup/docker-$id.scope/cgroup.procs"; exec unshare -m /bin/workload sleeper) &
     pod=/sys/fs/cgroup/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-podc0ffee.slice
     id=89abcdef0123456789abcdef0123456789abcdef0123456789abcdef01234567
     mkdir -p "$pod/cri-containerd-$id.scope"
-    (echo 0 > "$pod/cri-containerd-$id.scope/cgroup.procs"; exec /bin/workload container) &
+    (echo 0 > "$pod/cri-containerd-$id.scope/cgroup.procs"; exec unshare -m /bin/workload container) &
     # A container of cgroup v1, beside v2 as in a hybrid system.
     id=fedcba9876543210fedcba9876543210fedcba9876543210fedcba9876543210
     mkdir /tmp/v1 && mount -t cgroup -o none,name=legacy legacy /tmp/v1 && mkdir -p "/tmp/v1/docker/$id"
-    (echo 0 > "/tmp/v1/docker/$id/cgroup.procs"; exec /bin/workload sleeper) &
+    (echo 0 > "/tmp/v1/docker/$id/cgroup.procs"; exec unshare -m /bin/workload sleeper) &
     # Mounts that show a part of a file system, one that is removed there, and a namespace kept.
     mkdir -p /mnt/data/part/inner /mnt/data/gone /tmp/part /tmp/gone
     mount --bind /mnt/data/part/inner /tmp/part

@@ -1,0 +1,50 @@
+// CheckSchedule: which checks of one instance are due, and when the next are, within the share of a
+// core that the policy gives them. Time comes in; no clock.
+#pragma once
+
+#include <chrono>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "policy/policy.h"
+
+namespace underseer::agent {
+
+class CheckSchedule {
+  public:
+    using Instant = std::chrono::steady_clock::time_point;
+    // Checks that are due within this of each other are made in one look.
+    static constexpr std::chrono::milliseconds kTogether{250};
+
+    // As the policy says from now on. What is known of costs and last times stays.
+    void follow(const policy::Policy& policy);
+    // From `when` on, all are due.
+    void begin(Instant when);
+
+    // Nothing: no check is made by itself.
+    std::optional<Instant> next() const;
+    std::vector<std::string> due(Instant now) const;
+    // These were made together. They cost so much CPU time, and the budget holds for them as one.
+    void made(const std::vector<std::string>& names, Instant started,
+              std::chrono::nanoseconds cost);
+    // Between two of a check, after the budget. Nothing: it is off.
+    std::optional<std::chrono::milliseconds> period(const std::string& name) const;
+    // What costs so much may come again after this.
+    std::chrono::milliseconds afforded(std::chrono::nanoseconds cost) const;
+
+  private:
+    struct Entry {
+        std::string name;
+        std::optional<std::chrono::milliseconds> every;
+        Instant due;
+        std::chrono::nanoseconds cost{0};  // of the last look that it was part of
+    };
+    const Entry* find(const std::string& name) const;
+
+    std::vector<Entry> entries_;
+    double cpu_percent_ = 1.0;
+    Instant paid_at_;  // when the last look is paid for
+};
+
+}  // namespace underseer::agent

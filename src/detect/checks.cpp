@@ -1,0 +1,107 @@
+// Every check there is: a folder, and a row here.
+#include <algorithm>
+#include <array>
+
+#include "detect/check.h"
+#include "detect/confirmed_check.h"
+#include "detect/container_escape/container_escape.h"
+#include "detect/credentials/credentials.h"
+#include "detect/decoy_kernel/decoy_kernel.h"
+#include "detect/hidden_process/hidden_process.h"
+#include "detect/io_uring/io_uring.h"
+#include "detect/kernel_modules/kernel_modules.h"
+#include "detect/packet_sockets/packet_sockets.h"
+#include "detect/preload/preload.h"
+#include "detect/process_names/process_names.h"
+#include "detect/program_files/program_files.h"
+#include "detect/tracing/tracing.h"
+
+namespace underseer::detect {
+
+namespace {
+
+using std::chrono::seconds;
+
+std::unique_ptr<Check> make_hidden_process(CheckOptions options) {
+    using SearchRam = HiddenProcessCheck::SearchRam;
+    return std::make_unique<HiddenProcessCheck>(options.search_ram ? SearchRam::always
+                                                                   : SearchRam::on_suspicion);
+}
+
+template <const std::string_view& name, ConfirmedCheck::Inspect inspect>
+CheckKind confirmed(std::span<const Rule> rules, std::string_view summary, std::string_view counts,
+                    seconds every) {
+    return {name, summary, counts, every, rules, [](CheckOptions) -> std::unique_ptr<Check> {
+                return std::make_unique<ConfirmedCheck>(name, inspect);
+            }};
+}
+
+const std::array kChecks{
+    CheckKind{HiddenProcessCheck::kName, "processes that the guest hides from itself", "task",
+              seconds(10), std::span(&HiddenProcessCheck::kRule, 1), &make_hidden_process},
+    confirmed<process_names::kName, process_names::inspect>(
+        process_names::rules(),
+        "programs that go by the name of a kernel thread or a system's program", "process",
+        seconds(10)),
+    confirmed<program_files::kName, program_files::inspect>(
+        program_files::rules(), "programs that are no file, or whose file was deleted", "process",
+        seconds(10)),
+    confirmed<credentials::kName, credentials::inspect>(
+        credentials::rules(), "credentials that the kernel's own ways cannot have made", "task",
+        seconds(10)),
+    confirmed<tracing::kName, tracing::inspect>(
+        tracing::rules(), "processes that are traced, and by whom", "task", seconds(10)),
+    confirmed<preload::kName, preload::inspect>(
+        preload::rules(), "libraries that the environment forces into programs", "process",
+        seconds(30)),
+    confirmed<packet_sockets::kName, packet_sockets::inspect>(
+        packet_sockets::rules(), "who reads the network below its own connections", "socket",
+        seconds(30)),
+    confirmed<io_uring::kName, io_uring::inspect>(
+        io_uring::rules(), "who does input and output by io_uring", "task", seconds(30)),
+    confirmed<container_escape::kName, container_escape::inspect>(
+        container_escape::rules(), "processes of containers that have left them", "process",
+        seconds(10)),
+    confirmed<kernel_modules::kName, kernel_modules::inspect>(
+        kernel_modules::rules(),
+        "modules that the guest hides, or that did not come with its kernel", "module",
+        seconds(10)),
+};
+
+}  // namespace
+
+std::span<const CheckKind> all_checks() {
+    return kChecks;
+}
+
+std::span<const std::string_view> check_names() {
+    static const auto names = [] {
+        std::array<std::string_view, kChecks.size()> all;
+        std::ranges::transform(kChecks, all.begin(), &CheckKind::name);
+        return all;
+    }();
+    return names;
+}
+
+const CheckKind* find_check(std::string_view name) {
+    const auto found = std::ranges::find(kChecks, name, &CheckKind::name);
+    return found == kChecks.end() ? nullptr : &*found;
+}
+
+std::vector<std::unique_ptr<Check>> make_checks(std::span<const std::string> names,
+                                                CheckOptions options) {
+    std::vector<std::unique_ptr<Check>> checks;
+    for (const CheckKind& kind : kChecks) {
+        if (!names.empty() && std::ranges::find(names, kind.name) == names.end()) continue;
+        checks.push_back(kind.make(options));
+    }
+    return checks;
+}
+
+std::span<const Rule> rules_of(std::string_view check) {
+    if (check == DecoyKernelCheck::kName) return DecoyKernelCheck::rules();
+    const CheckKind* kind = find_check(check);
+    return kind == nullptr ? std::span<const Rule>() : kind->rules;
+}
+
+}  // namespace underseer::detect

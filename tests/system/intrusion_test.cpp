@@ -1,0 +1,329 @@
+// Every technique by itself, on every kernel at hand: exactly the finding that belongs to it, and
+// none when it has ended.
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <charconv>
+#include <optional>
+#include <set>
+#include <thread>
+
+#include "detect/check.h"
+#include "guests.h"
+
+namespace underseer::testing {
+namespace {
+
+using Rules = std::multiset<std::string>;
+
+class Intrusion : public ::testing::TestWithParam<std::string> {
+  protected:
+    // One guest serves all tests of its kernel that run in this process.
+    void SetUp() override {
+        if (GetParam() != "6.1-cloud" && !nightly()) GTEST_SKIP() << "in the nightly run only";
+        if (!guest_ || guest_->kernel != GetParam()) {
+            guest_.reset();
+            auto booted = TestVm::boot({.kernel = GetParam(), .workload = false});
+            if (!booted.has_value() && booted.error().code == Code::unavailable) {
+                GTEST_SKIP() << booted.error().to_text();
+            }
+            ASSERT_TRUE(booted.has_value()) << booted.error().to_text();
+            guest_.emplace(GetParam(), std::move(*booted));
+        }
+        expect_findings({});
+    }
+    static void TearDownTestSuite() { guest_.reset(); }
+
+    TestVm& vm() { return guest_->vm; }
+
+    std::vector<event::Finding> findings() {
+        const auto answer =
+            guest_->introspector.ask<event::CheckReport>({.topic = agent::Topic::checks});
+        EXPECT_TRUE(answer.has_value()) << answer.error().to_text();
+        std::vector<event::Finding> all;
+        if (!answer.has_value()) return all;
+        EXPECT_EQ(answer->items.size(), detect::all_checks().size());
+        for (const event::CheckReport& report : answer->items) {
+            EXPECT_NE(report.outcome, event::Outcome::unavailable)
+                << report.check << ": " << report.reason;
+            for (const event::Finding& finding : report.findings) {
+                // Our own modules did not come with the kernel.
+                const bool fixture = finding.subject.starts_with("underseer_");
+                if (finding.rule != "foreign_module" || !fixture) all.push_back(finding);
+            }
+        }
+        return all;
+    }
+    void expect_findings(const Rules& wanted) {
+        const auto found = findings();
+        Rules rules;
+        for (const event::Finding& finding : found) rules.insert(finding.rule);
+        EXPECT_EQ(rules, wanted);
+        if (rules == wanted) return;
+        for (const event::Finding& finding : found) {
+            fmt::print("{}: {}\n", finding.rule, finding.subject);
+            for (const event::Evidence& item : finding.evidence) {
+                fmt::print("    {}: {}\n", item.name, item.text);
+            }
+        }
+    }
+    // Exactly this one, about that process.
+    void expect_finding(const std::string& rule, std::uint32_t pid) {
+        const auto found = findings();
+        ASSERT_EQ(found.size(), 1u) << "of " << rule;
+        EXPECT_EQ(found[0].rule, rule);
+        EXPECT_TRUE(found[0].subject.ends_with(fmt::format("(pid {})", pid))) << found[0].subject;
+    }
+
+    // Returns its pid.
+    std::uint32_t intrude(const std::string& technique) {
+        const std::string text = vm().output_of(
+            fmt::format("rm -f /tmp/.intruder; /bin/intruder {} > /tmp/.intruder 2>&1 & "
+                        "until grep -qs . /tmp/.intruder; do sleep 0.1; done; cat /tmp/.intruder",
+                        technique));
+        std::uint32_t pid = 0;
+        const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), pid);
+        EXPECT_EQ(error, std::errc{}) << text;
+        return pid;
+    }
+    void end_intruders() {
+        vm().output_of(
+            "for p in $(ls /proc | grep '^[0-9]*$'); do "
+            "case $(readlink /proc/$p/exe) in "
+            "/bin/intruder|/tmp/*|/memfd:*|/usr/bin/*) kill -9 $p;; esac; done; "
+            "sleep 0.2; true");
+        expect_findings({});
+    }
+
+    struct Guest {
+        std::string kernel;
+        TestVm vm;
+        agent::Introspector introspector;
+        Guest(std::string name, TestVm machine)
+            : kernel(std::move(name)), vm(std::move(machine)), introspector(attach(vm)) {}
+    };
+    static std::optional<Guest> guest_;
+};
+std::optional<Intrusion::Guest> Intrusion::guest_;
+INSTANTIATE_TEST_SUITE_P(, Intrusion, ::testing::ValuesIn(all_kernels()), test_name);
+
+TEST_P(Intrusion, an_intruder_who_does_nothing_is_none) {
+    intrude("rest");
+    end_intruders();
+}
+
+TEST_P(Intrusion, disguised_as_a_kernel_thread_by_name) {
+    const auto pid = intrude("name kworker/0:9");
+    expect_finding("disguised_process", pid);
+    end_intruders();
+}
+
+TEST_P(Intrusion, disguised_as_a_kernel_thread_by_command_line) {
+    const auto pid = intrude("argv '[kswapd0]'");
+    expect_finding("disguised_process", pid);
+    end_intruders();
+}
+
+TEST_P(Intrusion, dropped_program_under_a_systems_name) {
+    const auto pid = intrude("false-name");
+    expect_finding("false_name", pid);
+    end_intruders();
+}
+
+TEST_P(Intrusion, program_in_memory_only) {
+    const auto pid = intrude("memfd payload");
+    const auto found = findings();
+    Rules rules;
+    for (const event::Finding& finding : found) {
+        rules.insert(finding.rule);
+        EXPECT_TRUE(finding.subject.ends_with(fmt::format("(pid {})", pid))) << finding.subject;
+    }
+    EXPECT_EQ(rules, (Rules{"memory_only_program"}));
+    end_intruders();
+}
+
+TEST_P(Intrusion, a_container_that_starts_is_none) {
+    intrude("memfd runc_cloned:/proc/self/exe");
+    expect_findings({});
+    end_intruders();
+}
+
+TEST_P(Intrusion, program_that_was_deleted) {
+    const auto pid = intrude("deleted /tmp/gone");
+    expect_finding("deleted_program", pid);
+    end_intruders();
+}
+
+TEST_P(Intrusion, program_that_was_replaced) {
+    vm().output_of("mkdir -p /usr/bin");
+    const auto pid = intrude("deleted /usr/bin/service");
+    expect_finding("replaced_program", pid);
+    end_intruders();
+}
+
+TEST_P(Intrusion, all_capabilities_without_being_root) {
+    const auto pid = intrude("capable");
+    expect_finding("full_capabilities", pid);
+    end_intruders();
+}
+
+TEST_P(Intrusion, root_out_of_nothing) {
+    const auto pid = intrude("orphan-root");
+    expect_finding("root_without_ancestry", pid);
+    end_intruders();
+}
+
+TEST_P(Intrusion, debugger) {
+    const auto victim = intrude("rest");
+    const auto pid = intrude(fmt::format("trace {}", victim));
+    expect_finding("traced_process", pid);
+    end_intruders();
+}
+
+TEST_P(Intrusion, dropped_program_that_traces) {
+    const auto victim = intrude("rest");
+    const auto pid = intrude(fmt::format("dropped trace {}", victim));
+    expect_finding("traced_by_dropped_program", pid);
+    end_intruders();
+}
+
+TEST_P(Intrusion, sniffer) {
+    const auto pid = intrude("packets");
+    expect_finding("other_sniffer", pid);
+    end_intruders();
+}
+
+TEST_P(Intrusion, dropped_sniffer) {
+    const auto pid = intrude("dropped packets");
+    expect_finding("foreign_sniffer", pid);
+    end_intruders();
+}
+
+TEST_P(Intrusion, ring) {
+    intrude("ring");
+    expect_findings({"io_uring_in_use"});
+    end_intruders();
+}
+
+TEST_P(Intrusion, ring_of_a_dropped_program) {
+    const auto pid = intrude("dropped ring");
+    expect_finding("dropped_program_uses_io_uring", pid);
+    end_intruders();
+}
+
+TEST_P(Intrusion, library_forced_into_a_program) {
+    intrude("preload /tmp/libhide.so");
+    expect_findings({"preloaded_foreign_library"});
+    end_intruders();
+    intrude("preload /usr/lib/x86_64-linux-gnu/libeatmydata.so");
+    expect_findings({"preloaded_library"});
+    end_intruders();
+}
+
+TEST_P(Intrusion, process_that_has_left_its_container) {
+    const std::string group = "/sys/fs/cgroup/docker-" + std::string(64, 'a') + ".scope";
+    vm().output_of("mkdir -p " + group);
+    const auto pid = intrude(fmt::format("cgroup {}/cgroup.procs", group));
+    expect_findings({});  // it may be on its way in
+    std::this_thread::sleep_for(std::chrono::seconds(32));
+    expect_finding("container_escape", pid);
+    end_intruders();
+}
+
+class IntrusionByModule : public Intrusion {
+  protected:
+    void load(const std::string& module) {
+        if (vm().output_of("ls /lib/modules").find(module + ".ko") == std::string::npos) {
+            GTEST_SKIP() << "no module of ours is built for " << GetParam();
+        }
+        vm().output_of(
+            fmt::format("grep -q {0} /proc/modules || insmod /lib/modules/{0}.ko", module));
+        module_ = module;
+        expect_findings({});  // it is idle
+    }
+    void tell(const std::string& command) {
+        vm().output_of(
+            fmt::format("echo '{}' > /sys/module/{}/parameters/command", command, module_));
+    }
+    std::string module_;
+};
+INSTANTIATE_TEST_SUITE_P(, IntrusionByModule, ::testing::ValuesIn(all_kernels()), test_name);
+
+class Posing : public IntrusionByModule {
+  protected:
+    void SetUp() override {
+        Intrusion::SetUp();
+        if (IsSkipped() || HasFatalFailure()) return;
+        load("underseer_pose");
+        if (!IsSkipped()) victim_ = intrude("rest");
+    }
+    void stop() {
+        tell("0");
+        end_intruders();
+    }
+    std::uint32_t victim_ = 0;
+};
+INSTANTIATE_TEST_SUITE_P(IntrusionByModule, Posing, ::testing::ValuesIn(all_kernels()), test_name);
+
+TEST_P(Posing, the_kernels_own_credentials) {
+    tell(fmt::format("init_cred {}", victim_));
+    expect_finding("kernel_credentials", victim_);
+    stop();
+}
+
+TEST_P(Posing, credentials_of_another_process) {
+    tell(fmt::format("share {} 1", victim_));
+    expect_finding("shared_credentials", victim_);
+    stop();
+}
+
+TEST_P(Posing, credentials_written_over) {
+    const auto ordinary = intrude("ordinary");
+    tell(fmt::format("uid {}", ordinary));
+    expect_finding("tampered_credentials", ordinary);
+    stop();
+}
+
+TEST_P(Posing, process_with_the_flag_of_a_kernel_thread) {
+    tell(fmt::format("kthread {}", victim_));
+    expect_finding("false_kernel_thread", victim_);
+    stop();
+}
+
+TEST_P(IntrusionByModule, module_that_hides) {
+    load("underseer_unseen");
+    if (IsSkipped()) return;
+    const std::string missing[] = {"list", "list, sysfs", "list, sysfs, bug list"};
+    for (int level = 1; level <= 3; ++level) {
+        SCOPED_TRACE(level);
+        tell(std::to_string(level));
+        const auto found = findings();
+        ASSERT_EQ(found.size(), 1u);
+        EXPECT_EQ(found[0].rule, "hidden_module");
+        EXPECT_EQ(found[0].subject, "underseer_unseen");
+        EXPECT_EQ(found[0].evidence[1].text, missing[level - 1]);
+        tell("0");
+        expect_findings({});
+    }
+}
+
+TEST_P(IntrusionByModule, module_that_did_not_come_with_the_kernel) {
+    load("underseer_unseen");
+    if (IsSkipped()) return;
+    const auto reports =
+        guest_->introspector
+            .ask<event::CheckReport>({.topic = agent::Topic::checks, .checks = {"kernel_modules"}})
+            .value()
+            .items;
+    ASSERT_EQ(reports.size(), 1u);
+    ASSERT_FALSE(reports[0].findings.empty());
+    for (const event::Finding& finding : reports[0].findings) {
+        EXPECT_EQ(finding.rule, "foreign_module");
+        EXPECT_TRUE(finding.subject.starts_with("underseer_")) << finding.subject;
+    }
+}
+
+}  // namespace
+}  // namespace underseer::testing

@@ -1,0 +1,184 @@
+// What a test guest does not run until a test asks for it: one process for each technique that
+// Underseer must notice. Each only poses; none harms or hides anything. `intruder TECHNIQUE [WORD]`
+// says its pid on the first line, and stays for ever.
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <linux/capability.h>
+#include <linux/if_ether.h>
+#include <linux/io_uring.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/ptrace.h>
+#include <sys/sendfile.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define ORDINARY_USER 1000
+
+static void die(const char* what) {
+    perror(what);
+    exit(1);
+}
+
+static void rest(void) {
+    printf("%d\n", getpid());
+    fflush(stdout);
+    for (;;) pause();
+}
+
+// The program itself, written to `fd`.
+static void copy_to(int fd) {
+    int self = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+    struct stat status;
+    if (self < 0 || fstat(self, &status) != 0) die("/proc/self/exe");
+    if (sendfile(fd, self, NULL, status.st_size) != status.st_size) die("sendfile");
+    close(self);
+}
+
+static void copy_as(const char* path) {
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0755);
+    if (fd < 0) die(path);
+    copy_to(fd);
+    close(fd);
+}
+
+static void run_file(const char* path, const char* name) {
+    char* const words[] = {(char*)name, (char*)"rest", NULL};
+    execv(path, words);
+    die(path);
+}
+
+// A program that is named as a kernel thread is.
+static void call_itself(const char* as) {
+    prctl(PR_SET_NAME, as);
+    rest();
+}
+
+static void memfd(const char* as) {
+    int fd = (int)syscall(SYS_memfd_create, as, MFD_CLOEXEC);
+    if (fd < 0) die("memfd_create");
+    copy_to(fd);
+    char* const words[] = {(char*)"/usr/sbin/cron", (char*)"rest", NULL};
+    char* const none[] = {NULL};
+    syscall(SYS_execveat, fd, "", words, none, AT_EMPTY_PATH);
+    die("execveat");
+}
+
+static void set_capabilities(unsigned long long effective) {
+    struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+    struct __user_cap_data_struct data[2];
+    if (syscall(SYS_capget, &header, data) != 0) die("capget");
+    for (int i = 0; i < 2; ++i) data[i].effective = data[i].permitted & (unsigned)(effective >> 32 * i);
+    if (syscall(SYS_capset, &header, data) != 0) die("capset");
+}
+
+static void become_ordinary(void) {
+    gid_t groups[] = {ORDINARY_USER, ORDINARY_USER + 1};
+    if (setgroups(2, groups) != 0 || setresgid(ORDINARY_USER, ORDINARY_USER, ORDINARY_USER) != 0 ||
+        setresuid(ORDINARY_USER, ORDINARY_USER, ORDINARY_USER) != 0) {
+        die("setresuid");
+    }
+}
+
+static void capable(void) {
+    prctl(PR_SET_KEEPCAPS, 1);
+    become_ordinary();
+    set_capabilities(~0ull);
+    rest();
+}
+
+// As after prepare_kernel_cred(): root, with the groups of the kernel's start, under a parent that
+// is neither.
+static void orphan_root(void) {
+    int ready[2];
+    if (pipe(ready) != 0) die("pipe");
+    const pid_t child = fork();
+    if (child == 0) {
+        char byte;
+        if (read(ready[0], &byte, 1) != 1) die("read");
+        copy_as("/tmp/session");
+        run_file("/tmp/session", "/tmp/session");
+    }
+    become_ordinary();
+    if (write(ready[1], "", 1) != 1) die("write");
+    for (;;) pause();
+}
+
+static void trace(pid_t pid) {
+    if (ptrace(PTRACE_SEIZE, pid, NULL, NULL) != 0) die("ptrace");
+    rest();
+}
+
+static void listen_to_packets(void) {
+    if (socket(AF_PACKET, SOCK_RAW, htons(ETH_P_ALL)) < 0) die("socket");
+    rest();
+}
+
+static void set_up_a_ring(void) {
+    struct io_uring_params parameters;
+    memset(&parameters, 0, sizeof parameters);
+    if (syscall(SYS_io_uring_setup, 4, &parameters) < 0) die("io_uring_setup");
+    rest();
+}
+
+static void enter_cgroup(const char* path) {
+    int fd = open(path, O_WRONLY);
+    if (fd < 0 || write(fd, "0", 1) != 1) die(path);
+    close(fd);
+    rest();
+}
+
+static void run_with_library(const char* library) {
+    setenv("LD_PRELOAD", library, 1);
+    run_file("/proc/self/exe", "intruder");
+}
+
+int main(int argc, char** argv) {
+    const char* technique = argc > 1 ? argv[1] : "";
+    const char* word = argc > 2 ? argv[2] : "";
+    if (strcmp(technique, "rest") == 0) rest();
+    if (strcmp(technique, "ordinary") == 0) {
+        become_ordinary();
+        rest();
+    }
+    if (strcmp(technique, "name") == 0) call_itself(word);
+    if (strcmp(technique, "argv") == 0) run_file("/proc/self/exe", word);
+    if (strcmp(technique, "false-name") == 0) {
+        copy_as("/tmp/dropped");
+        run_file("/tmp/dropped", "/usr/sbin/sshd");
+    }
+    if (strcmp(technique, "memfd") == 0) memfd(word);
+    if (strcmp(technique, "deleted") == 0) {
+        copy_as(word);
+        char* const words[] = {(char*)word, (char*)"remove", (char*)word, NULL};
+        execv(word, words);
+        die(word);
+    }
+    if (strcmp(technique, "remove") == 0) {
+        unlink(word);
+        rest();
+    }
+    if (strcmp(technique, "capable") == 0) capable();
+    if (strcmp(technique, "orphan-root") == 0) orphan_root();
+    if (strcmp(technique, "trace") == 0) trace(atoi(word));
+    if (strcmp(technique, "packets") == 0) listen_to_packets();
+    if (strcmp(technique, "ring") == 0) set_up_a_ring();
+    if (strcmp(technique, "cgroup") == 0) enter_cgroup(word);
+    if (strcmp(technique, "preload") == 0) run_with_library(word);
+    // The same by a program that was dropped: "dropped packets".
+    if (strcmp(technique, "dropped") == 0) {
+        copy_as("/tmp/dropped");
+        execv("/tmp/dropped", argv + 1);
+        die("/tmp/dropped");
+    }
+    fprintf(stderr, "intruder: no such technique: %s\n", technique);
+    return 2;
+}
