@@ -106,7 +106,7 @@ class Guest:
             ["qemu-system-x86_64", "-name", name, "-accel", "tcg", "-cpu", "max", "-m", "512",
              "-display", "none", "-nodefaults", "-no-user-config", "-nic", "none",
              "-kernel", folder / "vmlinuz", "-initrd", folder / "initrd.gz",
-             "-append", "console=ttyS0 quiet panic=-1", "-serial", f"file:{directory / 'console'}",
+             "-append", "console=ttyS0 quiet panic=-1 underseer.idle", "-serial", f"file:{directory / 'console'}",
              "-chardev", f"socket,id=shell,path={shell},server=on,wait=off", "-serial", "chardev:shell"])
         self.line = socket.socket(socket.AF_UNIX)
         until(lambda: self.connect(shell), "for QEMU to start")

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <functional>
 #include <thread>
 
 #include "agent/agent_client.h"
@@ -275,7 +276,9 @@ Result<int> status(const Options& options) {
 
 Result<int> findings(const Options& options) {
     auto client = TRY(connect(options));
-    const auto open = TRY(ask<event::OpenFinding>(client, ControlRequest::Kind::findings));
+    auto open = TRY(ask<event::OpenFinding>(client, ControlRequest::Kind::findings));
+    std::ranges::stable_sort(open, std::greater{},
+                             [](const event::OpenFinding& item) { return item.finding.severity; });
     const bool alarming = std::ranges::any_of(open, [](const event::OpenFinding& item) {
         return !event::is_informational(item.finding);
     });

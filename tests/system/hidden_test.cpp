@@ -227,7 +227,11 @@ TEST_P(Load, of_every_kind_makes_no_false_alarm) {
     }
     ASSERT_TRUE(vm.has_value()) << vm.error().to_text();
     agent::Introspector introspector = attach(*vm);
-    // What the guest's other processes do to be listed right is found from the first.
+    // What the guest's other processes do to be listed right is found from the first: when the last
+    // of them has done it.
+    vm->output_of(
+        "until ls -l /proc/*/exe 2> /dev/null | grep -q 'short-lived (deleted)'; do "
+        "sleep 0.1; done");
     std::set<std::string> known;
     const auto name_of = [](const event::Finding& finding) {
         return finding.rule + " " + finding.key;
