@@ -16,6 +16,18 @@ inline constexpr std::size_t kMaxListSteps = 1u << 20;
 inline constexpr std::size_t kMaxFdsPerProcess = 1u << 20;
 // vm.max_map_count is 65,530 by default and 1 Mi on desktops that raise it.
 inline constexpr std::size_t kMaxVmasPerProcess = 1u << 20;
+// Those of the kernel's half of an address space: RAM mapped page by page has one for each 2 MiB of
+// it, so this is 128 GiB of that, and a quarter of a GiB to read.
+inline constexpr std::uint64_t kMaxPageTables = 64u << 10;
+// Hooks of one kernel: a distribution's has some 2,000, most of them timers and tables' functions.
+inline constexpr std::size_t kMaxHooks = 1u << 17;
+// Functions that one hook of ftrace is at, and are told by name; bpftrace sets some thousand.
+inline constexpr std::size_t kMaxHookedFunctions = 4096;
+// Places that lead out of the kernel; one is a finding, and a report tells a hundred.
+inline constexpr std::size_t kMaxWaysOut = 1000;
+// Entries of /proc, those of all network namespaces included (some 250 each), and their depth.
+inline constexpr std::size_t kMaxProcEntries = 1u << 17;
+inline constexpr unsigned kMaxProcDepth = 16;
 // One look at a guest, which is one answer: what no bound of a single list keeps short (a million
 // descriptors in each of a million processes). `ps` makes some 250 reads of each process, so this
 // is a quarter of a million processes; it takes some seconds, or a minute when every page is

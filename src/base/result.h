@@ -107,7 +107,8 @@ inline void take(Result<void>&&) {}
     (static_cast<bool>(condition) ? static_cast<void>(0) \
                                   : ::underseer::check_failed(#condition, __FILE__, __LINE__))
 
-// The value of a Result, or returns its error from the enclosing function.
+// The value of a Result, or returns its error from the enclosing function. Not behind a temporary
+// of the same expression that owns memory: GCC 12 does not destroy it when this returns.
 #define TRY(expression) UNDERSEER_TRY_AS_(__COUNTER__, expression)
 #define UNDERSEER_TRY_AS_(number, expression) UNDERSEER_TRY_WITH_(number, expression)
 #define UNDERSEER_TRY_WITH_(number, expression) \

@@ -387,14 +387,14 @@ void FakeGuest::build_types() {
     define("sched_entity", 32, "sum_exec_runtime:long@8");
     // An anonymous union around exit_state, to be looked through.
     define("?exit", 8, "exit_state:int@0");
-    define("task_struct", 392,
+    define("task_struct", 416,
            "__state:int@0 flags:int@4 :?exit@16 mm:ptr@24 tasks:list_head@32 "
            "start_boottime:long@48 pid:int@56 tgid:int@60 real_parent:ptr@64 parent:ptr@72 "
            "children:list_head@80 sibling:list_head@96 group_leader:ptr@112 thread_pid:ptr@120 "
            "pid_links:hlist_node[4]@128 thread_node:list_head@192 cg_list:list_head@208 "
            "signal:ptr@224 cgroups:ptr@232 comm:char[16]@240 stack:ptr@256 sched_class:ptr@264 "
            "on_cpu:int@272 thread:thread_struct@280 files:ptr@344 se:sched_entity@352 "
-           "nsproxy:ptr@384");
+           "nsproxy:ptr@384 real_cred:ptr@392 ptrace:int@400 io_uring:ptr@408");
     offsets_["task_struct.exit_state"] = offset("task_struct", "") + offset("?exit", "exit_state");
     define("rq", 8, "curr:ptr@0");
     define("files_struct", 8, "fdt:ptr@0");

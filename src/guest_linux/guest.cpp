@@ -10,6 +10,7 @@
 #include "guest_linux/modules.h"
 #include "guest_linux/mounts.h"
 #include "guest_linux/network.h"
+#include "guest_linux/page_cache.h"
 
 namespace underseer::guest_linux {
 
@@ -157,6 +158,14 @@ Result<Listing<event::Vma>> Guest::memory_maps(std::optional<std::uint32_t> pid)
 Result<Listing<event::Module>> Guest::modules() {
     TRY(kernel_->require_types());
     return list_modules(*kernel_);
+}
+
+Result<std::optional<std::string>> Guest::cached_file(std::string_view path,
+                                                      std::size_t limit_bytes) {
+    PageCache cache(kernel_.get());
+    const auto inode = TRY(cache.find(path).context(std::string(path)));
+    if (!inode) return std::nullopt;
+    return TRY(cache.read(*inode, limit_bytes).context(std::string(path)));
 }
 
 Result<Listing<event::Socket>> Guest::sockets() {

@@ -5,10 +5,16 @@
 #include <vector>
 
 #include "event/observation.h"
+#include "guest_linux/code_integrity.h"
+#include "guest_linux/code_map.h"
+#include "guest_linux/disassembly.h"
+#include "guest_linux/dispatch.h"
+#include "guest_linux/hooks.h"
 #include "guest_linux/kernel.h"
 #include "guest_linux/memory_maps.h"
 #include "guest_linux/modules.h"
 #include "guest_linux/open_files.h"
+#include "guest_linux/operations.h"
 #include "guest_linux/paths.h"
 #include "guest_linux/task_scan.h"
 #include "guest_linux/task_views.h"
@@ -48,6 +54,21 @@ class Guest {
     std::vector<ModuleViewResult> module_views() { return walk_module_views(*kernel_); }
     // By the address of its struct module, whatever its state.
     Result<event::Module> module(GuestVirt address) { return read_module(*kernel_, address); }
+    // Where the kernel's own code and tables lead: see the headers of these types.
+    Result<CodeMap> code_map() { return map_code(*kernel_); }
+    Result<WaysOut> pointers_out_of_constants(const CodeMap& code) {
+        return guest_linux::pointers_out_of_constants(*kernel_, code);
+    }
+    Result<WaysOut> ways_out_of_code(const CodeMap& code) {
+        return guest_linux::ways_out_of_code(*kernel_, code);
+    }
+    DispatchReport system_calls() { return inspect_syscalls(*kernel_); }
+    DispatchReport interrupts() { return inspect_interrupts(*kernel_); }
+    BindingList bindings() { return list_bindings(*kernel_); }
+    HookList hooks() { return list_hooks(*kernel_); }
+
+    // What the guest has in memory of a file; nothing when there is none of that path.
+    Result<std::optional<std::string>> cached_file(std::string_view path, std::size_t limit_bytes);
     Result<Listing<event::Socket>> sockets();
     Result<Listing<event::Mount>> mounts();
     Result<Listing<event::NetworkInterface>> interfaces();

@@ -362,6 +362,17 @@ std::optional<GuestVirt> Symbols::address(std::string_view name) const {
     return GuestVirt{entries_[found->second].address};
 }
 
+std::vector<GuestVirt> Symbols::addresses(std::string_view name) const {
+    std::vector<GuestVirt> found;
+    for (const std::uint32_t i : by_address_) {
+        const Entry& entry = entries_[i];
+        if (std::string_view(text_).substr(entry.name_offset, entry.name_bytes) == name) {
+            found.push_back(GuestVirt{entry.address});
+        }
+    }
+    return found;
+}
+
 std::optional<Symbol> Symbols::nearest(GuestVirt address) const {
     const auto above = std::ranges::upper_bound(
         by_address_, address.value, {}, [&](std::uint32_t i) { return entries_[i].address; });
@@ -374,6 +385,12 @@ std::optional<GuestVirt> Symbols::after(GuestVirt address) const {
         by_address_, address.value, {}, [&](std::uint32_t i) { return entries_[i].address; });
     if (above == by_address_.end()) return std::nullopt;
     return GuestVirt{entries_[*above].address};
+}
+
+std::size_t Symbols::index_of(GuestVirt address) const {
+    const auto found = std::ranges::lower_bound(
+        by_address_, address.value, {}, [&](std::uint32_t i) { return entries_[i].address; });
+    return static_cast<std::size_t>(found - by_address_.begin());
 }
 
 std::string Symbols::layout_text() const {

@@ -43,12 +43,18 @@ class Symbols {
     static Result<Symbols> find(Bytes rodata, GuestVirt at);
 
     std::optional<GuestVirt> address(std::string_view name) const;  // the first of that name
+    // Every one of that name: parts of a kernel may each have something of it. Looks at all
+    // symbols.
+    std::vector<GuestVirt> addresses(std::string_view name) const;
     // The symbol whose address is the greatest one not above `address`.
     std::optional<Symbol> nearest(GuestVirt address) const;
 
     // The least address above `address` that has a symbol.
     std::optional<GuestVirt> after(GuestVirt address) const;
 
+    // Of the first symbol, in the order of addresses, that does not lie below `address`; size()
+    // when there is none.
+    std::size_t index_of(GuestVirt address) const;
     std::size_t size() const { return entries_.size(); }
     Symbol at(std::size_t index) const;               // REQUIRES: index < size(); in address order
     GuestVirt names_at() const { return names_at_; }  // of kallsyms_names

@@ -1,0 +1,46 @@
+// Whose code it is: every part of the kernel's half that can be executed, and what the kernel
+// itself knows to be there. What nothing accounts for is code that somebody has put beside the
+// kernel's records: a module that has wiped itself out of all lists still runs from such pages.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/interval_map.h"
+#include "guest_linux/kernel.h"
+#include "guest_linux/page_walk.h"
+
+namespace underseer::guest_linux {
+
+struct CodeOwner {
+    enum class Kind : std::uint8_t { kernel, module, bpf, ftrace, kprobes, cpu_start };
+    Kind kind{};
+    std::string module;       // its name
+    bool is_foreign = false;  // a module that did not come with the kernel: taint flags O, E or P
+
+    std::string to_text() const;  // "the kernel", "module nf_tables", ..
+    bool operator==(const CodeOwner&) const = default;
+};
+
+struct CodeMap {
+    std::vector<CodeRange> executable;  // in the order of their addresses
+    IntervalMap<CodeOwner> owners;      // of whole pages
+    // All memory of the kernel's image and of the modules, data included.
+    IntervalMap<CodeOwner> memory;
+    // Owners that could not be asked, and why: what is theirs seems to be nobody's.
+    std::vector<std::string> gaps;
+
+    struct Stray {
+        CodeRange range;
+        std::string area;  // what the vmalloc area that it lies in was asked for by; "" if in none
+    };
+    std::vector<Stray> strays;  // executable, and nobody's
+
+    // Nothing where no code is accounted for.
+    std::optional<CodeOwner> owner_of(GuestVirt code) const;
+};
+
+// Code::unavailable when the kernel's page tables cannot be walked.
+Result<CodeMap> map_code(Kernel& kernel);
+
+}  // namespace underseer::guest_linux
