@@ -11,7 +11,7 @@ import re
 import sys
 from collections import defaultdict
 
-RESULT = re.compile(r"^\[ +(OK|FAILED|SKIPPED) +\] (?:\w+/)?\w+\.(\w+)/kernel_(\w+) \(", re.M)
+RESULT = re.compile(r"^\[ +(OK|FAILED|SKIPPED) +\] (?:\w+/)?(?!KernelCode)\w+\.(\w+)/kernel_(\w+) \(", re.M)
 REASON = re.compile(r": Skipped\n(.*)\n")
 
 

@@ -419,6 +419,7 @@ Result<void> run_introspector(jail::Channel channel) {
     for (const Fd& fd : source.fds) keep.push_back(fd.get());
     const auto policy =
         jail::introspector_policy(channel.fd(), readable(source, kFirstMemoryFd), kMaxReadBytes);
+    guest_linux::Disassembler::warm_up();
     const auto missing =
         TRY(jail::close_jail(policy, {.max_memory_bytes = kMaxWorkerMemory}, keep));
     TRY(channel.send(event::encode(missing)));

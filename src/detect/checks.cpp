@@ -7,13 +7,18 @@
 #include "detect/container_escape/container_escape.h"
 #include "detect/credentials/credentials.h"
 #include "detect/decoy_kernel/decoy_kernel.h"
+#include "detect/helper_programs/helper_programs.h"
 #include "detect/hidden_process/hidden_process.h"
 #include "detect/io_uring/io_uring.h"
+#include "detect/kernel_code/kernel_code.h"
+#include "detect/kernel_hooks/kernel_hooks.h"
 #include "detect/kernel_modules/kernel_modules.h"
+#include "detect/kernel_tables/kernel_tables.h"
 #include "detect/packet_sockets/packet_sockets.h"
 #include "detect/preload/preload.h"
 #include "detect/process_names/process_names.h"
 #include "detect/program_files/program_files.h"
+#include "detect/system_calls/system_calls.h"
 #include "detect/tracing/tracing.h"
 
 namespace underseer::detect {
@@ -66,6 +71,22 @@ const std::array kChecks{
         kernel_modules::rules(),
         "modules that the guest hides, or that did not come with its kernel", "module",
         seconds(10)),
+    confirmed<kernel_code::kName, kernel_code::inspect>(
+        kernel_code::rules(),
+        "code in the kernel that nothing accounts for, and code of its own that was altered",
+        "page", seconds(60)),
+    confirmed<system_calls::kName, system_calls::inspect>(
+        system_calls::rules(), "who answers system calls and interrupts", "gate", seconds(10)),
+    confirmed<kernel_tables::kName, kernel_tables::inspect>(
+        kernel_tables::rules(),
+        "tables of the kernel's operations that lead to somebody else's code", "table",
+        seconds(30)),
+    confirmed<kernel_hooks::kName, kernel_hooks::inspect>(
+        kernel_hooks::rules(), "whom the kernel calls when something happens", "place",
+        seconds(30)),
+    confirmed<helper_programs::kName, helper_programs::inspect>(
+        helper_programs::rules(), "programs that the kernel itself is told to start", "setting",
+        seconds(30)),
 };
 
 }  // namespace

@@ -16,6 +16,11 @@ const guest_linux::Listing<event::Task>& Snapshot::tasks() {
     return *tasks_;
 }
 
+const Result<guest_linux::CodeMap>& Snapshot::code() {
+    if (!code_) code_ = guest_->code_map();
+    return *code_;
+}
+
 const event::Task* Snapshot::process(std::uint32_t pid) {
     tasks();
     const auto found = processes_.find(pid);

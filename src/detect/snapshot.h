@@ -19,12 +19,15 @@ class Snapshot {
     guest_linux::Kernel& kernel() { return guest_->kernel(); }
     // Every process and thread.
     const guest_linux::Listing<event::Task>& tasks();
+    // Whose code is where.
+    const Result<guest_linux::CodeMap>& code();
     // Null when no process has that number.
     const event::Task* process(std::uint32_t pid);
 
   private:
     guest_linux::Guest* guest_;
     std::optional<guest_linux::Listing<event::Task>> tasks_;
+    std::optional<Result<guest_linux::CodeMap>> code_;
     std::unordered_map<std::uint32_t, const event::Task*> processes_;
 };
 

@@ -222,6 +222,18 @@ TEST_P(Intrusion, library_forced_into_a_program) {
     end_intruders();
 }
 
+TEST_P(Intrusion, library_forced_into_every_program) {
+    vm().output_of("mkdir -p /etc; echo '# /tmp/no.so' > /etc/ld.so.preload");
+    expect_findings({});
+    vm().output_of("echo /tmp/libhide.so >> /etc/ld.so.preload");
+    const auto found = findings();
+    ASSERT_EQ(found.size(), 1u);
+    EXPECT_EQ(found[0].rule, "preloaded_foreign_library");
+    EXPECT_EQ(found[0].subject, "/tmp/libhide.so");
+    vm().output_of("rm /etc/ld.so.preload");
+    expect_findings({});
+}
+
 TEST_P(Intrusion, process_that_has_left_its_container) {
     const std::string group = "/sys/fs/cgroup/docker-" + std::string(64, 'a') + ".scope";
     vm().output_of("mkdir -p " + group);
@@ -323,6 +335,129 @@ TEST_P(IntrusionByModule, module_that_did_not_come_with_the_kernel) {
         EXPECT_EQ(finding.rule, "foreign_module");
         EXPECT_TRUE(finding.subject.starts_with("underseer_")) << finding.subject;
     }
+}
+
+// Of a hook of the kernel: how it is put in, what is found, and in which words.
+struct HookCase {
+    std::string command, rule, subject;
+};
+
+class Hooking : public IntrusionByModule {
+  protected:
+    void SetUp() override {
+        Intrusion::SetUp();
+        if (IsSkipped() || HasFatalFailure()) return;
+        load("underseer_hook");
+    }
+    // Exactly what belongs to it, and nothing when it is out again.
+    void expect_found(const HookCase& hook) {
+        SCOPED_TRACE(hook.command);
+        const auto told = vm().run(
+            fmt::format("echo {} > /sys/module/underseer_hook/parameters/command", hook.command));
+        if (told.value().status != 0) {
+            GTEST_SKIP() << GetParam() << " has no place for the hook '" << hook.command << "'";
+        }
+        const auto found = findings();
+        EXPECT_EQ(found.size(), 1u);
+        for (const event::Finding& finding : found) {
+            EXPECT_EQ(finding.rule, hook.rule) << finding.subject;
+            EXPECT_TRUE(finding.subject.starts_with(hook.subject)) << finding.subject;
+        }
+        tell("0");
+        expect_findings({});
+    }
+};
+INSTANTIATE_TEST_SUITE_P(IntrusionByModule, Hooking, ::testing::ValuesIn(all_kernels()), test_name);
+
+TEST_P(Hooking, table_of_system_calls) {
+    expect_found({"syscall", "system_call_redirected", "getdents64 (sys_call_table[217])"});
+}
+
+TEST_P(Hooking, switch_of_system_calls) {
+    expect_found({"switch", "system_call_redirected", "x64_sys_call+"});
+}
+
+TEST_P(Hooking, gate_of_an_interrupt) {
+    expect_found({"idt", "interrupt_redirected", "interrupt 0x81"});
+}
+
+TEST_P(Hooking, sequence_of_proc_net_tcp) {
+    expect_found({"seq", "constant_redirected", "tcp4_seq_ops"});
+}
+
+TEST_P(Hooking, operations_of_the_proc_folder) {
+    expect_found({"proc", "constant_redirected", "proc_root_operations"});
+}
+
+TEST_P(Hooking, other_operations_for_the_proc_folder) {
+    expect_found({"procops", "operations_replaced", "/proc"});
+}
+
+TEST_P(Hooking, function_that_lists_folders_by_ftrace) {
+    expect_found({"ftrace", "view_hooked", "ftrace: __x64_sys_getdents64"});
+}
+
+TEST_P(Hooking, function_that_signals_by_kprobe) {
+    expect_found({"kprobe", "view_hooked", "kprobe: __x64_sys_kill"});
+}
+
+TEST_P(Hooking, return_of_a_function_that_signals) {
+    expect_found({"kretprobe", "view_hooked", "kprobe: __x64_sys_kill"});
+}
+
+TEST_P(Hooking, tracepoint_of_system_calls) {
+    expect_found({"tracepoint", "foreign_hook", "tracepoint: sys_enter"});
+}
+
+TEST_P(Hooking, packets_in_netfilter) {
+    expect_found({"netfilter", "foreign_hook", "netfilter: IPv4 input"});
+}
+
+TEST_P(Hooking, packets_as_they_come_in) {
+    expect_found({"packet", "foreign_hook", "packet: all packets"});
+}
+
+TEST_P(Hooking, keys) {
+    expect_found({"keyboard", "foreign_hook", "notifier: keyboard_notifier_list"});
+}
+
+TEST_P(Hooking, reboot) {
+    expect_found({"reboot", "foreign_hook", "notifier: reboot_notifier_list"});
+}
+
+TEST_P(Hooking, input_of_terminals) {
+    expect_found({"ldisc", "operation_redirected", "line discipline: tty_ldiscs[0]"});
+}
+
+TEST_P(Hooking, decision_about_opening_a_file) {
+    expect_found({"lsm", "security_hook_redirected", "security module: file_open"});
+}
+
+TEST_P(Hooking, code_of_a_function) {
+    expect_found({"text", "patched_code", "__x64_sys_getcpu"});
+}
+
+TEST_P(Hooking, code_that_nothing_accounts_for) {
+    expect_found({"code", "unaccounted_code", "4 KiB at 0x"});
+}
+
+// Every driver has timers and work.
+TEST_P(Hooking, a_timer_of_a_module_is_none) {
+    for (const char* command : {"timer", "work"}) {
+        tell(command);
+        expect_findings({});
+        tell("0");
+    }
+}
+
+TEST_P(Intrusion, program_that_the_kernel_starts_for_a_crash) {
+    const std::string before = vm().output_of("cat /proc/sys/kernel/core_pattern");
+    vm().output_of("echo '|/tmp/crash %p' > /proc/sys/kernel/core_pattern");
+    expect_findings({"kernel_starts_foreign_program"});
+    vm().output_of("echo '|/usr/share/apport/apport %p' > /proc/sys/kernel/core_pattern");
+    expect_findings({});
+    vm().output_of("echo '" + before.substr(0, before.find('\n')) +
+                   "' > /proc/sys/kernel/core_pattern");
 }
 
 }  // namespace

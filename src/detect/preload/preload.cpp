@@ -21,10 +21,11 @@ constexpr Rule kRules[] = {
      .confidence = 70,
      .technique = "T1574.006",
      .subject_kind = "file",
-     .reads = "LD_PRELOAD and LD_AUDIT in the environment that each process was started with: a "
-              "path that is in none of the system's folders.",
-     .misses = "A process that has written over its environment, a library that every program is "
-               "made to load by /etc/ld.so.preload, and programs that are linked statically.",
+     .reads = "LD_PRELOAD and LD_AUDIT in the environment that each process was started with, and "
+              "/etc/ld.so.preload as the guest has it in memory: a path that is in none of the "
+              "system's folders.",
+     .misses = "A process that has written over its environment, the ld.so.preload of containers, "
+               "and programs that are linked statically.",
      .benign = "Developers' tools that bring their own library (profilers, sanitizers, fakeroot).",
      .advice = "Look at the library: who wrote it, and what does it replace? Processes that run "
                "with it see what it lets them see."},
@@ -43,20 +44,33 @@ constexpr Rule kRules[] = {
 constexpr const Rule& kForeign = kRules[0];
 constexpr const Rule& kPreloaded = kRules[1];
 
-// Of "LD_PRELOAD=/a.so:/b.so c.so" (ld.so(8): separated by spaces or colons).
+// Of "LD_PRELOAD=/a.so:/b.so c.so" (ld.so(8): separated by spaces, colons or lines).
 template <typename Use>
 void for_each_library(std::string_view list, Use&& use) {
     while (!list.empty()) {
-        const std::size_t end = std::min(list.find_first_of(" :"), list.size());
+        const std::size_t end = std::min(list.find_first_of(" :\t\n"), list.size());
         if (end > 0) use(list.substr(0, end));
         list.remove_prefix(std::min(end + 1, list.size()));
     }
 }
 
+// As ld.so takes them out of its file: from # to the end of the line.
+std::string without_comments(std::string text) {
+    for (std::size_t at = text.find('#'); at != std::string::npos; at = text.find('#', at)) {
+        const std::size_t end = std::min(text.find('\n', at), text.size());
+        text.replace(at, end - at, 1, ' ');
+    }
+    return text;
+}
+
 struct Use {
-    const event::Task* first = nullptr;
+    const event::Task* first = nullptr;  // null: every program
     std::string variable;
 };
+
+// ld.so(8): what every program that is linked dynamically loads first.
+constexpr std::string_view kSystemWide = "/etc/ld.so.preload";
+constexpr std::size_t kMaxFileBytes = 64u << 10;
 
 }  // namespace
 
@@ -94,13 +108,28 @@ event::CheckReport inspect(Snapshot& snapshot) {
             }
             return {};
         });
+    const auto file = snapshot.guest().cached_file(kSystemWide, kMaxFileBytes);
+    if (!file.has_value()) add_gap(report, file.error().to_text());
+    if (file.has_value() && *file) {
+        for_each_library(without_comments(**file), [&](std::string_view library) {
+            if (libraries.size() >= kMaxLibraries) {
+                return add_gap(report, "more libraries than are told");
+            }
+            libraries.insert_or_assign(std::string(library),
+                                       Use{nullptr, std::string(kSystemWide)});
+        });
+    }
     for (const auto& [library, use] : libraries) {
         const bool foreign = library.find('/') != std::string::npos && !is_system(library);
         event::Finding finding = (foreign ? kForeign : kPreloaded).about(library, library);
-        finding.evidence = {
-            {"variable", use.variable, 0, {}},
-            {"in", fmt::format("{} (pid {})", use.first->comm, use.first->pid), 0, {}},
-            {"which runs", use.first->exe.value_or(""), 0, {}}};
+        finding.evidence = {{"named in", use.variable, 0, {}}};
+        if (use.first == nullptr) {
+            finding.evidence.push_back({"loaded by", "every program", 0, {}});
+        } else {
+            finding.evidence.push_back(
+                {"of", fmt::format("{} (pid {})", use.first->comm, use.first->pid), 0, {}});
+            finding.evidence.push_back({"which runs", use.first->exe.value_or(""), 0, {}});
+        }
         add_finding(report, std::move(finding));
     }
     return report;

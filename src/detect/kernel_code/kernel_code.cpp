@@ -1,0 +1,128 @@
+#include "detect/kernel_code/kernel_code.h"
+
+#include <fmt/format.h>
+
+#include "detect/code_report.h"
+
+namespace underseer::detect::kernel_code {
+
+namespace {
+
+using guest_linux::CodeMap;
+using guest_linux::CodeRange;
+
+constexpr std::string_view kAdvice =
+    "Save the guest's memory now (underseer dump): the code is nowhere else. Take the instance off "
+    "the network, and rebuild it.";
+
+constexpr Rule kRules[] = {
+    {.id = "unaccounted_code",
+     .title = "Executable memory in the kernel that nothing accounts for",
+     .severity = event::Severity::critical,
+     .confidence = 85,
+     .technique = "T1014",
+     .subject_kind = "code",
+     .reads = "The page tables of the kernel's half of memory: every page that can be executed. It "
+              "must be of the kernel's image, a module, a BPF program, an ftrace trampoline, a "
+              "kprobe's slot or the code that starts a CPU, as the kernel's own records have them. "
+              "A module that has wiped itself out of all lists still runs from its pages.",
+     .misses =
+         "Code in the rest of a page that is accounted for, and code that a record was forged "
+         "for.",
+     .benign = "The page that starts a crash kernel (kdump), for as long as that is loaded.",
+     .advice = kAdvice},
+    {.id = "writable_code",
+     .title = "Memory in the kernel that is writable and executable",
+     .severity = event::Severity::high,
+     .confidence = 80,
+     .technique = "T1014",
+     .subject_kind = "code",
+     .reads = "The rights of every executable page of the kernel's half of memory, over all levels "
+              "of its page tables.",
+     .misses = "A page that is made writable for a moment.",
+     .benign = "As unaccounted_code.",
+     .advice = kAdvice},
+    {.id = "patched_code",
+     .title = "Code of the kernel that was altered to lead out of it",
+     .severity = event::Severity::critical,
+     .confidence = 90,
+     .technique = "T1014",
+     .subject_kind = "code",
+     .reads =
+         "Every call and jump of the kernel's code, and every address that stands in it: none "
+         "may lead into a module, or where nothing accounts for the code. What the kernel has "
+         "patched itself is told apart by its own records: ftrace, BPF, kprobes, static calls.",
+     .misses = "A patch that stays in the kernel's code, or goes out by an address in a register "
+               "that it computes.",
+     .benign = "None known on the kernels that the tests boot.",
+     .advice = kAdvice},
+};
+constexpr const Rule& kUnaccounted = kRules[0];
+constexpr const Rule& kWritable = kRules[1];
+constexpr const Rule& kPatched = kRules[2];
+
+event::Finding about_code(const Rule& rule, const CodeRange& range, Snapshot& snapshot) {
+    event::Finding finding =
+        rule.about(fmt::format("{} KiB at {:#x}", range.size_bytes >> 10, range.begin.value),
+                   fmt::format("{:x}", range.begin.value));
+    finding.evidence = {code_evidence("belongs to", range.begin, snapshot)};
+    return finding;
+}
+
+// Nothing where it cannot be judged, and says so.
+void judge_ways_out(const CodeMap& code, Snapshot& snapshot, event::CheckReport& report) {
+    const auto ways = snapshot.guest().ways_out_of_code(code);
+    if (!ways.has_value()) return add_gap(report, ways.error().to_text());
+    if (ways->unreadable_bytes > 0) {
+        report.coverage.unreadable += ways->unreadable_bytes / kPageSize;
+        add_gap(report, fmt::format("{} KiB of the kernel's code cannot be read",
+                                    ways->unreadable_bytes >> 10));
+    }
+    for (const guest_linux::WayOut& way : ways->found) {
+        const std::string place = guest_linux::symbol_text(snapshot.kernel(), way.at);
+        // system_calls judges these, and says what it is.
+        if (place.substr(0, place.find('+')).ends_with("_sys_call")) continue;
+        event::Finding finding =
+            kPatched.about(place, fmt::format("{:x}:{:x}", way.at.value, way.target.value));
+        finding.evidence = {code_evidence("altered", way.at, snapshot),
+                            code_evidence("leads to", way.target, snapshot)};
+        add_finding(report, std::move(finding));
+    }
+}
+
+}  // namespace
+
+std::span<const Rule> rules() {
+    return kRules;
+}
+
+event::CheckReport inspect(Snapshot& snapshot) {
+    const auto& mapped = snapshot.code();
+    if (!mapped.has_value()) return code_unknown(mapped.error());
+    const CodeMap& map = *mapped;
+    event::CheckReport report{};
+    report.outcome = event::Outcome::clean;
+    for (const CodeRange& range : map.executable) {
+        report.coverage.looked_at += range.size_bytes / kPageSize;
+        if (!range.writable) continue;
+        add_finding(report, about_code(kWritable, range, snapshot));
+    }
+    judge_ways_out(map, snapshot, report);
+    for (const std::string& gap : map.gaps) add_gap(report, gap);
+    // What belongs to somebody who could not be asked accuses nobody, and is not clean either.
+    if (!map.gaps.empty() && !map.strays.empty()) {
+        report.outcome = event::Outcome::unavailable;
+        report.reason = map.gaps.front();
+        return report;
+    }
+    for (const CodeMap::Stray& stray : map.strays) {
+        event::Finding finding = about_code(kUnaccounted, stray.range, snapshot);
+        if (!stray.area.empty()) {
+            finding.evidence.push_back({"area asked for by", stray.area, 0, {}});
+        }
+        add_finding(report, std::move(finding));
+    }
+    return report;
+}
+
+}  // namespace underseer::detect::kernel_code
