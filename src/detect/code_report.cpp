@@ -33,6 +33,14 @@ event::Evidence code_evidence(std::string name, GuestVirt address, Snapshot& sna
     return evidence;
 }
 
+void settle_doubt(event::CheckReport& report, const std::string& why) {
+    if (why.empty()) return;
+    add_gap(report, why);
+    if (report.outcome == event::Outcome::finding) return;
+    report.outcome = event::Outcome::unavailable;
+    report.reason = why;
+}
+
 event::CheckReport code_unknown(const Error& why) {
     event::CheckReport report{};
     report.outcome = event::Outcome::unavailable;

@@ -109,10 +109,9 @@ event::CheckReport inspect(Snapshot& snapshot) {
     }
     judge_ways_out(map, snapshot, report);
     for (const std::string& gap : map.gaps) add_gap(report, gap);
-    // What belongs to somebody who could not be asked accuses nobody, and is not clean either.
-    if (!map.gaps.empty() && !map.strays.empty()) {
-        report.outcome = event::Outcome::unavailable;
-        report.reason = map.gaps.front();
+    if (!map.gaps.empty()) {
+        // Whose they are could not be asked.
+        settle_doubt(report, map.strays.empty() ? "" : map.gaps.front());
         return report;
     }
     for (const CodeMap::Stray& stray : map.strays) {

@@ -217,6 +217,7 @@ event::CheckReport inspect(Snapshot& snapshot) {
         report.reason = hooks.gaps.empty() ? "there was nothing to look at" : hooks.gaps.front();
         return report;
     }
+    std::string doubt;
     const guest_linux::KernelImage& image = snapshot.kernel().image();
     for (const Hook& hook : hooks.hooks) {
         const auto owner = code->owner_of(hook.target);
@@ -225,7 +226,7 @@ event::CheckReport inspect(Snapshot& snapshot) {
         if (rule == nullptr) continue;
         // Who could not be asked may own it.
         if (rule == &kRules[kUnaccounted] && !code->gaps.empty()) {
-            add_gap(report, code->gaps.front());
+            doubt = code->gaps.front();
             continue;
         }
         event::Finding finding = rule->about(
@@ -243,6 +244,7 @@ event::CheckReport inspect(Snapshot& snapshot) {
         }
         add_finding(report, std::move(finding));
     }
+    settle_doubt(report, doubt);
     return report;
 }
 

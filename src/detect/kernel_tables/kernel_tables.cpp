@@ -47,13 +47,14 @@ void judge_bindings(const guest_linux::CodeMap& code, Snapshot& snapshot,
     const guest_linux::BindingList list = snapshot.guest().bindings();
     report.coverage.looked_at += list.bindings.size();
     for (const std::string& gap : list.gaps) add_gap(report, gap);
+    std::string doubt;
     for (const guest_linux::Binding& one : list.bindings) {
         const auto owner = code.memory.find(one.target.value);
         using Kind = guest_linux::CodeOwner::Kind;
         if (owner && (!one.is_built_in || owner->value.kind == Kind::kernel)) continue;
         // A module that could not be read may own it.
         if (!owner && !code.gaps.empty()) {
-            add_gap(report, code.gaps.front());
+            doubt = code.gaps.front();
             continue;
         }
         event::Finding finding = kRules[1].about(
@@ -63,6 +64,7 @@ void judge_bindings(const guest_linux::CodeMap& code, Snapshot& snapshot,
             {"to a table of", owner ? owner->value.to_text() : "nobody", one.target.value, {}}};
         add_finding(report, std::move(finding));
     }
+    settle_doubt(report, doubt);
 }
 
 // system_calls and kernel_hooks judge these, and say which call it is.
