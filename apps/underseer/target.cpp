@@ -98,8 +98,14 @@ Result<agent::Introspector> start_introspector(const Options& options,
 }
 
 constexpr std::chrono::milliseconds kBetweenHearings{100};
-// A monitor that another client holds is not waited for.
-constexpr std::chrono::milliseconds kLongestWaitForRegisters{300};
+
+void note_unheard(const std::string& why) {
+    fmt::print(
+        stderr,
+        "underseer: note: which kernel the guest's CPUs run is not known ({}): shown is what "
+        "its memory holds\n",
+        printable(why));
+}
 
 }  // namespace
 
@@ -124,17 +130,24 @@ Result<Target> Target::open(const Options& options) {
     // So that the kernel that the CPUs run is looked into; where nobody tells, what memory shows.
     if (target.vm_ && hypervisor::has_monitor(*target.vm_)) {
         auto monitor = agent::Inquiry::of_monitor(*target.vm_);
-        if (monitor.has_value()) target.monitor_.emplace(std::move(*monitor));
+        if (monitor.has_value()) {
+            target.monitor_.emplace(std::move(*monitor));
+        } else {
+            note_unheard(monitor.error().to_text());
+        }
     }
     return target;
 }
 
 std::vector<event::CpuRegisters> Target::take_cpus() {
     if (!monitor_) return {};
-    const auto told = monitor_->wait(std::chrono::steady_clock::now() + kLongestWaitForRegisters);
+    const auto told = monitor_->wait(std::chrono::steady_clock::now() + agent::Inquiry::kLongest);
     monitor_.reset();
-    if (!told.has_value() || told->empty()) return {};
-    return told->front().cpus;
+    if (told.has_value() && !told->empty() && !told->front().cpus.empty()) {
+        return told->front().cpus;
+    }
+    note_unheard(told.has_value() ? hypervisor::why_no_registers(*vm_) : told.error().to_text());
+    return {};
 }
 
 Result<event::CheckReport> Target::hear_cpus() {

@@ -20,7 +20,7 @@ using namespace std::chrono_literals;
 using hypervisor::ManagerFacts;
 
 constexpr std::uint64_t kMaxDiscovererMemory = 512ull << 20;
-constexpr auto kMonitorTime = 1s;
+constexpr auto kMonitorTime = 2500ms;
 
 // Everything that libvirt's client has opened.
 std::vector<int> open_fds(int after) {

@@ -271,7 +271,9 @@ constexpr QmpQuestion kQuestions[] = {
 class SocketPeer final : public QmpPeer {
   public:
     SocketPeer(int fd, std::chrono::milliseconds longest)
-        : fd_(fd), deadline_(std::chrono::steady_clock::now() + longest) {}
+        : fd_(fd),
+          whole_(std::chrono::steady_clock::now() + longest),
+          deadline_(std::min(whole_, std::chrono::steady_clock::now() + kLongestUntilGreeted)) {}
 
     Result<void> write(std::string_view text) override {
         // A question has a hundred bytes; a socket whose buffer has no room for it is stuck.
@@ -283,7 +285,10 @@ class SocketPeer final : public QmpPeer {
     Result<std::size_t> read(MutableBytes into) override {
         for (;;) {
             const ssize_t got = ::read(fd_, into.data(), into.size());
-            if (got >= 0) return static_cast<std::size_t>(got);
+            if (got >= 0) {
+                deadline_ = whole_;
+                return static_cast<std::size_t>(got);
+            }
             if (errno == ECONNRESET) return 0;
             if (errno != EAGAIN && errno != EINTR) return fail(os_error("reading the monitor"));
             const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
@@ -301,8 +306,12 @@ class SocketPeer final : public QmpPeer {
     }
 
   private:
+    // QEMU greets whom it accepts; it does not accept a second client. A host that is busy may take
+    // its time for the answers: each costs it a turn of the main loop.
+    static constexpr std::chrono::milliseconds kLongestUntilGreeted{1000};
+
     int fd_;
-    std::chrono::steady_clock::time_point deadline_;
+    std::chrono::steady_clock::time_point whole_, deadline_;
 };
 
 }  // namespace

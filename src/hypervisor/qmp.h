@@ -42,7 +42,8 @@ class QmpPeer {
 // Asks what ManagerFacts has room for. A question that this QEMU does not know leaves its fields
 // empty. Code::unavailable when the monitor does not answer: it serves one client at a time.
 Result<ManagerFacts> ask_qmp(QmpPeer& peer);
-// The same over a connected socket, with so much time for everything.
+// The same over a connected socket, with so much time for everything, and a second at most for the
+// greeting: a monitor that another client holds gives none.
 Result<ManagerFacts> ask_qmp(int fd, std::chrono::milliseconds longest);
 
 }  // namespace underseer::hypervisor

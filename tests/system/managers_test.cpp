@@ -86,6 +86,14 @@ TEST_F(ManagersTest, ls_shows_owner_and_state_by_way_of_the_monitor) {
     ASSERT_TRUE(vm);
     EXPECT_EQ(text(*vm, "state"), "");
     EXPECT_EQ(text(*vm, "tenant"), "acme");
+    // Which kernel runs nobody can tell then: what memory holds is shown, and that it is only that.
+    const RunResult ps = run_program(cli({"ps", "--direct", vm_->name()}));
+    EXPECT_EQ(ps.status, 0) << ps.output;
+    EXPECT_NE(ps.output.find("[kthreadd]"), std::string::npos) << ps.output;
+    EXPECT_NE(ps.output.find("which kernel the guest's CPUs run is not known (the monitor does not "
+                             "answer"),
+              std::string::npos)
+        << ps.output;
 }
 
 TEST_F(ManagersTest, a_wrong_mapping_file_is_told_with_its_place) {
