@@ -25,6 +25,8 @@ inline constexpr std::size_t kMaxHooks = 1u << 17;
 inline constexpr std::size_t kMaxHookedFunctions = 4096;
 // Places that lead out of the kernel; one is a finding, and a report tells a hundred.
 inline constexpr std::size_t kMaxWaysOut = 1000;
+// Bytes of code that look like such a place: each is decoded from its function's begin on.
+inline constexpr std::size_t kMaxSuspectedWaysOut = 4096;
 // Entries of /proc, those of all network namespaces included (some 250 each), and their depth.
 inline constexpr std::size_t kMaxProcEntries = 1u << 17;
 inline constexpr unsigned kMaxProcDepth = 16;

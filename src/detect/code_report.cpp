@@ -33,12 +33,15 @@ event::Evidence code_evidence(std::string name, GuestVirt address, Snapshot& sna
     return evidence;
 }
 
+void add_gaps(event::CheckReport& report, const guest_linux::Gaps& gaps) {
+    for (const std::string& gap : gaps.texts) add_gap(report, gap);
+}
+
 void settle_doubt(event::CheckReport& report, const std::string& why) {
     if (why.empty()) return;
     add_gap(report, why);
-    if (report.outcome == event::Outcome::finding) return;
-    report.outcome = event::Outcome::unavailable;
-    report.reason = why;
+    if (report.reason.empty()) report.reason = why;
+    if (report.findings.empty()) report.outcome = event::Outcome::unavailable;
 }
 
 event::CheckReport code_unknown(const Error& why) {

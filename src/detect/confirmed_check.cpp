@@ -76,7 +76,14 @@ event::CheckReport ConfirmedCheck::report(guest_linux::Guest&) {
                                     limits::kMaxFindingsOfReport));
         report.findings.resize(limits::kMaxFindingsOfReport);
     }
-    report.outcome = report.findings.empty() ? event::Outcome::clean : event::Outcome::finding;
+    if (!report.findings.empty()) {
+        report.outcome = event::Outcome::finding;
+        report.reason.clear();
+    } else {
+        // A look that had its doubts beside what was not confirmed.
+        report.outcome =
+            report.reason.empty() ? event::Outcome::clean : event::Outcome::unavailable;
+    }
     return report;
 }
 

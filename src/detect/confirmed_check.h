@@ -16,7 +16,8 @@ class ConfirmedCheck final : public Check {
     static constexpr std::chrono::milliseconds kPause{300};
 
     // What one look shows: outcome `unavailable` with its reason, or findings, or none. Findings
-    // are added by add_finding().
+    // are added by add_finding(). Findings with a reason beside them: where they are not confirmed,
+    // the answer is not clean but unavailable for that reason.
     using Inspect = event::CheckReport (*)(Snapshot& snapshot);
 
     ConfirmedCheck(std::string_view name, Inspect inspect) : name_(name), inspect_(inspect) {}

@@ -85,6 +85,19 @@ TEST_F(Confirmed, where_looks_cannot_be_made_the_answer_is_not_clean) {
     EXPECT_TRUE(once.findings.empty());
 }
 
+TEST_F(Confirmed, a_doubt_stays_when_what_stood_beside_it_is_gone) {
+    event::CheckReport doubtful = of({"a"});
+    doubtful.reason = "a list is broken";
+    event::CheckReport other = of({"b"});
+    other.reason = "a list is broken";
+    const auto report = check({doubtful, other});
+    EXPECT_EQ(report.outcome, Outcome::unavailable);
+    EXPECT_EQ(report.reason, "a list is broken");
+    const auto confirmed = check({doubtful});
+    EXPECT_EQ(confirmed.outcome, Outcome::finding);
+    EXPECT_EQ(confirmed.reason, "");
+}
+
 TEST_F(Confirmed, a_flood_is_told_as_far_as_a_report_goes) {
     event::CheckReport flood{.outcome = Outcome::clean};
     for (int i = 0; i < 2000; ++i) {

@@ -94,6 +94,11 @@ class CodeInspector {
         const Outside outside(code_);
         WaysOut out;
         std::vector<WayOut> candidates;
+        const auto suspect = [&](WayOut way) {
+            if (!outside.has(way.target.value) || is_patched_by_kernel(way.target)) return;
+            out.is_complete = candidates.size() < limits::kMaxSuspectedWaysOut;
+            if (out.is_complete) candidates.push_back(way);
+        };
         read_pieces(
             kernel_, begin, end, sizeof(std::uint64_t), out, [&](Bytes bytes, GuestVirt at) {
                 const std::byte* code = bytes.data();
@@ -102,11 +107,11 @@ class CodeInspector {
                         const std::int64_t distance = load<std::int32_t>(code + i + 1);
                         const std::uint64_t target =
                             at.value + i + kBranchBytes + static_cast<std::uint64_t>(distance);
-                        if (outside.has(target)) candidates.push_back({at + i, GuestVirt{target}});
+                        suspect({at + i, GuestVirt{target}});
                     }
                     if (code[i + kTop] != kKernelHalf) continue;
                     const auto word = load<std::uint64_t>(code + i);
-                    if (outside.has(word)) candidates.push_back({at + i, GuestVirt{word}});
+                    suspect({at + i, GuestVirt{word}});
                 }
             });
         // Pieces overlap.
@@ -115,7 +120,7 @@ class CodeInspector {
         candidates.erase(same, last);
         for (const WayOut& candidate : candidates) {
             if (out.found.size() >= limits::kMaxWaysOut) break;
-            if (is_patched_by_kernel(candidate.target) || is_static_call(candidate)) continue;
+            if (is_static_call(candidate)) continue;
             if (is_instruction(candidate)) out.found.push_back(candidate);
         }
         return out;

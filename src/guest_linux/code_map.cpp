@@ -37,14 +37,15 @@ class Mapper {
         CodeRanges found = TRY(executable_ranges(kernel_.physical(), space, begin,
                                                  GuestVirt{~std::uint64_t{0} & kPageMask}));
         if (found.unreadable > 0) {
-            map_.gaps.push_back(
-                fmt::format("{} of {} page tables cannot be read", found.unreadable, found.tables));
+            map_.gaps.add("page tables",
+                          {Code::unreadable, 0,
+                           fmt::format("{} of {} cannot be read", found.unreadable, found.tables)});
         }
         map_.executable = std::move(found.ranges);
         if (auto areas = vmalloc_areas(kernel_); areas.has_value()) {
             areas_ = std::move(*areas);
         } else {
-            map_.gaps.push_back("vmalloc areas: " + areas.error().to_text());
+            map_.gaps.add("vmalloc areas", areas.error());
         }
         ask("kernel", &Mapper::add_kernel);
         ask("modules", &Mapper::add_modules);
@@ -59,7 +60,7 @@ class Mapper {
   private:
     void ask(std::string_view who, Result<void> (Mapper::*add)()) {
         if (auto added = (this->*add)(); !added.has_value()) {
-            map_.gaps.push_back(fmt::format("{}: {}", who, added.error().to_text()));
+            map_.gaps.add(who, added.error());
         }
     }
 
@@ -87,7 +88,7 @@ class Mapper {
                     taints = kernel_.field("module", "taints"),
                     parts = kernel_.field("module", "mem");
         for (const ModuleViewResult& view : walk_module_views(kernel_)) {
-            if (view.gap) map_.gaps.push_back(fmt::format("modules: {}", *view.gap));
+            if (view.gap) map_.gaps.add("modules", *view.gap);
             for (const GuestVirt module : view.modules) {
                 const std::uint64_t flags = TRY(kernel_.read(module, taints));
                 const CodeOwner who{Kind::module, TRY(kernel_.read_text(module, name)),

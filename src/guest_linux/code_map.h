@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/interval_map.h"
+#include "guest_linux/gaps.h"
 #include "guest_linux/kernel.h"
 #include "guest_linux/page_walk.h"
 
@@ -27,8 +28,8 @@ struct CodeMap {
     IntervalMap<CodeOwner> owners;      // of whole pages
     // All memory of the kernel's image and of the modules, data included.
     IntervalMap<CodeOwner> memory;
-    // Owners that could not be asked, and why: what is theirs seems to be nobody's.
-    std::vector<std::string> gaps;
+    // Owners that could not be asked: what is theirs seems to be nobody's.
+    Gaps gaps;
 
     struct Stray {
         CodeRange range;

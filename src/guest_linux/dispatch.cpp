@@ -45,11 +45,13 @@ class SyscallInspector {
     void part(std::string_view what, Read&& read) {
         if (!kernel_.symbol(what).has_value()) {
             // Every kernel has the first; the others come and go with versions and configurations.
-            if (what == "sys_call_table") report_.gaps.push_back("there is no sys_call_table");
+            if (what == "sys_call_table") {
+                report_.gaps.add(what, {Code::unavailable, 0, "there is none"});
+            }
             return;
         }
         if (auto done = read(); !done.has_value()) {
-            report_.gaps.push_back(fmt::format("{}: {}", what, done.error().to_text()));
+            report_.gaps.add(what, done.error());
         }
     }
 
@@ -175,7 +177,7 @@ DispatchReport inspect_syscalls(Kernel& kernel) {
 DispatchReport inspect_interrupts(Kernel& kernel) {
     DispatchReport report;
     if (auto read = read_interrupts(kernel, report); !read.has_value()) {
-        report.gaps.push_back(read.error().to_text());
+        report.gaps.add("idt_table", read.error());
     }
     return report;
 }

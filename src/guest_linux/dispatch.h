@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "guest_linux/gaps.h"
 #include "guest_linux/kernel.h"
 
 namespace underseer::guest_linux {
@@ -18,8 +19,8 @@ struct Misdirection {
 
 struct DispatchReport {
     std::vector<Misdirection> misdirected;
-    std::uint64_t gates = 0;        // that were looked at
-    std::vector<std::string> gaps;  // what could not be looked at, and why
+    std::uint64_t gates = 0;  // that were looked at
+    Gaps gaps;
 };
 
 // System calls: the tables (sys_call_table, that of 32-bit programs and that of x32), and since 6.9

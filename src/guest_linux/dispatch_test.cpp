@@ -59,7 +59,7 @@ class Dispatch : public testing::Test {
     std::vector<Misdirection> misdirected_calls() {
         kernel_->new_epoch();
         const DispatchReport report = inspect_syscalls(*kernel_);
-        EXPECT_TRUE(report.gaps.empty()) << report.gaps.front();
+        EXPECT_TRUE(report.gaps.empty()) << report.gaps.texts.front();
         EXPECT_EQ(report.gates, 65u);  // of the table 63, of the switch two
         return report.misdirected;
     }
@@ -102,8 +102,8 @@ TEST_F(Dispatch, a_switch_that_is_no_code_is_a_gap) {
     guest_.write(switch_ + 12, '\x06');  // no instruction in 64-bit mode
     kernel_->new_epoch();
     const DispatchReport report = inspect_syscalls(*kernel_);
-    ASSERT_EQ(report.gaps.size(), 1u);
-    EXPECT_NE(report.gaps[0].find("x64_sys_call: "), std::string::npos);
+    ASSERT_EQ(report.gaps.texts.size(), 1u);
+    EXPECT_NE(report.gaps.texts[0].find("x64_sys_call: "), std::string::npos);
 }
 
 TEST_F(Dispatch, what_cannot_be_read_is_a_gap) {

@@ -17,7 +17,7 @@ class HookCollector {
     void part(std::string_view what, const std::function<Result<void>()>& read);
     // A null target is no hook, but a place that was looked at.
     void add(Hook hook);
-    void gap(std::string text);
+    void gap(std::string_view what, const Error& why) { list_.gaps.add(what, why); }
 
     // Every function that a table of operations points to.
     Result<void> add_operations(HookKind kind, const std::string& point, std::string_view structure,

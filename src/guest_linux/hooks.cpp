@@ -10,7 +10,6 @@ namespace underseer::guest_linux {
 
 namespace {
 
-constexpr std::size_t kMaxGaps = 64;
 constexpr unsigned kMaxNesting = 8;
 constexpr unsigned kAttempts = 3;
 
@@ -91,7 +90,7 @@ void HookCollector::part(std::string_view what, const std::function<Result<void>
     for (unsigned attempt = 1;; ++attempt) {
         auto done = read();
         if (done.has_value()) return;
-        if (attempt == kAttempts) return gap(fmt::format("{}: {}", what, done.error().to_text()));
+        if (attempt == kAttempts) return gap(what, done.error());
         list_.hooks.resize(before);
         kernel.forget();
     }
@@ -103,15 +102,8 @@ void HookCollector::add(Hook hook) {
     if (list_.hooks.size() < limits::kMaxHooks) {
         list_.hooks.push_back(std::move(hook));
     } else {
-        gap(fmt::format("more than {} hooks", limits::kMaxHooks));
+        gap("hooks", {Code::limit, 0, fmt::format("more than {}", limits::kMaxHooks)});
     }
-}
-
-void HookCollector::gap(std::string text) {
-    if (list_.gaps.size() >= kMaxGaps || std::ranges::find(list_.gaps, text) != list_.gaps.end()) {
-        return;
-    }
-    list_.gaps.push_back(std::move(text));
 }
 
 Result<void> HookCollector::add_operations(HookKind kind, const std::string& point,
@@ -181,7 +173,7 @@ HookList list_hooks(Kernel& kernel) {
     HookList list;
     HookCollector collector(kernel, list);
     if (auto types = kernel.require_types(); !types.has_value()) {
-        collector.gap(types.error().to_text());
+        collector.gap("types", types.error());
         return list;
     }
     collect_tracing_hooks(collector);

@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "guest_linux/gaps.h"
 #include "guest_linux/kernel.h"
 
 namespace underseer::guest_linux {
@@ -39,8 +40,8 @@ struct Hook {
 
 struct HookList {
     std::vector<Hook> hooks;
-    std::uint64_t places = 0;       // records that were looked at, those without a hook included
-    std::vector<std::string> gaps;  // what could not be looked at, and why
+    std::uint64_t places = 0;  // records that were looked at, those without a hook included
+    Gaps gaps;
 };
 
 HookList list_hooks(Kernel& kernel);

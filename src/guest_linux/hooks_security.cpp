@@ -94,7 +94,7 @@ class SecurityHooks {
 
 void collect_security_hooks(HookCollector& collector) {
     if (!collector.has("security_hook_heads") && !collector.has("static_calls_table")) {
-        collector.gap("security modules: no table of them is known");
+        collector.gap("security modules", {Code::unavailable, 0, "no table of them is known"});
         return;
     }
     SecurityHooks hooks(collector);

@@ -109,8 +109,9 @@ class TracingHooks {
             array, std::size_t{1} << size_bits, [&](GuestVirt first, std::size_t) {
                 return to_.each_hashed(first, node, [&](GuestVirt entry) -> Result<void> {
                     if (++count > limits::kMaxHookedFunctions) {
-                        to_.gap(fmt::format("ftrace: more than {} functions of one hook",
-                                            limits::kMaxHookedFunctions));
+                        to_.gap("ftrace", {Code::limit, 0,
+                                           fmt::format("more than {} functions of one hook",
+                                                       limits::kMaxHookedFunctions)});
                         return {};
                     }
                     use(TRY(kernel_.read_pointer(entry, address)),

@@ -22,7 +22,7 @@ class ModuleViews {
             found_.clear();
             auto walked = walk_once(view, known);
             if (walked.has_value() || attempt == 1) {
-                if (!walked.has_value()) result.gap = walked.error().to_text();
+                if (!walked.has_value()) result.gap = walked.error();
                 break;
             }
             kernel_.forget();

@@ -35,7 +35,7 @@ std::string_view to_string(ModuleView view);
 struct ModuleViewResult {
     ModuleView view{};
     std::vector<GuestVirt> modules;  // addresses of struct module, each once
-    std::optional<std::string> gap;  // why the view is not complete, when it is not
+    std::optional<Error> gap;        // why the view is not complete, when it is not
 };
 std::vector<ModuleViewResult> walk_module_views(Kernel& kernel);
 

@@ -40,7 +40,7 @@ class BindingReader {
             auto done = read();
             if (done.has_value()) return;
             if (attempt == kAttempts) {
-                list_.gaps.push_back(fmt::format("{}: {}", what, done.error().to_text()));
+                list_.gaps.add(what, done.error());
                 return;
             }
             list_.bindings.resize(before);

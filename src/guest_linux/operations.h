@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "guest_linux/gaps.h"
 #include "guest_linux/kernel.h"
 
 namespace underseer::guest_linux {
@@ -19,7 +20,7 @@ struct Binding {
 
 struct BindingList {
     std::vector<Binding> bindings;
-    std::vector<std::string> gaps;  // what could not be looked at, and why
+    Gaps gaps;
 };
 
 // Of every entry of /proc, in every network namespace, and of the root folder of every file system

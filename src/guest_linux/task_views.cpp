@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <unordered_set>
 
+#include "guest_linux/gaps.h"
+
 namespace underseer::guest_linux {
 
 namespace {
@@ -23,16 +25,14 @@ GuestVirt container(GuestVirt node, const Field& member) {
     return node - member.offset;
 }
 
-// Code::unavailable is the word of the model, that it does not know a member or a symbol. All else
-// comes of following what the guest has written.
-bool is_broken(const Result<void>& walked) {
-    return !walked.has_value() && walked.error().code != Code::unavailable;
+bool broke(const Result<void>& walked) {
+    return !walked.has_value() && is_broken(walked.error());
 }
 
 // Of several walks the error that weighs most.
 void keep_worse(Result<void>& worst, Result<void> walked) {
     if (walked.has_value()) return;
-    if (worst.has_value() || (is_broken(walked) && !is_broken(worst))) worst = std::move(walked);
+    if (worst.has_value() || (broke(walked) && !broke(worst))) worst = std::move(walked);
 }
 
 }  // namespace
@@ -141,7 +141,7 @@ TaskViewResult TaskViews::walk(TaskView view, const std::vector<GuestVirt>& know
     for (const GuestVirt task : found) {
         if (task && seen.insert(task).second) result.tasks.push_back(task);
     }
-    result.broken = is_broken(outcome);
+    result.broken = broke(outcome);
     if (!outcome.has_value()) {
         result.gap = outcome.error().to_text();
     } else if (found.size() >= limits::kMaxTasks) {

@@ -29,7 +29,7 @@ TEST_P(KernelCode, of_a_clean_kernel_is_all_accounted_for) {
     guest->new_epoch();
     const auto map = guest_linux::map_code(guest->kernel());
     ASSERT_TRUE(map.has_value()) << map.error().to_text();
-    for (const std::string& gap : map->gaps) ADD_FAILURE() << gap;
+    for (const std::string& gap : map->gaps.texts) ADD_FAILURE() << gap;
     for (const auto& stray : map->strays) {
         ADD_FAILURE() << fmt::format("{:#x} + {:#x}{} of {}", stray.range.begin.value,
                                      stray.range.size_bytes,

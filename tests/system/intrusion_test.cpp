@@ -12,6 +12,7 @@
 
 #include "detect/check.h"
 #include "guests.h"
+#include "outside_rootkit.h"
 
 namespace underseer::testing {
 namespace {
@@ -448,6 +449,28 @@ TEST_P(Hooking, a_timer_of_a_module_is_none) {
         expect_findings({});
         tell("0");
     }
+}
+
+// What the guest has made unreadable is no place where nobody hooks.
+TEST_P(Intrusion, list_of_hooks_that_leads_nowhere) {
+    vm().pause();
+    {
+        OutsideRootkit rootkit(&vm());
+        auto& kernel = rootkit.kernel();
+        rootkit.write(kernel.symbol("keyboard_notifier_list").value() +
+                          kernel.field("atomic_notifier_head", "head").offset,
+                      0xffff'8000'dead'0000);
+        const auto report = guest_->introspector
+                                .ask<event::CheckReport>(
+                                    {.topic = agent::Topic::checks, .checks = {"kernel_hooks"}})
+                                .value()
+                                .items.front();
+        EXPECT_EQ(report.outcome, event::Outcome::unavailable);
+        EXPECT_NE(report.reason.find("keyboard_notifier_list"), std::string::npos) << report.reason;
+        rootkit.undo();
+    }
+    vm().resume();
+    expect_findings({});
 }
 
 TEST_P(Intrusion, program_that_the_kernel_starts_for_a_crash) {

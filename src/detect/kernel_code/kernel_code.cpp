@@ -69,10 +69,10 @@ event::Finding about_code(const Rule& rule, const CodeRange& range, Snapshot& sn
     return finding;
 }
 
-// Nothing where it cannot be judged, and says so.
-void judge_ways_out(const CodeMap& code, Snapshot& snapshot, event::CheckReport& report) {
+// Returns what keeps it from being judged whole; "" where nothing does.
+std::string judge_ways_out(const CodeMap& code, Snapshot& snapshot, event::CheckReport& report) {
     const auto ways = snapshot.guest().ways_out_of_code(code);
-    if (!ways.has_value()) return add_gap(report, ways.error().to_text());
+    if (!ways.has_value()) return ways.error().to_text();
     if (ways->unreadable_bytes > 0) {
         report.coverage.unreadable += ways->unreadable_bytes / kPageSize;
         add_gap(report, fmt::format("{} KiB of the kernel's code cannot be read",
@@ -88,6 +88,7 @@ void judge_ways_out(const CodeMap& code, Snapshot& snapshot, event::CheckReport&
                             code_evidence("leads to", way.target, snapshot)};
         add_finding(report, std::move(finding));
     }
+    return ways->is_complete ? "" : "more of the kernel's code looks altered than can be looked at";
 }
 
 }  // namespace
@@ -107,20 +108,22 @@ event::CheckReport inspect(Snapshot& snapshot) {
         if (!range.writable) continue;
         add_finding(report, about_code(kWritable, range, snapshot));
     }
-    judge_ways_out(map, snapshot, report);
-    for (const std::string& gap : map.gaps) add_gap(report, gap);
-    if (!map.gaps.empty()) {
-        // Whose they are could not be asked.
-        settle_doubt(report, map.strays.empty() ? "" : map.gaps.front());
-        return report;
-    }
+    std::string doubt = judge_ways_out(map, snapshot, report);
+    add_gaps(report, map.gaps);
+    if (doubt.empty()) doubt = map.gaps.broken;
     for (const CodeMap::Stray& stray : map.strays) {
+        // Who could not be asked may own it.
+        if (!map.gaps.empty()) {
+            doubt = map.gaps.texts.front();
+            break;
+        }
         event::Finding finding = about_code(kUnaccounted, stray.range, snapshot);
         if (!stray.area.empty()) {
             finding.evidence.push_back({"area asked for by", stray.area, 0, {}});
         }
         add_finding(report, std::move(finding));
     }
+    settle_doubt(report, doubt);
     return report;
 }
 

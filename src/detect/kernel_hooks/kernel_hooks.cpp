@@ -211,13 +211,14 @@ event::CheckReport inspect(Snapshot& snapshot) {
     event::CheckReport report{};
     report.outcome = event::Outcome::clean;
     report.coverage.looked_at = hooks.places;
-    for (const std::string& gap : hooks.gaps) add_gap(report, gap);
+    add_gaps(report, hooks.gaps);
     if (hooks.places == 0) {
         report.outcome = event::Outcome::unavailable;
-        report.reason = hooks.gaps.empty() ? "there was nothing to look at" : hooks.gaps.front();
+        report.reason =
+            hooks.gaps.empty() ? "there was nothing to look at" : hooks.gaps.texts.front();
         return report;
     }
-    std::string doubt;
+    std::string doubt = hooks.gaps.broken;
     const guest_linux::KernelImage& image = snapshot.kernel().image();
     for (const Hook& hook : hooks.hooks) {
         const auto owner = code->owner_of(hook.target);
@@ -226,7 +227,7 @@ event::CheckReport inspect(Snapshot& snapshot) {
         if (rule == nullptr) continue;
         // Who could not be asked may own it.
         if (rule == &kRules[kUnaccounted] && !code->gaps.empty()) {
-            doubt = code->gaps.front();
+            doubt = code->gaps.texts.front();
             continue;
         }
         event::Finding finding = rule->about(

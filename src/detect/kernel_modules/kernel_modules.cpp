@@ -6,7 +6,7 @@
 #include <bit>
 #include <map>
 
-#include "detect/confirmed_check.h"
+#include "detect/code_report.h"
 
 namespace underseer::detect::kernel_modules {
 
@@ -110,10 +110,14 @@ event::CheckReport inspect(Snapshot& snapshot) {
     report.outcome = event::Outcome::clean;
     std::map<GuestVirt, std::uint32_t> shown;
     std::uint32_t complete = 0;
+    std::string doubt;
     for (const ModuleViewResult& view : guest.module_views()) {
         for (const GuestVirt module : view.modules) shown[module] |= bit(view.view);
         if (view.gap) {
-            add_gap(report, fmt::format("{}: {}", to_string(view.view), *view.gap));
+            const std::string text =
+                fmt::format("{}: {}", to_string(view.view), view.gap->to_text());
+            add_gap(report, text);
+            if (guest_linux::is_broken(*view.gap)) doubt = text;
         } else {
             complete |= bit(view.view);
         }
@@ -130,8 +134,10 @@ event::CheckReport inspect(Snapshot& snapshot) {
         const auto module = guest.module(address);
         if (!module.has_value()) {
             ++report.coverage.unreadable;
-            add_gap(report, fmt::format("the module at {:#x}: {}", address.value,
-                                        module.error().to_text()));
+            const std::string text =
+                fmt::format("the module at {:#x}: {}", address.value, module.error().to_text());
+            add_gap(report, text);
+            if (guest_linux::is_broken(module.error())) doubt = text;
             continue;
         }
         const std::uint32_t missing = comparable & ~views;
@@ -147,6 +153,7 @@ event::CheckReport inspect(Snapshot& snapshot) {
             add_gap(report, fmt::format("{} is being loaded or unloaded", module->name));
         }
     }
+    settle_doubt(report, doubt);
     return report;
 }
 

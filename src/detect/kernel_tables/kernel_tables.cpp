@@ -46,15 +46,15 @@ void judge_bindings(const guest_linux::CodeMap& code, Snapshot& snapshot,
                     event::CheckReport& report) {
     const guest_linux::BindingList list = snapshot.guest().bindings();
     report.coverage.looked_at += list.bindings.size();
-    for (const std::string& gap : list.gaps) add_gap(report, gap);
-    std::string doubt;
+    add_gaps(report, list.gaps);
+    std::string doubt = list.gaps.broken;
     for (const guest_linux::Binding& one : list.bindings) {
         const auto owner = code.memory.find(one.target.value);
         using Kind = guest_linux::CodeOwner::Kind;
         if (owner && (!one.is_built_in || owner->value.kind == Kind::kernel)) continue;
         // A module that could not be read may own it.
         if (!owner && !code.gaps.empty()) {
-            doubt = code.gaps.front();
+            doubt = code.gaps.texts.front();
             continue;
         }
         event::Finding finding = kRules[1].about(

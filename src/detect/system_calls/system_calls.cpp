@@ -50,7 +50,7 @@ constexpr Rule kRules[] = {
 void tell(const Rule& rule, const DispatchReport& gates, Snapshot& snapshot,
           event::CheckReport& report) {
     report.coverage.looked_at += gates.gates;
-    for (const std::string& gap : gates.gaps) add_gap(report, gap);
+    add_gaps(report, gates.gaps);
     for (const Misdirection& one : gates.misdirected) {
         event::Finding finding =
             rule.about(one.gate, fmt::format("{:x}:{:x}", one.record.value, one.target.value));
@@ -59,6 +59,7 @@ void tell(const Rule& rule, const DispatchReport& gates, Snapshot& snapshot,
                             code_evidence("answers", one.target, snapshot)};
         add_finding(report, std::move(finding));
     }
+    settle_doubt(report, gates.gaps.broken);
 }
 
 }  // namespace
