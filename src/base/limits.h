@@ -23,6 +23,10 @@ inline constexpr std::uint64_t kMaxPageTables = 64u << 10;
 inline constexpr std::size_t kMaxHooks = 1u << 17;
 // Functions that one hook of ftrace is at, and are told by name; bpftrace sets some thousand.
 inline constexpr std::size_t kMaxHookedFunctions = 4096;
+// A host with many containers and a tracing agent has some thousand BPF programs; a program has at
+// most a million instructions (BPF_COMPLEXITY_LIMIT_INSNS).
+inline constexpr std::size_t kMaxBpfPrograms = 1u << 17;
+inline constexpr std::size_t kMaxBpfInstructions = 1u << 20;
 // Places that lead out of the kernel; one is a finding, and a report tells a hundred.
 inline constexpr std::size_t kMaxWaysOut = 1000;
 // Bytes of code that look like such a place: each is decoded from its function's begin on.

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <array>
 
+#include "detect/bpf_programs/bpf_programs.h"
 #include "detect/check.h"
 #include "detect/confirmed_check.h"
 #include "detect/container_escape/container_escape.h"
@@ -16,6 +17,7 @@
 #include "detect/kernel_tables/kernel_tables.h"
 #include "detect/packet_sockets/packet_sockets.h"
 #include "detect/preload/preload.h"
+#include "detect/process_code/process_code.h"
 #include "detect/process_names/process_names.h"
 #include "detect/program_files/program_files.h"
 #include "detect/system_calls/system_calls.h"
@@ -67,6 +69,9 @@ const std::array kChecks{
     confirmed<container_escape::kName, container_escape::inspect>(
         container_escape::rules(), "processes of containers that have left them", "process",
         seconds(10)),
+    confirmed<process_code::kName, process_code::inspect>(
+        process_code::rules(), "code in processes that is not what their files say", "process",
+        seconds(60)),
     confirmed<kernel_modules::kName, kernel_modules::inspect>(
         kernel_modules::rules(),
         "modules that the guest hides, or that did not come with its kernel", "module",
@@ -83,6 +88,9 @@ const std::array kChecks{
         seconds(30)),
     confirmed<kernel_hooks::kName, kernel_hooks::inspect>(
         kernel_hooks::rules(), "whom the kernel calls when something happens", "place",
+        seconds(30)),
+    confirmed<bpf_programs::kName, bpf_programs::inspect>(
+        bpf_programs::rules(), "BPF programs that hide, or change what others see", "program",
         seconds(30)),
     confirmed<helper_programs::kName, helper_programs::inspect>(
         helper_programs::rules(), "programs that the kernel itself is told to start", "setting",

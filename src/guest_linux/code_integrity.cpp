@@ -3,11 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <cstring>
-#include <unordered_map>
 
 #include "guest_linux/disassembly.h"
+#include "guest_linux/patched_calls.h"
 
 namespace underseer::guest_linux {
 
@@ -20,9 +19,6 @@ constexpr std::size_t kBranchBytes = 5;
 // The last byte of a word that is an address of the kernel's half, whatever the paging.
 constexpr std::size_t kTop = 7;
 constexpr std::byte kKernelHalf{0xff};
-// include/linux/static_call_types.h: two flags in the low bits of a site's key.
-constexpr std::uint64_t kSiteFlags = 3;
-constexpr std::size_t kMaxStaticCalls = 1u << 20;
 
 // Executable memory that is not the kernel's image, for a quick look at very many addresses.
 class Outside {
@@ -96,8 +92,12 @@ class CodeInspector {
         std::vector<WayOut> candidates;
         const auto suspect = [&](WayOut way) {
             if (!outside.has(way.target.value) || is_patched_by_kernel(way.target)) return;
-            out.is_complete = candidates.size() < limits::kMaxSuspectedWaysOut;
-            if (out.is_complete) candidates.push_back(way);
+            if (candidates.size() < limits::kMaxSuspectedWaysOut) {
+                candidates.push_back(way);
+            } else if (out.gaps.empty()) {
+                out.gaps.add("code that leads out of the kernel",
+                             {Code::limit, 0, "there seems to be more than can be looked at"});
+            }
         };
         read_pieces(
             kernel_, begin, end, sizeof(std::uint64_t), out, [&](Bytes bytes, GuestVirt at) {
@@ -118,9 +118,18 @@ class CodeInspector {
         std::ranges::sort(candidates);
         const auto [same, last] = std::ranges::unique(candidates);
         candidates.erase(same, last);
+        if (candidates.empty()) return out;
+        FtraceCalls ftrace(kernel_);
+        const auto calls = StaticCalls::read(kernel_);
+        if (!calls.has_value()) {
+            out.gaps.add("static calls", calls.error());
+            return out;
+        }
         for (const WayOut& candidate : candidates) {
             if (out.found.size() >= limits::kMaxWaysOut) break;
-            if (is_static_call(candidate)) continue;
+            if (calls->target_at(candidate.at) == candidate.target) continue;
+            // Whose hooks they are, kernel_hooks tells.
+            if (ftrace.is_at(candidate.at) && ftrace.may_call(candidate.target)) continue;
             if (is_instruction(candidate)) out.found.push_back(candidate);
         }
         return out;
@@ -160,57 +169,9 @@ class CodeInspector {
         return found;
     }
 
-    bool is_static_call(const WayOut& candidate) {
-        if (!sites_) sites_ = read_static_calls();
-        const auto site = sites_->find(candidate.at.value);
-        if (site != sites_->end()) return site->second == candidate.target;
-        // Or the trampoline of one, which jumps: __SCT__name belongs to __SCK__name.
-        constexpr std::string_view kTrampoline = "__SCT__";
-        const auto symbol = kernel_.symbols().nearest(candidate.at);
-        if (!symbol || symbol->address != candidate.at || !symbol->name.starts_with(kTrampoline)) {
-            return false;
-        }
-        const auto key =
-            kernel_.symbol(fmt::format("__SCK__{}", symbol->name.substr(kTrampoline.size())));
-        if (!key.has_value()) return false;
-        const auto called = kernel_.read_pointer(*key, function_);
-        return called.has_value() && *called == candidate.target;
-    }
-
-    // Where they are called, and what their keys say is called there.
-    std::unordered_map<std::uint64_t, GuestVirt> read_static_calls() {
-        std::unordered_map<std::uint64_t, GuestVirt> sites;
-        const auto begin = kernel_.symbol("__start_static_call_sites"),
-                   end = kernel_.symbol("__stop_static_call_sites");
-        if (!begin.has_value() || !end.has_value() || *end < *begin) return sites;
-        std::vector<std::array<std::int32_t, 2>> table(
-            std::min<std::size_t>((*end - *begin) / 8, kMaxStaticCalls));
-        if (!kernel_.memory().read(*begin, std::as_writable_bytes(std::span(table))).has_value()) {
-            return sites;
-        }
-        std::unordered_map<std::uint64_t, GuestVirt> functions;
-        for (std::size_t i = 0; i < table.size(); ++i) {
-            const GuestVirt at = *begin + 8 * i;
-            const std::uint64_t site =
-                at.value + static_cast<std::uint64_t>(std::int64_t{table[i][0]});
-            const std::uint64_t key =
-                (at.value + 4 + static_cast<std::uint64_t>(std::int64_t{table[i][1]})) &
-                ~kSiteFlags;
-            const auto [known, is_new] = functions.try_emplace(key);
-            if (is_new) {
-                known->second =
-                    kernel_.read_pointer(GuestVirt{key}, function_).value_or(GuestVirt{});
-            }
-            sites[site] = known->second;
-        }
-        return sites;
-    }
-
     Kernel& kernel_;
     const CodeMap& code_;
     Disassembler disassembler_;
-    Field function_ = kernel_.field("static_call_key", "func");
-    std::optional<std::unordered_map<std::uint64_t, GuestVirt>> sites_;
 };
 
 }  // namespace

@@ -21,7 +21,7 @@ struct WaysOut {
     std::vector<WayOut> found;
     std::uint64_t bytes = 0;             // that were read
     std::uint64_t unreadable_bytes = 0;  // pages that could not be
-    bool is_complete = true;             // false: there is more than limits.h lets be looked at
+    Gaps gaps;                           // what keeps `found` from being all
 };
 
 // Words of the read-only data that point into executable memory outside of the image: tables of

@@ -6,6 +6,7 @@
 #include <array>
 #include <functional>
 
+#include "guest_linux/direct_map.h"
 #include "guest_linux/modules.h"
 #include "guest_linux/vmalloc.h"
 
@@ -15,6 +16,7 @@ namespace {
 
 using Kind = CodeOwner::Kind;
 
+constexpr std::uint64_t kKexecCodeBytes = 2 * kPageSize;  // KEXEC_CONTROL_PAGE_SIZE and one behind
 constexpr std::uint64_t kModText = 0, kModInitText = 4;
 constexpr std::size_t kMaxOwners = 1u << 20;
 // TAINT_PROPRIETARY_MODULE, TAINT_OOT_MODULE, TAINT_UNSIGNED_MODULE (include/linux/panic.h).
@@ -53,6 +55,7 @@ class Mapper {
         ask("ftrace", &Mapper::add_ftrace);
         ask("kprobes", &Mapper::add_kprobes);
         ask("real mode", &Mapper::add_real_mode);
+        ask("kexec", &Mapper::add_kexec);
         find_strays();
         return std::move(map_);
     }
@@ -219,6 +222,25 @@ class Mapper {
         return {};
     }
 
+    // The page that starts another kernel, for kexec or after a crash, is executable in the direct
+    // map as long as that kernel is loaded (machine_kexec_prepare(),
+    // arch/x86/kernel/machine_kexec_64.c).
+    Result<void> add_kexec() {
+        const Field page = kernel_.field("kimage", "control_code_page");
+        if (!page.known()) return {};  // CONFIG_KEXEC_CORE=n
+        for (const std::string_view image : {"kexec_image", "kexec_crash_image"}) {
+            const auto at = kernel_.symbol(image);
+            if (!at.has_value()) continue;
+            const auto loaded = TRY(kernel_.memory().read<GuestVirt>(*at));
+            if (!loaded) continue;
+            const GuestPhys control =
+                TRY(physical_of_page(kernel_, TRY(kernel_.read_pointer(loaded, page))));
+            const GuestVirt shown = TRY(direct_map(kernel_)) + control.value;
+            own(shown.value, kKexecCodeBytes, {Kind::kexec});
+        }
+        return {};
+    }
+
     Result<void> each(GuestVirt head, const Field& node,
                       const std::function<Result<void>(GuestVirt)>& use) {
         Result<void> inside;
@@ -301,6 +323,8 @@ std::string CodeOwner::to_text() const {
             return "kprobes";
         case Kind::cpu_start:
             return "the start of CPUs";
+        case Kind::kexec:
+            return "a kernel to be started by kexec";
     }
     return "?";
 }

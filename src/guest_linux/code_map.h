@@ -14,7 +14,7 @@
 namespace underseer::guest_linux {
 
 struct CodeOwner {
-    enum class Kind : std::uint8_t { kernel, module, bpf, ftrace, kprobes, cpu_start };
+    enum class Kind : std::uint8_t { kernel, module, bpf, ftrace, kprobes, cpu_start, kexec };
     Kind kind{};
     std::string module;       // its name
     bool is_foreign = false;  // a module that did not come with the kernel: taint flags O, E or P

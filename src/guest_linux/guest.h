@@ -5,6 +5,8 @@
 #include <vector>
 
 #include "event/observation.h"
+#include "guest_linux/bpf.h"
+#include "guest_linux/code_baseline.h"
 #include "guest_linux/code_integrity.h"
 #include "guest_linux/code_map.h"
 #include "guest_linux/disassembly.h"
@@ -19,6 +21,7 @@
 #include "guest_linux/task_scan.h"
 #include "guest_linux/task_views.h"
 #include "guest_linux/tasks.h"
+#include "guest_linux/user_code.h"
 
 namespace underseer::guest_linux {
 
@@ -50,6 +53,10 @@ class Guest {
     // Of all processes (threads share their leader's), or of one pid.
     Result<Listing<event::OpenFile>> open_files(std::optional<std::uint32_t> pid);
     Result<Listing<event::Vma>> memory_maps(std::optional<std::uint32_t> pid);
+    // What a process can execute, by its task_struct.
+    Result<Listing<CodeArea>> user_code(GuestVirt task, std::uint32_t pid) {
+        return user_code_.list(task, pid);
+    }
     Result<Listing<event::Module>> modules();
     std::vector<ModuleViewResult> module_views() { return walk_module_views(*kernel_); }
     // By the address of its struct module, whatever its state.
@@ -62,9 +69,14 @@ class Guest {
     Result<WaysOut> ways_out_of_code(const CodeMap& code) {
         return guest_linux::ways_out_of_code(*kernel_, code);
     }
+    // Against what the first call has seen.
+    Result<CodeComparison> compare_code(const CodeMap& code) {
+        return code_baseline_.compare(*kernel_, code);
+    }
     DispatchReport system_calls() { return inspect_syscalls(*kernel_); }
     DispatchReport interrupts() { return inspect_interrupts(*kernel_); }
     BindingList bindings() { return list_bindings(*kernel_); }
+    Result<BpfPrograms> bpf_programs() { return list_bpf_programs(*kernel_); }
     HookList hooks() { return list_hooks(*kernel_); }
 
     // What the guest has in memory of a file; nothing when there is none of that path.
@@ -75,7 +87,9 @@ class Guest {
     Result<Listing<event::KernelLogLine>> kernel_log();
 
     // Begins a new look: nothing remembered from the last one is used.
-    void new_epoch() { kernel_->new_epoch(), paths_.new_epoch(), tasks_.new_epoch(); }
+    void new_epoch() {
+        kernel_->new_epoch(), paths_.new_epoch(), tasks_.new_epoch(), user_code_.new_epoch();
+    }
 
   private:
     explicit Guest(std::unique_ptr<Kernel> kernel);
@@ -92,6 +106,8 @@ class Guest {
     TaskScan scan_;
     OpenFiles files_;
     MemoryMaps maps_;
+    UserCode user_code_;
+    CodeBaseline code_baseline_;
 };
 
 }  // namespace underseer::guest_linux

@@ -36,6 +36,7 @@ struct Hook {
     // Of ftrace and kprobes, the functions that it is called at; empty: all.
     std::vector<std::string> functions;
     bool redirects = false;  // of ftrace: it may go on elsewhere instead
+    GuestVirt place{};       // of kprobes: the instruction
 };
 
 struct HookList {

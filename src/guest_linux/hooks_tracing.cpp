@@ -134,9 +134,10 @@ class TracingHooks {
             return to_.each(probe + siblings.offset, siblings,
                             [&](GuestVirt one) { return kprobe(one); });
         }
-        const std::string function = function_at(TRY(kernel_.read_pointer(probe, address)));
+        const GuestVirt place = TRY(kernel_.read_pointer(probe, address));
+        const std::string function = function_at(place);
         const auto add = [&](GuestVirt target) {
-            to_.add({HookKind::kprobe, function, target, probe, {function}, false});
+            to_.add({HookKind::kprobe, function, target, probe, {function}, false, place});
         };
         add(TRY(kernel_.read_pointer(probe, after)));
         const auto returning = kernel_.symbol("pre_handler_kretprobe");

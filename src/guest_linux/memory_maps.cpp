@@ -45,6 +45,7 @@ MemoryMaps::MemoryMaps(Kernel* kernel, Paths* paths, Tasks* tasks)
         .arange_pivot = k.field("maple_arange_64", "pivot"),
         .arange_slot = k.field("maple_arange_64", "slot"),
         .file_inode = k.field("file", "f_inode"),
+        .file_mapping = k.field("file", "f_mapping"),
         .inode_sb = k.field("inode", "i_sb"),
         .sb_dev = k.field("super_block", "s_dev"),
         .special_name = k.field("vm_special_mapping", "name"),
@@ -209,6 +210,30 @@ Result<Listing<event::Vma>> MemoryMaps::list(GuestVirt task, std::uint32_t pid) 
     } else if (*page && !listing.items.empty()) {
         (*page)->pid = pid;
         listing.items.push_back(std::move(**page));
+    }
+    return listing;
+}
+
+Result<Listing<MemoryMaps::WithFile>> MemoryMaps::list_with_files(GuestVirt task,
+                                                                  std::uint32_t pid) {
+    Listing<WithFile> listing;
+    const GuestVirt mm = TRY(tasks_->mm(task));
+    if (!mm) return listing;
+    const auto read_one = [&](GuestVirt area) -> Result<WithFile> {
+        const GuestVirt file = TRY(kernel_->read_pointer(area, f_.file));
+        GuestVirt mapping;
+        if (file) mapping = TRY(kernel_->read_pointer(file, f_.file_mapping));
+        WithFile one{TRY(read(area, mm)), mapping};
+        one.first.pid = pid;
+        return one;
+    };
+    for (const GuestVirt area : TRY(areas(mm))) {
+        auto one = read_one(area);
+        if (!one.has_value()) {
+            listing.note(one.error());
+        } else {
+            listing.items.push_back(std::move(*one));
+        }
     }
     return listing;
 }

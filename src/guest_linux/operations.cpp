@@ -11,7 +11,7 @@ namespace {
 
 constexpr unsigned kAttempts = 3;
 constexpr std::uint64_t kFolder = 0040000, kTypeMask = 0170000;  // S_IFDIR, S_IFMT
-constexpr std::uint64_t kMaxNameBytes = 256;
+constexpr std::uint64_t kMaxProcNameBytes = 256;
 
 // What every kernel of a distribution has built in, and rootkits filter.
 constexpr std::array<std::string_view, 18> kBuiltIn{
@@ -81,7 +81,7 @@ class BindingReader {
         return kernel_.walk_rb_tree(root.value, [&](GuestVirt node) -> Result<void> {
             const GuestVirt child = node - child_.offset;
             const std::uint64_t bytes =
-                std::min(TRY(kernel_.read(child, name_bytes_)), kMaxNameBytes);
+                std::min(TRY(kernel_.read(child, name_bytes_)), kMaxProcNameBytes);
             const std::string name =
                 TRY(kernel_.memory().read_cstring(TRY(kernel_.read_pointer(child, name_)), bytes));
             return entry(child, path + "/" + name, depth + 1);

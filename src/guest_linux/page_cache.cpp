@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "guest_linux/direct_map.h"
+
 namespace underseer::guest_linux {
 
 namespace {
@@ -13,8 +15,6 @@ constexpr std::uint64_t kLongestName = 255;  // NAME_MAX
 // xarray entries (include/linux/xarray.h): a pointer, a value (bit 0), or something internal.
 constexpr std::uint64_t kTagMask = 3, kInternal = 2, kLastNonNode = 4096;
 constexpr unsigned kChunkBits = 6;  // XA_CHUNK_SHIFT of all but tiny kernels
-// Where memory is not randomised (Documentation/arch/x86/x86_64/mm.rst).
-constexpr std::uint64_t kPages4 = 0xffffea0000000000, kPages5 = 0xffd4000000000000;
 
 }  // namespace
 
@@ -141,16 +141,8 @@ Result<std::optional<GuestPhys>> PageCache::page_of(GuestVirt mapping, std::uint
     }
     if (entry == 0 || (entry & kTagMask) != 0) return std::nullopt;
     // The first page of a folio; the others follow it in RAM.
-    const auto base = kernel_->symbols().address("vmemmap_base");
-    const GuestVirt pages = base
-                                ? TRY(kernel_->memory().read<GuestVirt>(*base))
-                                : GuestVirt{kernel_->image().space.levels == 5 ? kPages5 : kPages4};
-    const std::uint64_t page_bytes = TRY(kernel_->require_size_of("page"));
-    const GuestVirt page{entry};
-    if (page < pages || (page - pages) % page_bytes != 0) {
-        return fail(Code::malformed, "a page cache holds what is no page");
-    }
-    return GuestPhys{((page - pages) / page_bytes + (index - first)) * kPageSize};
+    const GuestPhys page = TRY(physical_of_page(*kernel_, GuestVirt{entry}));
+    return page + (index - first) * kPageSize;
 }
 
 }  // namespace underseer::guest_linux

@@ -20,11 +20,12 @@ class PageCache {
     Result<std::optional<GuestVirt>> find(std::string_view path);
     // The first `limit_bytes` of a file. Code::unavailable when a page of them is not in memory.
     Result<std::string> read(GuestVirt inode, std::size_t limit_bytes);
+    // The page that holds one page of a file, by its struct address_space and its index; nothing
+    // where it is not in memory.
+    Result<std::optional<GuestPhys>> page_of(GuestVirt mapping, std::uint64_t index);
 
   private:
     Result<std::optional<GuestVirt>> child(GuestVirt folder, std::string_view name);
-    // The page that holds one page of a file, by its index; nothing where it is not in memory.
-    Result<std::optional<GuestPhys>> page_of(GuestVirt mapping, std::uint64_t index);
 
     Kernel* kernel_;
     Field root_, root_dentry_, children_, sibling_, inode_, name_, name_bytes_, mode_, size_,

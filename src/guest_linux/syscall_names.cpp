@@ -482,7 +482,7 @@ constexpr std::array<std::string_view, 470> kNames{
 };
 
 // Where the entry has another name than the call.
-constexpr std::array<std::pair<std::string_view, std::string_view>, 8> kEntries{{
+constexpr std::array<std::pair<std::string_view, std::string_view>, 8> kOtherNames{{
     {"stat", "newstat"},
     {"fstat", "newfstat"},
     {"lstat", "newlstat"},
@@ -506,8 +506,8 @@ std::uint64_t known_syscalls() {
 std::string_view syscall_entry(std::uint64_t number) {
     const std::string_view name = syscall_name(number);
     const auto found =
-        std::ranges::find(kEntries, name, &std::pair<std::string_view, std::string_view>::first);
-    return found == kEntries.end() ? name : found->second;
+        std::ranges::find(kOtherNames, name, &std::pair<std::string_view, std::string_view>::first);
+    return found == kOtherNames.end() ? name : found->second;
 }
 
 }  // namespace underseer::guest_linux

@@ -8,6 +8,8 @@
 
 #include "guest_linux/tasks.h"
 
+#include "guest_linux/direct_map.h"
+
 namespace underseer::guest_linux {
 
 namespace {
@@ -22,9 +24,6 @@ constexpr std::uint64_t kMaxStackBytes = 32u << 10;
 // struct kmem_cache_order_objects: the order above the number of objects (mm/slub.c, OO_SHIFT).
 constexpr unsigned kOrderShift = 16;
 constexpr std::uint64_t kMaxOrder = 10;  // MAX_PAGE_ORDER, include/linux/mmzone.h
-// arch/x86/include/asm/page_64_types.h and pgtable_64_types.h, for a kernel whose layout is fixed.
-constexpr std::uint64_t kPageOffset4 = 0xffff888000000000, kPageOffset5 = 0xff11000000000000;
-constexpr std::uint64_t kVmemmap4 = 0xffffea0000000000, kVmemmap5 = 0xffd4000000000000;
 
 // Every 8-byte word of `piece` that lies in [low, low + span].
 template <typename Visit>
@@ -97,20 +96,10 @@ Result<std::vector<std::uint64_t>> TaskScan::sched_classes() const {
     return classes;
 }
 
-Result<GuestVirt> TaskScan::direct_map() {
-    // A variable where KASLR moves the map (CONFIG_DYNAMIC_MEMORY_LAYOUT).
-    const auto base = kernel_->symbols().address("page_offset_base");
-    if (base) return kernel_->memory().read<GuestVirt>(*base);
-    return GuestVirt{kernel_->image().space.levels == 5 ? kPageOffset5 : kPageOffset4};
-}
-
 std::optional<TaskScan::Geometry> TaskScan::slab_geometry() {
     const auto read = [&]() -> Result<Geometry> {
         Geometry geometry;
-        const auto base = kernel_->symbols().address("vmemmap_base");
-        const bool five = kernel_->image().space.levels == 5;
-        geometry.vmemmap = base ? TRY(kernel_->memory().read<GuestVirt>(*base))
-                                : GuestVirt{five ? kVmemmap5 : kVmemmap4};
+        geometry.vmemmap = TRY(page_records(*kernel_));
         geometry.page_bytes = kernel_->size_of("page");
         const GuestVirt cache =
             TRY(kernel_->memory().read<GuestVirt>(TRY(kernel_->symbol("task_struct_cachep"))));
@@ -154,7 +143,7 @@ Result<void> TaskScan::search_ram(TaskPlaces& places) {
     TRY(kernel_->require({f_.sched_class, f_.pid, f_.tgid, f_.state, f_.stack, f_.sp, f_.on_cpu}));
     const std::vector<std::uint64_t> classes = TRY(sched_classes());
     const std::uint64_t span = classes.back() - classes.front();
-    const GuestVirt map = TRY(direct_map());
+    const GuestVirt map = TRY(direct_map(*kernel_));
     const std::optional<Geometry> geometry = slab_geometry();
     std::size_t matches = 0;
     const auto consider = [&](GuestPhys at, std::uint64_t value) {

@@ -43,7 +43,6 @@ class TaskScan {
   private:
     struct Geometry;
     Result<std::vector<std::uint64_t>> sched_classes() const;
-    Result<GuestVirt> direct_map();
     std::optional<Geometry> slab_geometry();
     bool is_slab_object(const Geometry& geometry, GuestPhys phys);
     Result<void> search_ram(TaskPlaces& places);

@@ -6,16 +6,12 @@
 #include <unordered_set>
 
 #include "guest_linux/gaps.h"
+#include "guest_linux/xarray.h"
 
 namespace underseer::guest_linux {
 
 namespace {
 
-// An xarray entry whose low bits are 10 is a node; 00 is a plain pointer (include/linux/xarray.h).
-constexpr std::uint64_t kXaTagMask = 3, kXaInternal = 2;
-constexpr unsigned kXaSlots = 64;
-// Internal entries below 4096 are no nodes: sibling, retry and zero entries (xa_is_node()).
-constexpr std::uint64_t kXaLastNonNode = 4096;
 // Two walks in a row that both meet a moving task are rare, four are not chance.
 constexpr unsigned kAttempts = 4;
 constexpr unsigned kRtPriorities = 100;   // MAX_RT_PRIO
@@ -79,9 +75,6 @@ TaskViews::TaskViews(Kernel* kernel) : kernel_(kernel) {
         .pid_tasks = k.field("pid", "tasks"),
         .upid_ns = k.field("upid", "ns"),
         .ns_idr = k.field("pid_namespace", "idr"),
-        .xa_head = k.field("idr", {"idr_rt.xa_head", "idr_rt.rnode"}),
-        .node_shift = k.field("xa_node", "shift"),
-        .node_slots = k.field("xa_node", "slots"),
         .css_hlist = k.field("css_set", "hlist"),
         .css_tasks = k.field("css_set", "tasks"),
         .css_mg_tasks = k.field("css_set", "mg_tasks"),
@@ -272,41 +265,6 @@ Result<void> TaskViews::find_pid_namespaces(const std::vector<GuestVirt>& tasks,
     return worst;
 }
 
-// Depth-first through the xarray behind an IDR; a node's shift shrinks by 6 at every level, which
-// bounds the depth whatever the pointers say.
-Result<void> TaskViews::walk_idr(GuestVirt idr, std::vector<GuestVirt>& pids) {
-    struct Pending {
-        std::uint64_t entry;
-        std::size_t depth;
-    };
-    std::vector<Pending> stack{{TRY(kernel_->read(idr, f_.xa_head)), 0}};
-    std::unordered_set<std::uint64_t> nodes;
-    while (!stack.empty()) {
-        const Pending top = stack.back();
-        stack.pop_back();
-        if (top.entry == 0) continue;
-        if ((top.entry & kXaTagMask) != kXaInternal) {
-            if ((top.entry & kXaTagMask) == 0) pids.push_back(GuestVirt{top.entry});
-            continue;
-        }
-        if (top.entry <= kXaLastNonNode) continue;
-        if (!nodes.insert(top.entry).second) {
-            return fail(Code::malformed, "the pid IDR leads into itself");
-        }
-        if (top.depth > limits::kMaxTreeDepth || nodes.size() > limits::kMaxTasks / 8) {
-            return fail(Code::limit, "the pid IDR is deeper or larger than it can be");
-        }
-        std::array<std::uint64_t, kXaSlots> slots;
-        const GuestVirt node{top.entry - kXaInternal};
-        TRY(kernel_->memory().read(node + f_.node_slots.offset,
-                                   std::as_writable_bytes(std::span(slots))));
-        for (const std::uint64_t slot : slots) {
-            if (slot != 0) stack.push_back({slot, top.depth + 1});
-        }
-    }
-    return {};
-}
-
 // pid->tasks[PIDTYPE_PID] leads to the task whose pid_links[PIDTYPE_PID] it holds; index 0 of both.
 Result<GuestVirt> TaskViews::task_of_pid(GuestVirt pid) {
     const GuestVirt node = TRY(kernel_->memory().read<GuestVirt>(pid + f_.pid_tasks.offset));
@@ -317,12 +275,13 @@ Result<GuestVirt> TaskViews::task_of_pid(GuestVirt pid) {
 
 Result<void> TaskViews::walk_pid_idr(const std::vector<GuestVirt>& known,
                                      std::vector<GuestVirt>& out) {
-    TRY(kernel_->require({f_.ns_idr, f_.node_slots, f_.pid_tasks, f_.pid_links}));
+    TRY(kernel_->require({f_.ns_idr, f_.pid_tasks, f_.pid_links}));
     std::vector<GuestVirt> namespaces;
     Result<void> worst = find_pid_namespaces(known, namespaces);
     for (const GuestVirt ns : namespaces) {
         std::vector<GuestVirt> pids;
-        keep_worse(worst, walk_idr(ns + f_.ns_idr.offset, pids));
+        keep_worse(worst, each_of_idr(*kernel_, ns + f_.ns_idr.offset, limits::kMaxTasks,
+                                      "the pid IDR", [&](GuestVirt pid) { pids.push_back(pid); }));
         for (const GuestVirt pid : pids) {
             auto task = task_of_pid(pid);
             if (task.has_value()) {

@@ -55,7 +55,6 @@ class TaskViews {
     Result<void> walk_task_list(std::vector<GuestVirt>& out);
     Result<void> walk_threads(const std::vector<GuestVirt>& processes, std::vector<GuestVirt>& out);
     Result<void> walk_pid_idr(const std::vector<GuestVirt>& known, std::vector<GuestVirt>& out);
-    Result<void> walk_idr(GuestVirt idr, std::vector<GuestVirt>& pids);
     Result<void> walk_tree(std::vector<GuestVirt>& out);
     Result<void> walk_css_sets(std::vector<GuestVirt>& out);
     Result<void> walk_run_queues(std::vector<GuestVirt>& out);
@@ -72,7 +71,7 @@ class TaskViews {
     struct {
         Field tasks, thread_node, signal, thread_head, children, sibling, cg_list, pid_links,
             thread_pid, pid, tgid, group_leader;
-        Field pid_level, pid_numbers, pid_tasks, upid_ns, ns_idr, xa_head, node_shift, node_slots;
+        Field pid_level, pid_numbers, pid_tasks, upid_ns, ns_idr;
         Field css_hlist, css_tasks, css_mg_tasks, css_dying_tasks;
         Field rq_curr, rq_donor, rq_cfs_tasks, rq_rt, rt_rq_queue, rq_fair_server, rq_dl_root,
             rq_scx_runnable, se_group_node, rt, rt_run_list, rt_my_q, dl_rb_node, dl_server,

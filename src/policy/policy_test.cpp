@@ -17,8 +17,9 @@ using namespace std::chrono_literals;
 // Those that there are: agent/check_schedule_test.cpp sees to it that the installed file has all.
 constexpr std::string_view kChecks[] = {
     "hidden_process", "process_names",  "program_files", "credentials",      "tracing",
-    "preload",        "packet_sockets", "io_uring",      "container_escape", "kernel_modules",
-    "kernel_code",    "system_calls",   "kernel_tables", "kernel_hooks",     "helper_programs"};
+    "preload",        "packet_sockets", "io_uring",      "container_escape", "process_code",
+    "kernel_modules", "kernel_code",    "system_calls",  "kernel_tables",    "kernel_hooks",
+    "bpf_programs",   "helper_programs"};
 
 std::string error_of(std::string_view toml) {
     const auto policy = parse(toml, "policy.toml", kChecks);
@@ -91,12 +92,13 @@ until = 2027-01-31
 TEST(Policy, errors_name_file_line_and_key) {
     EXPECT_EQ(error_of("[schedule]\nhidden_process = \"soon\"\n").substr(0, 60),
               "policy.toml:2:18: schedule.hidden_process: 'soon' is no dura");
-    EXPECT_EQ(error_of("[schedule]\n\nhidden_proces = \"10s\"\n"),
-              "policy.toml:3:1: schedule.hidden_proces: there is no such key; known: "
-              "discover_every, hidden_process, process_names, program_files, credentials, tracing, "
-              "preload, packet_sockets, io_uring, container_escape, kernel_modules, "
-              "kernel_code, system_calls, kernel_tables, kernel_hooks, helper_programs, "
-              "deep_search, cpu_percent");
+    EXPECT_EQ(
+        error_of("[schedule]\n\nhidden_proces = \"10s\"\n"),
+        "policy.toml:3:1: schedule.hidden_proces: there is no such key; known: "
+        "discover_every, hidden_process, process_names, program_files, credentials, tracing, "
+        "preload, packet_sockets, io_uring, container_escape, process_code, kernel_modules, "
+        "kernel_code, system_calls, kernel_tables, kernel_hooks, bpf_programs, helper_programs, "
+        "deep_search, cpu_percent");
     EXPECT_NE(error_of("[shedule]\n").find("policy.toml:1:"), std::string::npos);
     EXPECT_NE(error_of("schedule = 3\n").find("wants a section"), std::string::npos);
     EXPECT_NE(error_of("[schedule\n").find("policy.toml:1:"), std::string::npos);

@@ -214,6 +214,39 @@ TEST_P(Intrusion, ring_of_a_dropped_program) {
     end_intruders();
 }
 
+TEST_P(Intrusion, program_whose_code_was_altered) {
+    const auto pid = intrude("alter");
+    expect_finding("altered_program_code", pid);
+    end_intruders();
+}
+
+TEST_P(Intrusion, program_that_no_file_is_behind) {
+    const auto pid = intrude("elf");
+    expect_finding("program_in_memory", pid);
+    end_intruders();
+}
+
+TEST_P(Intrusion, debuggers_breakpoints) {
+    const auto pid = intrude("breakpoints");
+    expect_finding("breakpoints_in_program", pid);
+    end_intruders();
+}
+
+TEST_P(Intrusion, memory_that_waits_for_code) {
+    intrude("jit");
+    expect_findings({"writable_program_code"});
+    end_intruders();
+}
+
+TEST_P(Intrusion, bpf_program_that_writes_into_processes) {
+    intrude("bpf-write");
+    const auto found = findings();
+    ASSERT_EQ(found.size(), 1u);
+    EXPECT_EQ(found[0].rule, "bpf_writes_user_memory");
+    EXPECT_TRUE(found[0].subject.starts_with("underseer (id ")) << found[0].subject;
+    end_intruders();
+}
+
 TEST_P(Intrusion, library_forced_into_a_program) {
     intrude("preload /tmp/libhide.so");
     expect_findings({"preloaded_foreign_library"});
@@ -434,8 +467,19 @@ TEST_P(Hooking, decision_about_opening_a_file) {
     expect_found({"lsm", "security_hook_redirected", "security module: file_open"});
 }
 
+TEST_P(Hooking, bpf_program_that_hides) {
+    intrude("bpf");
+    expect_findings({});
+    expect_found({"bpf", "hidden_bpf_program", "underseer (id "});
+    end_intruders();
+}
+
 TEST_P(Hooking, code_of_a_function) {
     expect_found({"text", "patched_code", "__x64_sys_getcpu"});
+}
+
+TEST_P(Hooking, code_that_stays_in_the_kernel) {
+    expect_found({"flip", "altered_code", ""});
 }
 
 TEST_P(Hooking, code_that_nothing_accounts_for) {

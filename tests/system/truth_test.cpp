@@ -701,7 +701,9 @@ TEST_P(EveryKernel, checks_find_what_there_is_to_be_found) {
             subjects += finding.rule + ": " + finding.subject + "\n";
         }
         for (const std::string& gap : report.coverage.gaps) ADD_FAILURE() << gap;
-        EXPECT_GT(report.coverage.looked_at, 2u);
+        // This guest has loaded no BPF program.
+        const std::uint64_t least = report.check == "bpf_programs" ? 0 : 3;
+        EXPECT_GE(report.coverage.looked_at, least);
     }
     EXPECT_EQ(rules, wanted) << subjects;
 }

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "detect/code_report.h"
 
 namespace underseer::detect::kernel_code {
@@ -10,6 +12,9 @@ namespace {
 
 using guest_linux::CodeMap;
 using guest_linux::CodeRange;
+
+constexpr std::size_t kInstructions = 3;
+constexpr std::size_t kLongestInstruction = 15;
 
 constexpr std::string_view kAdvice =
     "Save the guest's memory now (underseer dump): the code is nowhere else. Take the instance off "
@@ -29,7 +34,7 @@ constexpr Rule kRules[] = {
      .misses =
          "Code in the rest of a page that is accounted for, and code that a record was forged "
          "for.",
-     .benign = "The page that starts a crash kernel (kdump), for as long as that is loaded.",
+     .benign = "None known on the kernels that the tests boot.",
      .advice = kAdvice},
     {.id = "writable_code",
      .title = "Memory in the kernel that is writable and executable",
@@ -40,7 +45,7 @@ constexpr Rule kRules[] = {
      .reads = "The rights of every executable page of the kernel's half of memory, over all levels "
               "of its page tables.",
      .misses = "A page that is made writable for a moment.",
-     .benign = "As unaccounted_code.",
+     .benign = "None known on the kernels that the tests boot.",
      .advice = kAdvice},
     {.id = "patched_code",
      .title = "Code of the kernel that was altered to lead out of it",
@@ -56,7 +61,21 @@ constexpr Rule kRules[] = {
                "that it computes.",
      .benign = "None known on the kernels that the tests boot.",
      .advice = kAdvice},
+    {.id = "altered_code",
+     .title = "Code of the kernel that was altered while it was watched",
+     .severity = event::Severity::critical,
+     .confidence = 85,
+     .technique = "T1014",
+     .subject_kind = "code",
+     .reads = "Every byte of the kernel's code against what the first look at this guest has seen. "
+              "Where the kernel alters its code itself it must be what such a place can hold: jump "
+              "labels to their target, static calls to their function, calls of ftrace, BPF and "
+              "kprobes.",
+     .misses = "What was altered before the first look, and code of modules.",
+     .benign = "A live patch that is not by ftrace.",
+     .advice = kAdvice},
 };
+constexpr const Rule& kAltered = kRules[3];
 constexpr const Rule& kUnaccounted = kRules[0];
 constexpr const Rule& kWritable = kRules[1];
 constexpr const Rule& kPatched = kRules[2];
@@ -69,10 +88,17 @@ event::Finding about_code(const Rule& rule, const CodeRange& range, Snapshot& sn
     return finding;
 }
 
-// Returns what keeps it from being judged whole; "" where nothing does.
-std::string judge_ways_out(const CodeMap& code, Snapshot& snapshot, event::CheckReport& report) {
+// Returns them, those included that another check tells. `doubt` becomes what keeps them from being
+// judged whole.
+std::vector<guest_linux::WayOut> judge_ways_out(const CodeMap& code, Snapshot& snapshot,
+                                                event::CheckReport& report, std::string& doubt) {
     const auto ways = snapshot.guest().ways_out_of_code(code);
-    if (!ways.has_value()) return ways.error().to_text();
+    if (!ways.has_value()) {
+        doubt = ways.error().to_text();
+        return {};
+    }
+    add_gaps(report, ways->gaps);
+    if (!ways->gaps.empty()) doubt = ways->gaps.texts.front();
     if (ways->unreadable_bytes > 0) {
         report.coverage.unreadable += ways->unreadable_bytes / kPageSize;
         add_gap(report, fmt::format("{} KiB of the kernel's code cannot be read",
@@ -88,7 +114,40 @@ std::string judge_ways_out(const CodeMap& code, Snapshot& snapshot, event::Check
                             code_evidence("leads to", way.target, snapshot)};
         add_finding(report, std::move(finding));
     }
-    return ways->is_complete ? "" : "more of the kernel's code looks altered than can be looked at";
+    return ways->found;
+}
+
+// `told`: what leads out of the kernel is told as that.
+void judge_alterations(const CodeMap& code, const std::vector<guest_linux::WayOut>& told,
+                       Snapshot& snapshot, event::CheckReport& report, std::string& doubt) {
+    const auto compared = snapshot.guest().compare_code(code);
+    if (!compared.has_value()) {
+        doubt = compared.error().to_text();
+        return;
+    }
+    add_gaps(report, compared->gaps);
+    for (const guest_linux::CodeAlteration& one : compared->altered) {
+        // Who could not be asked may have been the one.
+        if (const auto& gaps = code.gaps.empty() ? compared->gaps : code.gaps; !gaps.empty()) {
+            doubt = gaps.texts.front();
+            return;
+        }
+        const bool leads_out = std::ranges::any_of(told, [&](const guest_linux::WayOut& way) {
+            return one.at >= way.at && one.at - way.at < kLongestInstruction;
+        });
+        if (leads_out) continue;
+        event::Finding finding = kAltered.about(guest_linux::symbol_text(snapshot.kernel(), one.at),
+                                                fmt::format("{:x}", one.at.value));
+        guest_linux::Disassembler disassembler;
+        const auto shown = [&](const char* name, const std::string& bytes) {
+            const std::size_t skipped = one.at - one.shown_from;
+            return event::Evidence{
+                name, disassembler.text(as_bytes(bytes).subspan(skipped), one.at, kInstructions),
+                one.shown_from.value, bytes};
+        };
+        finding.evidence = {shown("before", one.before), shown("after", one.after)};
+        add_finding(report, std::move(finding));
+    }
 }
 
 }  // namespace
@@ -106,11 +165,13 @@ event::CheckReport inspect(Snapshot& snapshot) {
     for (const CodeRange& range : map.executable) {
         report.coverage.looked_at += range.size_bytes / kPageSize;
         if (!range.writable) continue;
+        const auto owner = map.owner_of(range.begin);
+        if (owner && owner->kind == guest_linux::CodeOwner::Kind::kexec) continue;  // it is so made
         add_finding(report, about_code(kWritable, range, snapshot));
     }
-    std::string doubt = judge_ways_out(map, snapshot, report);
+    std::string doubt = map.gaps.broken;
+    judge_alterations(map, judge_ways_out(map, snapshot, report, doubt), snapshot, report, doubt);
     add_gaps(report, map.gaps);
-    if (doubt.empty()) doubt = map.gaps.broken;
     for (const CodeMap::Stray& stray : map.strays) {
         // Who could not be asked may own it.
         if (!map.gaps.empty()) {

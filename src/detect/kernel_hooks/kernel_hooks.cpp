@@ -188,7 +188,8 @@ const Rule* judge(const Hook& hook, const std::optional<CodeOwner>& owner, bool 
     if (owner->kind != CodeOwner::Kind::module) return nullptr;
     if (hook.kind == HookKind::security) return &kRules[kSecurity];
     if (is_of_functions(hook)) {
-        if (std::ranges::any_of(hook.functions, is_of_view)) return &kRules[kView];
+        const bool every = hook.functions.empty();
+        if (every || std::ranges::any_of(hook.functions, is_of_view)) return &kRules[kView];
         return &kRules[hook.redirects ? kRedirected : kHooked];
     }
     const bool is_table = hook.kind == HookKind::line_discipline ||

@@ -5,6 +5,7 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <linux/bpf.h>
 #include <linux/capability.h>
 #include <linux/if_ether.h>
 #include <linux/io_uring.h>
@@ -129,6 +130,61 @@ static void set_up_a_ring(void) {
     rest();
 }
 
+// Never called: what is written over it changes nothing.
+__attribute__((noinline, aligned(64))) static void never_called(void) {
+    __asm__ volatile(".fill 64, 1, 0x90");
+}
+
+// Its own code, altered in memory and not in the file.
+static void alter_code(unsigned char with) {
+    const unsigned long page = (unsigned long)never_called & ~4095UL;
+    if (mprotect((void*)page, 8192, PROT_READ | PROT_WRITE | PROT_EXEC) != 0) die("mprotect");
+    memset((unsigned char*)never_called + 16, with, 4);
+    if (mprotect((void*)page, 8192, PROT_READ | PROT_EXEC) != 0) die("mprotect");
+    if (getpid() == 0) never_called();
+    rest();
+}
+
+// The program itself, in memory that no file is behind; or memory that waits for code.
+static void map_code(int elf) {
+    unsigned char* memory = mmap(NULL, 8192, PROT_READ | PROT_WRITE | PROT_EXEC,
+                                 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) die("mmap");
+    memset(memory, 0xc3, 8192);
+    if (elf) memcpy(memory, "\177ELF\2\1\1", 7);
+    if (elf && mprotect(memory, 8192, PROT_READ | PROT_EXEC) != 0) die("mprotect");
+    rest();
+}
+
+// Loads a BPF program that is attached to nothing, and never runs: one that asks who runs it, or one
+// that would write eight zeros to nowhere.
+static void load_bpf(int writes) {
+    const struct bpf_insn asking[] = {
+        {.code = BPF_JMP | BPF_CALL, .imm = BPF_FUNC_get_current_pid_tgid},
+        {.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = BPF_REG_0},
+        {.code = BPF_JMP | BPF_EXIT},
+    };
+    const struct bpf_insn writing[] = {
+        {.code = BPF_ST | BPF_MEM | BPF_DW, .dst_reg = BPF_REG_10, .off = -8},
+        {.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = BPF_REG_1},
+        {.code = BPF_ALU64 | BPF_MOV | BPF_X, .dst_reg = BPF_REG_2, .src_reg = BPF_REG_10},
+        {.code = BPF_ALU64 | BPF_ADD | BPF_K, .dst_reg = BPF_REG_2, .imm = -8},
+        {.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = BPF_REG_3, .imm = 8},
+        {.code = BPF_JMP | BPF_CALL, .imm = BPF_FUNC_probe_write_user},
+        {.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = BPF_REG_0},
+        {.code = BPF_JMP | BPF_EXIT},
+    };
+    union bpf_attr attributes;
+    memset(&attributes, 0, sizeof attributes);
+    attributes.prog_type = BPF_PROG_TYPE_KPROBE;
+    attributes.insns = (unsigned long)(writes ? writing : asking);
+    attributes.insn_cnt = (writes ? sizeof writing : sizeof asking) / sizeof(struct bpf_insn);
+    attributes.license = (unsigned long)"GPL";
+    strcpy(attributes.prog_name, "underseer");
+    if (syscall(SYS_bpf, BPF_PROG_LOAD, &attributes, sizeof attributes) < 0) die("bpf");
+    rest();
+}
+
 static void enter_cgroup(const char* path) {
     int fd = open(path, O_WRONLY);
     if (fd < 0 || write(fd, "0", 1) != 1) die(path);
@@ -171,6 +227,12 @@ int main(int argc, char** argv) {
     if (strcmp(technique, "trace") == 0) trace(atoi(word));
     if (strcmp(technique, "packets") == 0) listen_to_packets();
     if (strcmp(technique, "ring") == 0) set_up_a_ring();
+    if (strcmp(technique, "alter") == 0) alter_code(0x91);
+    if (strcmp(technique, "breakpoints") == 0) alter_code(0xcc);
+    if (strcmp(technique, "elf") == 0) map_code(1);
+    if (strcmp(technique, "jit") == 0) map_code(0);
+    if (strcmp(technique, "bpf") == 0) load_bpf(0);
+    if (strcmp(technique, "bpf-write") == 0) load_bpf(1);
     if (strcmp(technique, "cgroup") == 0) enter_cgroup(word);
     if (strcmp(technique, "preload") == 0) run_with_library(word);
     // The same by a program that was dropped: "dropped packets".

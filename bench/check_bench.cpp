@@ -1,0 +1,96 @@
+// What each check costs: CPU time of one look at a guest in which nothing is found, and the share
+// of a core that this is at the schedule of an agent without a policy. TCG guests.
+#include <fmt/format.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <chrono>
+#include <ctime>
+
+#include "detect/check.h"
+#include "guest_memory/cached_memory.h"
+#include "guest_memory/sources.h"
+#include "hypervisor/discover.h"
+#include "hypervisor/ram.h"
+#include "testing/test_vm.h"
+
+namespace {
+
+using namespace underseer;
+constexpr int kRounds = 15;
+
+double cpu_ms() {
+    timespec now{};
+    ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return static_cast<double>(now.tv_sec) * 1e3 + static_cast<double>(now.tv_nsec) / 1e6;
+}
+
+template <typename F>
+double median_ms(F&& round) {
+    std::vector<double> times;
+    for (int i = 0; i < kRounds; ++i) {
+        const double start = cpu_ms();
+        round();
+        times.push_back(cpu_ms() - start);
+    }
+    std::ranges::nth_element(times, times.begin() + kRounds / 2);
+    return times[kRounds / 2];
+}
+
+long peak_kib() {
+    rusage usage{};
+    ::getrusage(RUSAGE_SELF, &usage);
+    return usage.ru_maxrss;
+}
+
+void measure(const std::string& kernel, int sleepers) {
+    auto vm = testing::TestVm::boot({.kernel = kernel, .workload = false});
+    if (!vm.has_value()) {
+        fmt::print("{}: {}\n", kernel, vm.error().to_text());
+        return;
+    }
+    vm->output_of(
+        fmt::format("i=0; while [ $i -lt {} ]; do /bin/workload sleeper > /dev/null & "
+                    "i=$((i+1)); done; sleep 3",
+                    sleepers));
+    const auto found = hypervisor::select(hypervisor::discover().value(), vm->name()).value();
+    auto ram = hypervisor::open_ram(found).value();
+    std::vector<int> fds;
+    for (const Fd& fd : ram.fds) fds.push_back(fd.get());
+    const auto memory = guest_memory::open_live(fds, ram.layouts.front(), vm->name()).value();
+    guest_memory::CachedMemory cache(memory.get());
+    const auto guest = guest_linux::Guest::attach(&cache).value();
+
+    const auto look = [&](const detect::CheckKind& kind, detect::Snapshot& snapshot) {
+        const auto check = kind.make({});
+        check->look(snapshot);
+        CHECK(check->done());  // found nothing
+    };
+    fmt::print("\n{}, {} tasks\n{:<20}{:>12}{:>10}{:>16}\n", kernel, guest->tasks().items.size(),
+               "check", "look, ms", "every, s", "of a core, %");
+    double share = 0;
+    for (const detect::CheckKind& kind : detect::all_checks()) {
+        const double alone = median_ms([&] {
+            detect::Snapshot snapshot(guest.get());
+            look(kind, snapshot);
+        });
+        const double every = std::chrono::duration<double>(kind.every).count();
+        share += alone / every / 10;
+        fmt::print("{:<20}{:>12.2f}{:>10}{:>16.3f}\n", kind.name, alone, every, alone / every / 10);
+        std::fflush(stdout);
+    }
+    const double together = median_ms([&] {
+        detect::Snapshot snapshot(guest.get());
+        for (const detect::CheckKind& kind : detect::all_checks()) look(kind, snapshot);
+    });
+    fmt::print("{:<42}{:>16.3f}\n", "each by itself", share);
+    fmt::print("{:<20}{:>12.2f}\npeak memory {} MiB\n", "all in one look", together,
+               peak_kib() >> 10);
+}
+
+}  // namespace
+
+int main() {
+    for (const std::string& kernel : testing::TestVm::kernels_at_hand()) measure(kernel, 240);
+    measure("6.1-cloud", 2000);
+}

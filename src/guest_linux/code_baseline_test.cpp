@@ -1,0 +1,177 @@
+#include "guest_linux/code_baseline.h"
+
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "guest_linux/code_integrity.h"
+#include "guest_linux/fake_guest.h"
+
+namespace underseer::guest_linux {
+namespace {
+
+constexpr std::string_view kNop5("\x0f\x1f\x44\x00\x00", 5);
+
+// A kernel with a function, a jump label and a static call in it, and code of ftrace outside.
+class KernelCodeBytes : public testing::Test {
+  protected:
+    KernelCodeBytes() {
+        fake_.define("static_call_key", 16, "func:ptr@0");
+        fake_.add_system();
+        function_ =
+            fake_.add_function("do_something", std::string(kNop5) + std::string(100, '\x90'));
+        other_ = fake_.add_function("do_something_else", "\xc3");
+        end_ = fake_.add_function("last_function", "\xc3");
+        fake_.add_symbol("_etext", 'T', end_.value + 1024);
+        label_ = function_ + 16, call_ = function_ + 32;
+        const GuestVirt labels = fake_.allocate(16), calls = fake_.allocate(8),
+                        key = fake_.allocate(16);
+        fake_.write(key, other_);
+        fake_.write(labels, distance(labels, label_));
+        fake_.write(labels + 4, distance(labels + 4, other_));
+        fake_.write(calls, distance(calls, call_));
+        fake_.write(calls + 4, distance(calls + 4, key));
+        table("jump_table", labels, 16);
+        table("static_call_sites", calls, 8);
+        outside_ = fake_.allocate(64);
+        code_.owners.assign(function_.value & kPageMask, end_.value + 4096,
+                            {CodeOwner::Kind::kernel});
+        code_.owners.assign(outside_.value, outside_.value + 64, {CodeOwner::Kind::ftrace});
+        fake_.finish();
+        kernel_ = Kernel::attach(&fake_).value();
+        EXPECT_TRUE(altered().empty()) << "the first look";
+    }
+
+    void table(const std::string& name, GuestVirt at, std::uint64_t bytes) {
+        fake_.add_symbol("__start_" + (name[0] == 'j' ? "__" + name : name), 'R', at.value);
+        fake_.add_symbol("__stop_" + (name[0] == 'j' ? "__" + name : name), 'R', at.value + bytes);
+    }
+    static std::int32_t distance(GuestVirt from, GuestVirt to) {
+        return static_cast<std::int32_t>(to.value - from.value);
+    }
+    void put(GuestVirt at, std::string_view bytes) {
+        for (std::size_t i = 0; i < bytes.size(); ++i) fake_.write(at + i, bytes[i]);
+    }
+    void branch(char opcode, GuestVirt at, GuestVirt to) {
+        fake_.write(at, opcode);
+        fake_.write(at + 1, distance(at + 5, to));
+    }
+    std::vector<GuestVirt> altered() {
+        kernel_->new_epoch();
+        const auto compared = baseline_.compare(*kernel_, code_);
+        EXPECT_TRUE(compared.has_value()) << compared.error().to_text();
+        std::vector<GuestVirt> places;
+        if (!compared.has_value()) return places;
+        for (const CodeAlteration& one : compared->altered) places.push_back(one.at);
+        return places;
+    }
+
+    FakeGuest fake_{{}};
+    std::unique_ptr<Kernel> kernel_;
+    CodeMap code_;
+    CodeBaseline baseline_;
+    GuestVirt function_, other_, end_, label_, call_, outside_;
+};
+
+TEST_F(KernelCodeBytes, that_stay_as_they_are_are_no_alteration) {
+    EXPECT_TRUE(altered().empty());
+}
+
+TEST_F(KernelCodeBytes, that_change_are_told_with_what_they_were) {
+    put(function_ + 50, "\x91");
+    kernel_->new_epoch();
+    const auto compared = baseline_.compare(*kernel_, code_).value();
+    ASSERT_EQ(compared.altered.size(), 1u);
+    const CodeAlteration& one = compared.altered[0];
+    EXPECT_EQ(one.at, function_ + 50);
+    EXPECT_EQ(one.before[one.at - one.shown_from], '\x90');
+    EXPECT_EQ(one.after[one.at - one.shown_from], '\x91');
+    put(function_ + 50, "\x90");
+    EXPECT_TRUE(altered().empty()) << "it is as it was";
+}
+
+TEST_F(KernelCodeBytes, of_a_jump_label_may_jump_to_its_target_only) {
+    branch('\xe9', label_, other_);
+    EXPECT_TRUE(altered().empty());
+    put(label_, kNop5);
+    EXPECT_TRUE(altered().empty());
+    put(label_, "\xcc");
+    EXPECT_TRUE(altered().empty()) << "it is being written";
+    branch('\xe9', label_, end_);
+    EXPECT_EQ(altered(), std::vector{label_});
+}
+
+TEST_F(KernelCodeBytes, of_a_static_call_may_call_its_function_only) {
+    branch('\xe8', call_, other_);
+    EXPECT_TRUE(altered().empty());
+    branch('\xe8', call_, end_);
+    EXPECT_EQ(altered(), std::vector{call_});
+}
+
+TEST_F(KernelCodeBytes, may_call_ftrace_where_a_function_begins) {
+    branch('\xe8', function_, outside_);
+    EXPECT_TRUE(altered().empty());
+    branch('\xe8', function_, end_);
+    EXPECT_EQ(altered(), std::vector{function_});
+}
+
+TEST_F(KernelCodeBytes, that_are_nothing_are_so_only_where_a_function_begins) {
+    put(function_ + 60, kNop5);
+    EXPECT_EQ(altered(), std::vector{function_ + 60});
+}
+
+TEST_F(KernelCodeBytes, that_could_not_be_read_at_first_are_known_from_when_they_can) {
+    CodeBaseline late;
+    fake_.is_hole = [&](GuestPhys at) {
+        return at.value >> 12 == fake_.phys(function_).value >> 12;
+    };
+    kernel_->new_epoch();
+    EXPECT_EQ(late.compare(*kernel_, code_).value().unreadable, 1u);
+    fake_.is_hole = nullptr;
+    put(function_ + 50, "\x91");
+    kernel_->new_epoch();
+    EXPECT_TRUE(late.compare(*kernel_, code_).value().altered.empty());
+    put(function_ + 50, "\x92");
+    kernel_->new_epoch();
+    EXPECT_EQ(late.compare(*kernel_, code_).value().altered.size(), 1u);
+}
+
+// What leads out of the kernel needs no baseline.
+class WaysOutOfCode : public KernelCodeBytes {
+  protected:
+    WaysOutOfCode() {
+        const std::uint64_t page = outside_.value & kPageMask;
+        code_.executable = {{GuestVirt{function_.value & kPageMask}, 4 * kPageSize, false},
+                            {GuestVirt{page}, kPageSize, false}};
+        code_.owners.assign(page, page + kPageSize, {CodeOwner::Kind::module, "a_driver"});
+    }
+    std::vector<GuestVirt> found() {
+        kernel_->new_epoch();
+        std::vector<GuestVirt> places;
+        const WaysOut ways = ways_out_of_code(*kernel_, code_).value();
+        for (const WayOut& way : ways.found) places.push_back(way.at);
+        return places;
+    }
+};
+
+TEST_F(WaysOutOfCode, are_calls_into_a_module) {
+    EXPECT_TRUE(found().empty());
+    branch('\xe8', function_ + 48, outside_);
+    EXPECT_EQ(found(), std::vector{function_ + 48});
+}
+
+TEST_F(WaysOutOfCode, are_addresses_that_stand_in_the_code) {
+    put(function_ + 48, "\x48\xb8");  // movabs $.., %rax
+    fake_.write(function_ + 50, outside_);
+    EXPECT_EQ(found(), std::vector{function_ + 50});
+}
+
+TEST_F(WaysOutOfCode, are_not_bytes_of_another_instruction) {
+    // mov $.., %eax, whose operand begins with the byte of a call
+    put(function_ + 48, "\xb8");
+    branch('\xe8', function_ + 49, outside_);
+    EXPECT_TRUE(found().empty());
+}
+
+}  // namespace
+}  // namespace underseer::guest_linux

@@ -1,0 +1,47 @@
+// Calls that the kernel patches into its own code, and its records of who is called there.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <unordered_map>
+#include <vector>
+
+#include "guest_linux/kernel.h"
+
+namespace underseer::guest_linux {
+
+// Places that have their target written into them.
+class StaticCalls {
+  public:
+    // From the kernel's table of such places (struct static_call_site,
+    // include/linux/static_call_types.h). Empty for a kernel that has none.
+    static Result<StaticCalls> read(Kernel& kernel);
+
+    // Who is called by the instruction at `at`, also by that of a call's trampoline; null: nobody
+    // at the moment. Nothing where there is no static call.
+    std::optional<GuestVirt> target_at(GuestVirt at) const;
+
+  private:
+    explicit StaticCalls(Kernel& kernel) : kernel_(&kernel) {}
+
+    Kernel* kernel_;
+    std::unordered_map<std::uint64_t, GuestVirt> targets_;  // by place
+};
+
+// From where ftrace calls who has a hook (arch/x86/kernel/ftrace_64.S): a hook itself when it is
+// the only one, else one of ftrace's own functions.
+class FtraceCalls {
+  public:
+    explicit FtraceCalls(Kernel& kernel);
+
+    bool is_at(GuestVirt place) const;
+    // Whether it may be called from there. Hooks are read at the first question.
+    bool may_call(GuestVirt target);
+
+  private:
+    Kernel* kernel_;
+    std::vector<GuestVirt> places_;
+    std::optional<std::vector<GuestVirt>> hooks_;
+};
+
+}  // namespace underseer::guest_linux
