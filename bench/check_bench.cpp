@@ -62,9 +62,7 @@ void measure(const std::string& kernel, int sleepers) {
     const auto guest = guest_linux::Guest::attach(&cache).value();
 
     const auto look = [&](const detect::CheckKind& kind, detect::Snapshot& snapshot) {
-        const auto check = kind.make({});
-        check->look(snapshot);
-        CHECK(check->done());  // found nothing
+        kind.make({})->look(snapshot);
     };
     fmt::print("\n{}, {} tasks\n{:<20}{:>12}{:>10}{:>16}\n", kernel, guest->tasks().items.size(),
                "check", "look, ms", "every, s", "of a core, %");
@@ -90,7 +88,10 @@ void measure(const std::string& kernel, int sleepers) {
 
 }  // namespace
 
-int main() {
+// Of the kernels that are named, else of all at hand; the peak of memory is that of the whole run.
+int main(int argc, char** argv) {
+    for (int i = 1; i < argc; ++i) measure(argv[i], 240);
+    if (argc > 1) return 0;
     for (const std::string& kernel : testing::TestVm::kernels_at_hand()) measure(kernel, 240);
     measure("6.1-cloud", 2000);
 }

@@ -15,6 +15,7 @@
 #include "detect/kernel_hooks/kernel_hooks.h"
 #include "detect/kernel_modules/kernel_modules.h"
 #include "detect/kernel_tables/kernel_tables.h"
+#include "detect/network/network.h"
 #include "detect/packet_sockets/packet_sockets.h"
 #include "detect/preload/preload.h"
 #include "detect/process_code/process_code.h"
@@ -64,6 +65,9 @@ const std::array kChecks{
     confirmed<packet_sockets::kName, packet_sockets::inspect>(
         packet_sockets::rules(), "who reads the network below its own connections", "socket",
         seconds(30)),
+    confirmed<network::kName, network::inspect>(
+        network::rules(), "sockets that no process has, and interfaces that take all packets",
+        "socket", seconds(30)),
     confirmed<io_uring::kName, io_uring::inspect>(
         io_uring::rules(), "who does input and output by io_uring", "task", seconds(30)),
     confirmed<container_escape::kName, container_escape::inspect>(

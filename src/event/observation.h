@@ -179,6 +179,9 @@ struct Socket {
     std::uint32_t uid = 0;
     std::vector<std::uint32_t> owner_pids;
     std::uint64_t address = 0;  // of its struct sock
+    bool of_kernel = false;     // the kernel made it for itself
+    // What the kernel calls when something has come in; 0 where that is not known.
+    std::uint64_t receiver = 0;
 
     bool operator==(const Socket&) const = default;
     static constexpr auto fields() {
@@ -193,7 +196,9 @@ struct Socket {
                           Field{"net_namespace", &Socket::net_namespace},
                           Field{"uid", &Socket::uid},
                           Field{"owner_pids", &Socket::owner_pids},
-                          Field{"address", &Socket::address}};
+                          Field{"address", &Socket::address},
+                          Field{"of_kernel", &Socket::of_kernel},
+                          Field{"receiver", &Socket::receiver}};
     }
 };
 

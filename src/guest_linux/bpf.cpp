@@ -32,16 +32,16 @@ class BpfReader {
         const auto listed =
             each_of_idr(kernel_, TRY(kernel_.symbol("prog_idr")), limits::kMaxBpfPrograms,
                         "prog_idr", [&](GuestVirt at) { seen[at].listed = true; });
-        if (!listed.has_value()) note("prog_idr", listed.error());
+        if (!listed.has_value()) result_.gaps.add("prog_idr", listed.error());
         const auto symbols = each_symbol([&](GuestVirt at) { seen[at].symbol = true; });
-        if (!symbols.has_value()) note("bpf_kallsyms", symbols.error());
+        if (!symbols.has_value()) result_.gaps.add("bpf_kallsyms", symbols.error());
         if (!listed.has_value() && !symbols.has_value()) {
             return fail(Code::unavailable, result_.gaps.texts.front());
         }
         for (const auto& [at, views] : seen) {
             auto program = read_program(at);
             if (!program.has_value()) {
-                note(fmt::format("the program at {:#x}", at.value), program.error());
+                result_.gaps.add(fmt::format("the program at {:#x}", at.value), program.error());
                 continue;
             }
             // Where one of both could not be walked, it accuses nobody.
@@ -55,8 +55,6 @@ class BpfReader {
     }
 
   private:
-    void note(std::string_view what, const Error& why) { result_.gaps.add(what, why); }
-
     // Programs among BPF's symbols; trampolines and dispatchers are others (struct bpf_ksym).
     Result<void> each_symbol(const std::function<void(GuestVirt)>& use) {
         const Field is_program = kernel_.field("bpf_ksym", "prog"),

@@ -67,7 +67,11 @@ constexpr Struct kStructs[] = {
     {"socket_alloc", 80, "socket:socket@0 vfs_inode:inode@32"},
     {"unix_address", 128, "len:int@4 name:char[112]@8"},
     {"unix_sock", 192, "sk:sock@0 addr:ptr@160 peer:ptr@168"},
-    {"inet_hashinfo", 16, "ehash:ptr@0 ehash_mask:int@8"},
+    {"inet_hashinfo", 32, "ehash:ptr@0 ehash_mask:int@8 lhash2_mask:int@12 lhash2:ptr@16"},
+    {"inet_listen_hashbucket", 16, "nulls_head:ptr@8"},
+    {"udp_table", 16, "hash:ptr@0 mask:int@8"},
+    {"udp_hslot", 16, "head:ptr@0"},
+    {"raw_hashinfo", 40, "ht:ptr[4]@8"},
     // log
     {"prb_data_blk_lpos", 16, "begin:long@0 next:long@8"},
     {"prb_desc", 24, "state_var:atomic_long_t@0 text_blk_lpos:prb_data_blk_lpos@8"},
@@ -559,7 +563,7 @@ void FakeWorld::build_sockets() {
     const GuestVirt node = at(waiting, "sock_common", "skc_nulls_node");
     guest_.write(node, std::uint64_t{1});
     constexpr std::uint32_t kBuckets = 4;
-    const GuestVirt info = place(16), buckets = place(8 * kBuckets);
+    const GuestVirt info = place(32), buckets = place(8 * kBuckets);
     guest_.add_symbol("tcp_hashinfo", 'D', info.value);
     set(info, "inet_hashinfo", "ehash", buckets.value);
     set(info, "inet_hashinfo", "ehash_mask", kBuckets - 1);
@@ -578,6 +582,48 @@ void FakeWorld::build_sockets() {
                        {},
                        waiting.value});
     add_change("sockets", {{buckets + 8 * 2, 5}});
+
+    // In the other tables: the listener that a process has, and two that none has.
+    const auto node_of = [&](GuestVirt sk, std::uint64_t end) {
+        guest_.write(at(sk, "sock_common", "skc_nulls_node"), end);
+        return at(sk, "sock_common", "skc_nulls_node").value;
+    };
+    const GuestVirt listeners = place(16 * 2), datagrams = place(160), raw = place(160),
+                    udp = place(16), slots = place(16 * 2), raw_info = place(40);
+    set(info, "inet_hashinfo", "lhash2", listeners.value);
+    set(info, "inet_hashinfo", "lhash2_mask", 1u);
+    guest_.write(listeners + 8, std::uint64_t{1});
+    guest_.write(listeners + 16 + 8, node_of(listening, 3));
+    const auto unheld = [&](GuestVirt sk, const char* type, std::uint16_t number,
+                            std::uint16_t protocol, std::uint32_t port) {
+        common(sk, 2, 7);
+        set(sk, "sock", "sk_type", number);
+        set(sk, "sock", "sk_protocol", protocol);
+        set(sk, "sock", "sk_uid", 0u);
+        set(sk, "sock_common", "skc_num", static_cast<std::uint16_t>(port));
+        sockets.push_back({"inet",
+                           type,
+                           "CLOSE",
+                           "0.0.0.0",
+                           port,
+                           "0.0.0.0",
+                           0,
+                           0,
+                           kNetNamespace,
+                           0,
+                           {},
+                           sk.value});
+    };
+    unheld(datagrams, "udp", 2, 17, 53);
+    unheld(raw, "raw", 3, 1, 1);
+    guest_.add_symbol("udp_table", 'D', udp.value);
+    set(udp, "udp_table", "hash", slots.value);
+    set(udp, "udp_table", "mask", 1u);
+    guest_.write(slots + 16, node_of(datagrams, 0));
+    guest_.add_symbol("raw_v4_hashinfo", 'D', raw_info.value);
+    guest_.write(raw_info + 8 + 8, node_of(raw, 0));
+    add_change("sockets", {{slots + 16, 0}});
+    add_change("sockets", {{raw_info + 8 + 8, 0}});
 }
 
 // ---- log --------------------------------------------------------------------------------------

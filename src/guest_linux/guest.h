@@ -9,6 +9,7 @@
 #include "guest_linux/code_baseline.h"
 #include "guest_linux/code_integrity.h"
 #include "guest_linux/code_map.h"
+#include "guest_linux/cpu_protection.h"
 #include "guest_linux/disassembly.h"
 #include "guest_linux/dispatch.h"
 #include "guest_linux/hooks.h"

@@ -6,8 +6,8 @@
 
 namespace underseer::guest_linux {
 
-// Sockets that processes hold open, with their owners, and those that only the kernel's TCP hash
-// table still has (TIME_WAIT, not yet accepted). `tasks` are task_struct addresses.
+// Sockets that processes hold open, with their owners, and those that only the kernel's own tables
+// have: of TCP (TIME_WAIT, not yet accepted), UDP and raw ones. `tasks` are task_struct addresses.
 Result<void> add_sockets(Kernel& kernel, OpenFiles& files, const std::vector<GuestVirt>& tasks,
                          Listing<event::Socket>& listing);
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cstring>
 #include <unordered_map>
 #include <unordered_set>
 
@@ -19,6 +20,8 @@ constexpr std::array<std::string_view, 13> kTcpStates{
     "",      "ESTABLISHED", "SYN_SENT", "SYN_RECV", "FIN_WAIT1", "FIN_WAIT2",   "TIME_WAIT",
     "CLOSE", "CLOSE_WAIT",  "LAST_ACK", "LISTEN",   "CLOSING",   "NEW_SYN_RECV"};
 constexpr std::uint64_t kTcpTimeWait = 6, kTcpListen = 10, kTcpNewSynRecv = 12;
+
+constexpr std::size_t kMaxTables = 1024;  // of sockets, of all network namespaces
 
 struct FamilyName {
     std::uint64_t number;
@@ -87,23 +90,104 @@ class SocketReader {
         return result;
     }
 
-    // Nodes of every chain of the TCP hash tables; visit(sk).
+    // Every socket in the kernel's own tables of them, of all network namespaces: visit(sk). A
+    // table that cannot be read is told by note(error).
+    template <typename Visit, typename Note>
+    void for_each_hashed(Visit&& visit, Note&& note) {
+        const auto part = [&](std::string_view what, Result<void> walked) {
+            if (!walked.has_value()) note(std::move(walked.error()).with_context(what));
+        };
+        std::vector<GuestVirt> tcp, udp;
+        part("the tables of sockets", find_tables(tcp, udp));
+        for (const GuestVirt info : tcp) {
+            part("TCP connections", walk_established(info, visit));
+            part("TCP listeners", walk_listeners(info, visit));
+        }
+        for (const GuestVirt table : udp) part("UDP", walk_udp(table, visit));
+        for (const std::string_view table : {"raw_v4_hashinfo", "raw_v6_hashinfo"}) {
+            // Where IPv6 is a module or left out there is no such table among the kernel's own.
+            if (const auto info = kernel_.symbol(table); info.has_value()) {
+                part("raw sockets", walk_raw(*info, visit));
+            }
+        }
+    }
+
+  private:
+    // The kernel's, and since 6.1 (UDP: 6.2) those that a network namespace may have for itself.
+    Result<void> find_tables(std::vector<GuestVirt>& tcp, std::vector<GuestVirt>& udp) {
+        tcp = {TRY(kernel_.symbol("tcp_hashinfo"))};
+        udp = {TRY(kernel_.symbol("udp_table"))};
+        const auto add = [&](GuestVirt net, const Field& field,
+                             std::vector<GuestVirt>& tables) -> Result<void> {
+            if (!field.known() || field.size_bytes != sizeof(std::uint64_t)) return {};
+            const GuestVirt table = TRY(kernel_.read_pointer(net, field));
+            const bool is_new = std::ranges::find(tables, table) == tables.end();
+            if (table && is_new && tables.size() < kMaxTables) tables.push_back(table);
+            return {};
+        };
+        Result<void> inside;
+        TRY(kernel_.walk_list(TRY(kernel_.symbol("net_namespace_list")), [&](GuestVirt node) {
+            inside = add(node - net_list_.offset, net_tcp_, tcp);
+            if (inside.has_value()) inside = add(node - net_list_.offset, net_udp_, udp);
+            return inside.has_value();
+        }));
+        return inside;
+    }
+
+    // A table of `count` chains: the pointer that begins each is `head` bytes into its entry.
     template <typename Visit>
-    Result<void> for_each_tcp(Visit&& visit) {
-        const GuestVirt info = TRY(kernel_.symbol("tcp_hashinfo"));
-        const GuestVirt established = TRY(kernel_.read_pointer(info, ehash_));
-        const std::uint64_t mask = TRY(kernel_.read(info, ehash_mask_));
-        if (mask >= limits::kMaxListSteps * 16)
-            return fail(Code::limit, "the TCP hash is too large");
-        std::vector<std::uint64_t> heads(mask + 1);
-        TRY(kernel_.memory().read(established, std::as_writable_bytes(std::span(heads))));
-        for (const std::uint64_t head : heads) {
-            TRY(walk_nulls(head, nulls_node_, visit));
+    Result<void> walk_chains(GuestVirt table, std::uint64_t count, std::uint64_t step,
+                             std::uint64_t head, Visit&& visit) {
+        TRY(kernel_.require({nulls_node_}));
+        if (count > limits::kMaxSocketChains || head + sizeof(std::uint64_t) > step) {
+            return fail(Code::limit, "a table of sockets is too large");
+        }
+        std::vector<std::byte> entries(count * step);
+        TRY(kernel_.memory().read(table, entries));
+        for (std::uint64_t i = 0; i < count; ++i) {
+            std::uint64_t first;
+            std::memcpy(&first, entries.data() + i * step + head, sizeof first);
+            TRY(walk_nulls(first, nulls_node_, visit));
         }
         return {};
     }
 
-  private:
+    template <typename Visit>
+    Result<void> walk_established(GuestVirt info, Visit&& visit) {
+        const GuestVirt table = TRY(kernel_.read_pointer(info, ehash_));
+        const std::uint64_t mask = TRY(kernel_.read(info, ehash_mask_));
+        return walk_chains(table, mask + 1, sizeof(std::uint64_t), 0, visit);
+    }
+
+    // A fixed table before 5.19, then the one that is also by address (net/ipv4/inet_hashtables.c).
+    template <typename Visit>
+    Result<void> walk_listeners(GuestVirt info, Visit&& visit) {
+        TRY(kernel_.require({listeners_head_}));
+        const std::uint64_t step = TRY(kernel_.require_size_of("inet_listen_hashbucket"));
+        if (fixed_listeners_.known()) {
+            return walk_chains(info + fixed_listeners_.offset, fixed_listeners_.size_bytes / step,
+                               step, listeners_head_.offset, visit);
+        }
+        const GuestVirt table = TRY(kernel_.read_pointer(info, listeners_));
+        const std::uint64_t mask = TRY(kernel_.read(info, listeners_mask_));
+        return walk_chains(table, mask + 1, step, listeners_head_.offset, visit);
+    }
+
+    template <typename Visit>
+    Result<void> walk_udp(GuestVirt udp, Visit&& visit) {
+        TRY(kernel_.require({udp_head_}));
+        const std::uint64_t step = TRY(kernel_.require_size_of("udp_hslot"));
+        const GuestVirt table = TRY(kernel_.read_pointer(udp, udp_hash_));
+        const std::uint64_t mask = TRY(kernel_.read(udp, udp_mask_));
+        return walk_chains(table, mask + 1, step, udp_head_.offset, visit);
+    }
+
+    template <typename Visit>
+    Result<void> walk_raw(GuestVirt info, Visit&& visit) {
+        TRY(kernel_.require({raw_chains_}));
+        return walk_chains(info + raw_chains_.offset, raw_chains_.size_bytes / 8, 8, 0, visit);
+    }
+
     // hlist_nulls: an odd pointer ends the chain (include/linux/list_nulls.h).
     template <typename Visit>
     Result<void> walk_nulls(std::uint64_t node, const Field& member, Visit&& visit) {
@@ -128,6 +212,8 @@ class SocketReader {
     // Inode and user: of full sockets only; TIME_WAIT and request sockets are smaller structs.
     Result<void> read_owner(GuestVirt sk, event::Socket& result) {
         result.uid = static_cast<std::uint32_t>(TRY(kernel_.read(sk, uid_)));
+        if (of_kernel_.known()) result.of_kernel = TRY(kernel_.read(sk, of_kernel_)) != 0;
+        if (data_ready_.known()) result.receiver = TRY(kernel_.read(sk, data_ready_));
         const GuestVirt socket = TRY(kernel_.read_pointer(sk, socket_));
         if (!socket) return {};
         TRY(kernel_.require({alloc_socket_, alloc_inode_}));
@@ -236,6 +322,19 @@ class SocketReader {
     Field netlink_portid_ = kernel_.field("netlink_sock", "portid");
     Field ehash_ = kernel_.field("inet_hashinfo", "ehash");
     Field ehash_mask_ = kernel_.field("inet_hashinfo", "ehash_mask");
+    Field of_kernel_ = kernel_.field("sock", "sk_kern_sock");
+    Field data_ready_ = kernel_.field("sock", "sk_data_ready");
+    Field net_list_ = kernel_.field("net", "list");
+    Field net_tcp_ = kernel_.field("net", "ipv4.tcp_death_row.hashinfo");
+    Field net_udp_ = kernel_.field("net", "ipv4.udp_table");
+    Field fixed_listeners_ = kernel_.field("inet_hashinfo", "listening_hash");
+    Field listeners_ = kernel_.field("inet_hashinfo", "lhash2");
+    Field listeners_mask_ = kernel_.field("inet_hashinfo", "lhash2_mask");
+    Field listeners_head_ = kernel_.field("inet_listen_hashbucket", {"nulls_head", "head"});
+    Field udp_hash_ = kernel_.field("udp_table", "hash");
+    Field udp_mask_ = kernel_.field("udp_table", "mask");
+    Field udp_head_ = kernel_.field("udp_hslot", "head");
+    Field raw_chains_ = kernel_.field("raw_hashinfo", "ht");
 };
 
 }  // namespace
@@ -278,8 +377,8 @@ Result<void> add_sockets(Kernel& kernel, OpenFiles& files, const std::vector<Gue
         const auto added = add_those_of(task);
         if (!added.has_value()) listing.note(added.error());
     }
-    const auto walked = reader.for_each_tcp([&](GuestVirt sk) { add(sk); });
-    if (!walked.has_value()) listing.note(walked.error());
+    reader.for_each_hashed([&](GuestVirt sk) { add(sk); },
+                           [&](const Error& why) { listing.note(why); });
     for (event::Socket& socket : listing.items) std::ranges::sort(socket.owner_pids);
     return {};
 }

@@ -1,5 +1,7 @@
 #include "guest_linux/user_code.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 
@@ -11,6 +13,7 @@ namespace {
 
 constexpr std::size_t kMaxAltered = 16;  // of one area
 constexpr std::size_t kShownBytes = 16;
+constexpr std::size_t kMaxKnownPages = 1u << 18;  // remembered: some 16 MiB
 constexpr std::size_t kHeadBytes = 64;
 constexpr std::byte kInt3{0xcc};
 
@@ -48,9 +51,13 @@ Result<void> UserCode::look_at(VirtualMemory& memory, GuestVirt mapping, CodeAre
         TRY(executable_ranges(kernel_->physical(), memory.space(), begin, end));
     for (const CodeRange& range : present.ranges) {
         const GuestVirt first = std::max(range.begin, begin), last = std::min(range.end(), end);
+        area.pages += (last - first) / kPageSize;
+        if (!mapping) continue;
         for (GuestVirt at = first; at < last; at = at + kPageSize) {
-            ++area.pages;
-            if (!mapping) continue;
+            if (++looked_at_ > limits::kMaxCodePages) {
+                return fail(Code::limit, fmt::format("processes have more than {} pages of code",
+                                                     limits::kMaxCodePages));
+            }
             const std::uint64_t index = (area.area.offset_bytes + (at - begin)) / kPageSize;
             const auto original = TRY(page_of_file(mapping, index));
             const auto own = memory.translate(at);
@@ -93,6 +100,7 @@ Result<void> UserCode::compare(VirtualMemory& memory, GuestVirt at, GuestPhys or
 }
 
 Result<std::optional<GuestPhys>> UserCode::page_of_file(GuestVirt mapping, std::uint64_t index) {
+    if (known_.size() >= kMaxKnownPages) known_.clear();
     const auto [known, is_new] = known_.try_emplace({mapping, index});
     if (is_new) {
         auto page = cache_.page_of(mapping, index);

@@ -16,10 +16,10 @@ using namespace std::chrono_literals;
 
 // Those that there are: agent/check_schedule_test.cpp sees to it that the installed file has all.
 constexpr std::string_view kChecks[] = {
-    "hidden_process", "process_names",  "program_files", "credentials",      "tracing",
-    "preload",        "packet_sockets", "io_uring",      "container_escape", "process_code",
-    "kernel_modules", "kernel_code",    "system_calls",  "kernel_tables",    "kernel_hooks",
-    "bpf_programs",   "helper_programs"};
+    "hidden_process", "process_names",  "program_files",  "credentials",  "tracing",
+    "preload",        "packet_sockets", "network",        "io_uring",     "container_escape",
+    "process_code",   "kernel_modules", "kernel_code",    "system_calls", "kernel_tables",
+    "kernel_hooks",   "bpf_programs",   "helper_programs"};
 
 std::string error_of(std::string_view toml) {
     const auto policy = parse(toml, "policy.toml", kChecks);
@@ -96,7 +96,8 @@ TEST(Policy, errors_name_file_line_and_key) {
         error_of("[schedule]\n\nhidden_proces = \"10s\"\n"),
         "policy.toml:3:1: schedule.hidden_proces: there is no such key; known: "
         "discover_every, hidden_process, process_names, program_files, credentials, tracing, "
-        "preload, packet_sockets, io_uring, container_escape, process_code, kernel_modules, "
+        "preload, packet_sockets, network, io_uring, container_escape, process_code, "
+        "kernel_modules, "
         "kernel_code, system_calls, kernel_tables, kernel_hooks, bpf_programs, helper_programs, "
         "deep_search, cpu_percent");
     EXPECT_NE(error_of("[shedule]\n").find("policy.toml:1:"), std::string::npos);

@@ -60,6 +60,20 @@ constexpr Rule kRules[] = {
      .misses = "An entry of the kernel's own table that leads elsewhere.",
      .benign = "None known.",
      .advice = kAdvice},
+    {.id = "cpu_protection_off",
+     .title = "A CPU has a protection of the kernel switched off",
+     .severity = event::Severity::critical,
+     .confidence = 90,
+     .technique = "T1562",
+     .subject_kind = "cpu",
+     .reads = "Each CPU's CR0.WP, EFER.NXE and what the kernel pins in CR4 (SMEP, SMAP, UMIP), as "
+              "the VMM tells them; in three hearings.",
+     .misses = "What is switched off for moments only, to write once, and LSTAR, which no VMM "
+               "tells.",
+     .benign = "None known: the kernel itself sets them again at once.",
+     .advice = "Code in the kernel writes where it must not: underseer check --only kernel_code, "
+               "kernel_tables. Save its memory (underseer dump) and take the instance off the "
+               "network."},
 };
 
 event::Finding decoy(const UnrunKernel& kernel, const guest_linux::KernelImage& real) {
@@ -74,6 +88,18 @@ event::Finding foreign_gate(const CpuStatement& statement) {
     auto finding = kRules[1].about(fmt::format("CPU {}", statement.cpu),
                                    fmt::format("gate:{}", statement.cpu));
     finding.evidence = {{"interrupt table", statement.why, 0, {}}};
+    return finding;
+}
+
+event::Finding unprotected(const event::CpuRegisters& cpu, const std::string& off) {
+    auto finding =
+        kRules[2].about(fmt::format("CPU {}", cpu.cpu), fmt::format("{}:{}", off, cpu.cpu));
+    finding.evidence = {
+        {"off", off, 0, {}},
+        {"registers",
+         fmt::format("CR0 {:#x}, CR4 {:#x}, EFER {:#x}", cpu.cr0, cpu.cr4, cpu.efer),
+         0,
+         {}}};
     return finding;
 }
 
@@ -127,17 +153,25 @@ event::CheckReport DecoyKernelCheck::hear(Guest& guest, std::span<const event::C
     unsigned unconfirmed = 0;
     if (for_it + hearing.count(Testimony::other_gate) > 0) unconfirmed = watch_suspects(guest);
 
-    std::map<std::uint32_t, unsigned> gates;
-    for (const CpuStatement& statement : hearing.statements) {
-        if (statement.says != Testimony::other_gate) continue;
-        const unsigned times = gates[statement.cpu] = gates_[statement.cpu] + 1;
+    std::map<std::string, unsigned> heard;
+    const auto hear_again = [&](event::Finding finding) {
+        const unsigned times = heard[finding.key] = heard_[finding.key] + 1;
         if (times >= kHearings) {
-            report.findings.push_back(foreign_gate(statement));
+            report.findings.push_back(std::move(finding));
         } else {
             ++unconfirmed;
         }
+    };
+    for (std::size_t i = 0; i < cpus.size(); ++i) {
+        const CpuStatement& statement = hearing.statements[i];
+        const bool has_other_gate = statement.says == Testimony::other_gate;
+        if (has_other_gate) hear_again(foreign_gate(statement));
+        if (!has_other_gate && statement.says != Testimony::runs_it) continue;
+        for (const std::string& off : protections_off(guest.kernel(), cpus[i])) {
+            hear_again(unprotected(cpus[i], off));
+        }
     }
-    gates_ = std::move(gates);
+    heard_ = std::move(heard);
     for (const auto& [root, suspect] : suspects_) {
         if (suspect.moved + 1 >= kHearings) {
             report.findings.push_back(decoy(suspect.kernel, guest.kernel().image()));

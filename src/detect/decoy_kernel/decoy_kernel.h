@@ -4,12 +4,15 @@
 // clock that it keeps going, in which nothing is amiss. To be believed, a decoy must keep time
 // (guest_linux/vital_signs.h); a kernel that keeps time and that no CPU runs is one. What a reboot
 // or kexec has left behind does not count any more.
+//
+// The same registers say whether the CPUs still protect the kernel as it has told them to.
 #pragma once
 
 #include <cstdint>
 #include <map>
 #include <optional>
 #include <span>
+#include <string>
 #include <string_view>
 
 #include "detect/check.h"
@@ -41,8 +44,8 @@ class DecoyKernelCheck {
     // Returns how many are new.
     unsigned watch_suspects(guest_linux::Guest& guest);
 
-    std::map<GuestPhys, Suspect> suspects_;    // by the root of their page tables
-    std::map<std::uint32_t, unsigned> gates_;  // hearings in a row, by CPU
+    std::map<GuestPhys, Suspect> suspects_;  // by the root of their page tables
+    std::map<std::string, unsigned> heard_;  // times in a row, by the key of what a CPU says
 };
 
 }  // namespace underseer::detect

@@ -114,5 +114,15 @@ TEST_F(DecoyKernel, an_interrupt_table_elsewhere_is_found_at_the_third_hearing_i
     EXPECT_EQ(report.findings[0].subject, "CPU 0");
 }
 
+TEST_F(DecoyKernel, a_cpu_that_lets_the_kernel_write_everywhere_is_found_at_the_third_hearing) {
+    cpu_.cr0 &= ~(1ull << 16);
+    EXPECT_EQ(hear().outcome, Outcome::unavailable);
+    EXPECT_EQ(hear().outcome, Outcome::unavailable);
+    const auto report = hear();
+    ASSERT_EQ(report.findings.size(), 1u);
+    EXPECT_EQ(report.findings[0].rule, "cpu_protection_off");
+    EXPECT_EQ(report.findings[0].evidence[0].text, "CR0.WP");
+}
+
 }  // namespace
 }  // namespace underseer::detect

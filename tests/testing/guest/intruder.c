@@ -185,6 +185,18 @@ static void load_bpf(int writes) {
     rest();
 }
 
+// Waits for connections, at a file number that nothing else has.
+static void wait_for_connections(void) {
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(31337)};
+    int socket_fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (socket_fd < 0 || bind(socket_fd, (struct sockaddr*)&address, sizeof address) != 0 ||
+        listen(socket_fd, 1) != 0 || dup2(socket_fd, 9) != 9) {
+        die("listen");
+    }
+    close(socket_fd);
+    rest();
+}
+
 static void enter_cgroup(const char* path) {
     int fd = open(path, O_WRONLY);
     if (fd < 0 || write(fd, "0", 1) != 1) die(path);
@@ -227,6 +239,7 @@ int main(int argc, char** argv) {
     if (strcmp(technique, "trace") == 0) trace(atoi(word));
     if (strcmp(technique, "packets") == 0) listen_to_packets();
     if (strcmp(technique, "ring") == 0) set_up_a_ring();
+    if (strcmp(technique, "listen") == 0) wait_for_connections();
     if (strcmp(technique, "alter") == 0) alter_code(0x91);
     if (strcmp(technique, "breakpoints") == 0) alter_code(0xcc);
     if (strcmp(technique, "elf") == 0) map_code(1);

@@ -563,6 +563,26 @@ static void stop_work(void)
 	cancel_delayed_work_sync(&work_every_second);
 }
 
+// Lets the kernel write to what is read-only, and forgets to take it back.
+static void set_write_protection(void *on)
+{
+	unsigned long value = read_cr0();
+
+	value = on ? value | X86_CR0_WP : value & ~X86_CR0_WP;
+	asm volatile("mov %0, %%cr0" : : "r"(value) : "memory");
+}
+
+static int start_writing(void)
+{
+	on_each_cpu(set_write_protection, NULL, 1);
+	return 0;
+}
+
+static void stop_writing(void)
+{
+	on_each_cpu(set_write_protection, (void *)1, 1);
+}
+
 static struct bpf_prog *hidden_program;
 static int hidden_id;
 
@@ -698,6 +718,7 @@ static const struct hook {
 	{ "code", start_code, stop_code },
 	{ "flip", start_flip, restore_pointer },
 	{ "bpf", start_bpf, stop_bpf },
+	{ "wp", start_writing, stop_writing },
 };
 
 static const struct hook *active;
