@@ -21,6 +21,8 @@ inline constexpr std::size_t kMaxVmasPerProcess = 1u << 20;
 inline constexpr std::uint64_t kMaxPageTables = 64u << 10;
 // Pages of files that processes have mapped to be executed, each process's counted: 32 GiB.
 inline constexpr std::uint64_t kMaxCodePages = 1u << 23;
+// And the page tables that are read to find them, each area's counted.
+inline constexpr std::uint64_t kMaxCodePageTables = 1u << 22;
 // Hooks of one kernel: a distribution's has some 2,000, most of them timers and tables' functions.
 inline constexpr std::size_t kMaxHooks = 1u << 17;
 // Functions that one hook of ftrace is at, and are told by name; bpftrace sets some thousand.
@@ -29,10 +31,13 @@ inline constexpr std::size_t kMaxHookedFunctions = 4096;
 // most a million instructions (BPF_COMPLEXITY_LIMIT_INSNS).
 inline constexpr std::size_t kMaxBpfPrograms = 1u << 17;
 inline constexpr std::size_t kMaxBpfInstructions = 1u << 20;
+inline constexpr std::size_t kMaxBpfInstructionsOfAll = 1u << 26;
 // Places that lead out of the kernel; one is a finding, and a report tells a hundred.
 inline constexpr std::size_t kMaxWaysOut = 1000;
 // Chains of one table of sockets; the kernel's own bound is half a million (net/ipv4/tcp.c).
 inline constexpr std::size_t kMaxSocketChains = 1u << 20;
+// Sockets of all tables together, those counted that are in two.
+inline constexpr std::size_t kMaxHashedSockets = 1u << 22;
 // Bytes of code that look like such a place: each is decoded from its function's begin on.
 inline constexpr std::size_t kMaxSuspectedWaysOut = 4096;
 // Entries of /proc, those of all network namespaces included (some 250 each), and their depth.

@@ -37,13 +37,6 @@ void add_gaps(event::CheckReport& report, const guest_linux::Gaps& gaps) {
     for (const std::string& gap : gaps.texts) add_gap(report, gap);
 }
 
-void settle_doubt(event::CheckReport& report, const std::string& why) {
-    if (why.empty()) return;
-    add_gap(report, why);
-    if (report.reason.empty()) report.reason = why;
-    if (report.findings.empty()) report.outcome = event::Outcome::unavailable;
-}
-
 event::CheckReport code_unknown(const Error& why) {
     event::CheckReport report{};
     report.outcome = event::Outcome::unavailable;

@@ -19,9 +19,4 @@ event::CheckReport code_unknown(const Error& why);
 
 void add_gaps(event::CheckReport& report, const guest_linux::Gaps& gaps);
 
-// What belongs to somebody who could not be asked accuses nobody, and is not clean either; nor is
-// what the guest may itself have made unreadable (Gaps::broken). To be called last. `why` is empty
-// where there is no such doubt.
-void settle_doubt(event::CheckReport& report, const std::string& why);
-
 }  // namespace underseer::detect

@@ -14,6 +14,11 @@ namespace {
 constexpr std::size_t kMaxSuspicions = 1000;
 constexpr std::size_t kMaxGaps = 20;
 
+// What is only informational leaves open whether there is more.
+bool accuses(const event::CheckReport& report) {
+    return !std::ranges::all_of(report.findings, event::is_informational);
+}
+
 }  // namespace
 
 void add_finding(event::CheckReport& report, event::Finding finding) {
@@ -30,6 +35,13 @@ void add_gap(event::CheckReport& report, std::string what) {
     if (gaps.size() < kMaxGaps && std::ranges::find(gaps, what) == gaps.end()) {
         gaps.push_back(std::move(what));
     }
+}
+
+void settle_doubt(event::CheckReport& report, const std::string& why) {
+    if (why.empty()) return;
+    add_gap(report, why);
+    if (report.reason.empty()) report.reason = why;
+    if (!accuses(report)) report.outcome = event::Outcome::unavailable;
 }
 
 void ConfirmedCheck::look(Snapshot& snapshot) {
@@ -76,14 +88,14 @@ event::CheckReport ConfirmedCheck::report(guest_linux::Guest&) {
                                     limits::kMaxFindingsOfReport));
         report.findings.resize(limits::kMaxFindingsOfReport);
     }
-    if (!report.findings.empty()) {
-        report.outcome = event::Outcome::finding;
-        report.reason.clear();
-    } else {
+    if (!report.reason.empty() && !accuses(report)) {
         // A look that had its doubts beside what was not confirmed.
-        report.outcome =
-            report.reason.empty() ? event::Outcome::clean : event::Outcome::unavailable;
+        report.findings.clear();
+        report.outcome = event::Outcome::unavailable;
+        return report;
     }
+    report.reason.clear();
+    report.outcome = report.findings.empty() ? event::Outcome::clean : event::Outcome::finding;
     return report;
 }
 

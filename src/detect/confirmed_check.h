@@ -42,5 +42,9 @@ class ConfirmedCheck final : public Check {
 void add_finding(event::CheckReport& report, event::Finding finding);
 // A part of the guest that could not be looked at. Few of many are told.
 void add_gap(event::CheckReport& report, std::string what);
+// What belongs to somebody who could not be asked accuses nobody, and is not clean either; nor is
+// what the guest may itself have made unreadable, or too much to be looked at. To be called last.
+// `why` is empty where there is no such doubt.
+void settle_doubt(event::CheckReport& report, const std::string& why);
 
 }  // namespace underseer::detect

@@ -10,7 +10,9 @@ namespace {
 
 using event::Outcome;
 
-constexpr Rule kRule{.id = "rule", .title = "A thing", .subject_kind = "process"};
+constexpr Rule kRule{
+    .id = "rule", .title = "A thing", .severity = event::Severity::high, .subject_kind = "process"};
+constexpr Rule kRemark{.id = "remark", .title = "A thing to know", .subject_kind = "process"};
 
 // What the looks show, one after the other; the last one for good.
 std::vector<event::CheckReport> script;
@@ -96,6 +98,18 @@ TEST_F(Confirmed, a_doubt_stays_when_what_stood_beside_it_is_gone) {
     const auto confirmed = check({doubtful});
     EXPECT_EQ(confirmed.outcome, Outcome::finding);
     EXPECT_EQ(confirmed.reason, "");
+}
+
+TEST_F(Confirmed, what_is_only_informational_covers_no_doubt) {
+    event::CheckReport report{.outcome = Outcome::clean};
+    add_finding(report, kRemark.about("a", "a"));
+    EXPECT_EQ(check({report}).outcome, Outcome::finding);
+    settle_doubt(report, "a list is broken");
+    EXPECT_EQ(report.outcome, Outcome::unavailable);
+    const auto answer = check({report});
+    EXPECT_EQ(answer.outcome, Outcome::unavailable);
+    EXPECT_EQ(answer.reason, "a list is broken");
+    EXPECT_TRUE(answer.findings.empty());
 }
 
 TEST_F(Confirmed, a_flood_is_told_as_far_as_a_report_goes) {

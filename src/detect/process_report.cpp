@@ -73,15 +73,20 @@ event::CheckReport judge_tasks(
     const auto& tasks = snapshot.tasks();
     report.coverage.unreadable = tasks.unreadable;
     if (tasks.unreadable > 0) add_gap(report, tasks.first_error);
+    std::string doubt;
     for (const event::Task& task : tasks.items) {
         if (among == Among::processes && !task.is_process()) continue;
         ++report.coverage.looked_at;
         const auto judged = judge(task, report);
         if (judged.has_value()) continue;
         ++report.coverage.unreadable;
-        add_gap(report,
-                fmt::format("{} (pid {}): {}", task.comm, task.pid, judged.error().to_text()));
+        const std::string text =
+            fmt::format("{} (pid {}): {}", task.comm, task.pid, judged.error().to_text());
+        add_gap(report, text);
+        // No honest process is too much to be looked at.
+        if (judged.error().code == Code::limit) doubt = text;
     }
+    settle_doubt(report, doubt);
     if (report.coverage.looked_at == 0) {
         report.outcome = event::Outcome::unavailable;
         report.reason = "no task of the guest could be read";

@@ -97,6 +97,10 @@ class BpfReader {
         if (length > limits::kMaxBpfInstructions) {
             return fail(Code::limit, "it has more instructions than the kernel takes");
         }
+        instructions_read_ += length;
+        if (instructions_read_ > limits::kMaxBpfInstructionsOfAll) {
+            return fail(Code::limit, "all programs together have more than can be looked at");
+        }
         const GuestVirt base = TRY(kernel_.symbol("__bpf_call_base"));
         std::vector<std::byte> code(length * kInstructionBytes);
         TRY(kernel_.memory().read(at + instructions_.offset, code));
@@ -137,6 +141,7 @@ class BpfReader {
 
     Kernel& kernel_;
     BpfPrograms result_;
+    std::uint64_t instructions_read_ = 0;
     Field aux_ = kernel_.field("bpf_prog", "aux"), length_ = kernel_.field("bpf_prog", "len"),
           instructions_ = kernel_.field("bpf_prog", {"insnsi", "insns"}),
           type_ = kernel_.field("bpf_prog", "type"),

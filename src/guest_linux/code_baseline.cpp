@@ -199,6 +199,7 @@ Result<CodeComparison> CodeBaseline::compare(Kernel& kernel, const CodeMap& code
         }
         ++result.pages;
         if (std::memcmp(before, now.data(), bytes) == 0) continue;
+        if (result.altered.size() >= limits::kMaxWaysOut) continue;  // more than is told
         if (!sites) sites.emplace(kernel, code);
         compare_page(kernel, *sites, page, result);
     }

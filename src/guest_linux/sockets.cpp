@@ -196,6 +196,10 @@ class SocketReader {
             if (step >= limits::kMaxListSteps || circle.closes_at(GuestVirt{node})) {
                 return fail(Code::limit, "a chain of sockets is too long, or a circle");
             }
+            // Many chains may lead into the same one.
+            if (++hashed_ > limits::kMaxHashedSockets) {
+                return fail(Code::limit, "there are more sockets than can be looked at");
+            }
             visit(GuestVirt{node} - member.offset);
             node = TRY(kernel_.memory().read<std::uint64_t>(GuestVirt{node}));
         }
@@ -295,6 +299,7 @@ class SocketReader {
     }
 
     Kernel& kernel_;
+    std::size_t hashed_ = 0;
     Field family_ = kernel_.field("sock", "__sk_common.skc_family");
     Field state_ = kernel_.field("sock", "__sk_common.skc_state");
     Field net_ = kernel_.field("sock", "__sk_common.skc_net.net");

@@ -36,6 +36,7 @@ Result<Listing<CodeArea>> UserCode::list(GuestVirt task, std::uint32_t pid) {
         CodeArea area{.area = vma};
         const auto looked = look_at(memory, mapping, area);
         if (!looked.has_value()) {
+            if (looked.error().code == Code::limit) return fail(looked.error());
             listing.note(looked.error());
             continue;
         }
@@ -49,6 +50,11 @@ Result<void> UserCode::look_at(VirtualMemory& memory, GuestVirt mapping, CodeAre
     // What is in memory, from the page tables: an area may be large and empty.
     const CodeRanges present =
         TRY(executable_ranges(kernel_->physical(), memory.space(), begin, end));
+    tables_read_ += present.tables;
+    if (tables_read_ > limits::kMaxCodePageTables) {
+        return fail(Code::limit, fmt::format("the code of processes takes more than {} page tables",
+                                             limits::kMaxCodePageTables));
+    }
     for (const CodeRange& range : present.ranges) {
         const GuestVirt first = std::max(range.begin, begin), last = std::min(range.end(), end);
         area.pages += (last - first) / kPageSize;

@@ -34,7 +34,7 @@ class UserCode {
     // Every mapping of a process that can be executed, but for what the kernel maps itself
     // ([vdso]).
     Result<Listing<CodeArea>> list(GuestVirt task, std::uint32_t pid);
-    void new_epoch() { known_.clear(), looked_at_ = 0; }
+    void new_epoch() { known_.clear(), looked_at_ = tables_read_ = 0; }
 
   private:
     Result<void> look_at(VirtualMemory& memory, GuestVirt mapping, CodeArea& area);
@@ -57,7 +57,7 @@ class UserCode {
         }
     };
     std::unordered_map<PageKey, std::optional<GuestPhys>, HashKey> known_;
-    std::uint64_t looked_at_ = 0;  // pages of all processes in this look
+    std::uint64_t looked_at_ = 0, tables_read_ = 0;  // pages, of all processes in this look
 };
 
 }  // namespace underseer::guest_linux

@@ -149,6 +149,8 @@ event::CheckReport inspect(Snapshot& snapshot) {
         add_gap(report, fmt::format("{} pages of code are copies of pages that are not in memory",
                                     unknown));
     }
+    // Not beside a doubt, which they would cover.
+    if (report.outcome == event::Outcome::unavailable) return report;
     for (const auto& [exe, process] : writable) {
         event::Finding finding = kRules[kWritable].about(exe, exe);
         finding.evidence = {
