@@ -17,7 +17,8 @@ class Snapshot {
 
     guest_linux::Guest& guest() { return *guest_; }
     guest_linux::Kernel& kernel() { return guest_->kernel(); }
-    // Every process and thread.
+    // Every process and thread. A process whose first thread has ended is shown as one of its
+    // others.
     const guest_linux::Listing<event::Task>& tasks();
     // Whose code is where.
     const Result<guest_linux::CodeMap>& code();

@@ -26,7 +26,7 @@ OpenFiles::OpenFiles(Kernel* kernel, Paths* paths) : kernel_(kernel), paths_(pat
 }
 
 Result<std::vector<std::uint64_t>> OpenFiles::table(GuestVirt task) {
-    const GuestVirt files = TRY(kernel_->read_pointer(task, f_.files));
+    const GuestVirt files = TRY(table_of(task));
     if (!files) return std::vector<std::uint64_t>();
     const GuestVirt fdt = TRY(kernel_->read_pointer(files, f_.fdt));
     const std::uint64_t count = TRY(kernel_->read(fdt, f_.max_fds));

@@ -29,6 +29,9 @@ class OpenFiles {
     // The file table of a task, in fd order. Empty for kernel threads and zombies.
     Result<Listing<event::OpenFile>> list(GuestVirt task, std::uint32_t pid);
 
+    // The file table of a task, which others may share; null where it has none.
+    Result<GuestVirt> table_of(GuestVirt task) { return kernel_->read_pointer(task, f_.files); }
+
     // Calls visit(fd, struct file address) for every open file.
     template <typename Visit>
     Result<void> for_each(GuestVirt task, Visit&& visit);

@@ -140,6 +140,8 @@ Result<std::optional<GuestPhys>> PageCache::page_of(GuestVirt mapping, std::uint
         first = (index >> shift >> kChunkBits << kChunkBits | slot) << shift;
     }
     if (entry == 0 || (entry & kTagMask) != 0) return std::nullopt;
+    const bool stands_alone = shift == 64;  // without any node it is the first page
+    if (stands_alone && index != 0) return std::nullopt;
     // The first page of a folio; the others follow it in RAM.
     const GuestPhys page = TRY(physical_of_page(*kernel_, GuestVirt{entry}));
     return page + (index - first) * kPageSize;

@@ -6,6 +6,7 @@
 #include <array>
 #include <bit>
 #include <cstring>
+#include <set>
 #include <unordered_map>
 #include <unordered_set>
 
@@ -348,9 +349,9 @@ Result<void> add_sockets(Kernel& kernel, OpenFiles& files, const std::vector<Gue
                          Listing<event::Socket>& listing) {
     SocketReader reader(kernel);
     const Field tgid = kernel.field("task_struct", "tgid");
-    const Field pid = kernel.field("task_struct", "pid");
-    TRY(kernel.require({pid, tgid}));
+    TRY(kernel.require({tgid}));
     std::unordered_map<GuestVirt, std::size_t> known;
+    std::set<std::pair<std::uint32_t, GuestVirt>> tables;  // of a process, that were looked at
     const auto add = [&](GuestVirt sk) -> event::Socket* {
         const auto found = known.find(sk);
         if (found != known.end()) return &listing.items[found->second];
@@ -365,17 +366,17 @@ Result<void> add_sockets(Kernel& kernel, OpenFiles& files, const std::vector<Gue
     };
     const auto add_those_of = [&](GuestVirt task) -> Result<void> {
         const auto owner = static_cast<std::uint32_t>(TRY(kernel.read(task, tgid)));
-        // Threads share their process's files.
-        if (TRY(kernel.read(task, pid)) != owner) return {};
+        // Threads share their process's files, but need not; and the first may have ended.
+        const GuestVirt table = TRY(files.table_of(task));
+        if (!table || !tables.emplace(owner, table).second) return {};
         return files.for_each(task, [&](std::uint32_t, GuestVirt file) {
             const auto sk = files.socket_of(file);
             if (!sk.has_value()) return listing.note(sk.error());
             if (!*sk) return;
             event::Socket* socket = add(*sk);
             if (socket == nullptr) return;
-            if (socket->owner_pids.empty() || socket->owner_pids.back() != owner) {
-                socket->owner_pids.push_back(owner);
-            }
+            auto& owners = socket->owner_pids;
+            if (std::ranges::find(owners, owner) == owners.end()) owners.push_back(owner);
         });
     };
     for (const GuestVirt task : tasks) {

@@ -232,6 +232,21 @@ TEST_P(Intrusion, listener_that_no_process_has) {
     end_intruders();
 }
 
+// A thread may have files of its own, and the first one may have ended: a process all the same.
+TEST_P(Intrusion, a_listener_of_a_thread_is_none) {
+    const auto pid = intrude("thread listen");
+    expect_findings({});
+    vm().output_of(fmt::format("kill -9 {}", pid));
+    expect_findings({});
+}
+
+TEST_P(Intrusion, dropped_sniffer_whose_first_thread_has_ended) {
+    const auto pid = intrude("dropped thread packets");
+    expect_finding("foreign_sniffer", pid);
+    vm().output_of(fmt::format("kill -9 {}", pid));
+    end_intruders();
+}
+
 TEST_P(Intrusion, interface_that_takes_all_packets) {
     vm().output_of("ip link set lo promisc on");
     expect_findings({"promiscuous_interface"});

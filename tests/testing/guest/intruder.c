@@ -9,6 +9,8 @@
 #include <linux/capability.h>
 #include <linux/if_ether.h>
 #include <linux/io_uring.h>
+#include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -209,7 +211,26 @@ static void run_with_library(const char* library) {
     run_file("/proc/self/exe", "intruder");
 }
 
-int main(int argc, char** argv) {
+static int intrude(int argc, char** argv);
+static char** words_of_thread;
+
+static void* thread_body(void* unused) {
+    (void)unused;
+    if (unshare(CLONE_FILES) != 0) die("unshare");
+    int count = 0;
+    while (words_of_thread[count]) ++count;
+    exit(intrude(count, words_of_thread));
+}
+
+// The same by a thread whose files are its own, while the first one has ended.
+static void leave_to_a_thread(char** words) {
+    pthread_t thread;
+    words_of_thread = words;
+    if (pthread_create(&thread, NULL, thread_body, NULL) != 0) die("pthread_create");
+    pthread_exit(NULL);
+}
+
+static int intrude(int argc, char** argv) {
     const char* technique = argc > 1 ? argv[1] : "";
     const char* word = argc > 2 ? argv[2] : "";
     if (strcmp(technique, "rest") == 0) rest();
@@ -248,6 +269,7 @@ int main(int argc, char** argv) {
     if (strcmp(technique, "bpf-write") == 0) load_bpf(1);
     if (strcmp(technique, "cgroup") == 0) enter_cgroup(word);
     if (strcmp(technique, "preload") == 0) run_with_library(word);
+    if (strcmp(technique, "thread") == 0) leave_to_a_thread(argv + 1);  // "thread listen"
     // The same by a program that was dropped: "dropped packets".
     if (strcmp(technique, "dropped") == 0) {
         copy_as("/tmp/dropped");
@@ -256,4 +278,8 @@ int main(int argc, char** argv) {
     }
     fprintf(stderr, "intruder: no such technique: %s\n", technique);
     return 2;
+}
+
+int main(int argc, char** argv) {
+    return intrude(argc, argv);
 }
