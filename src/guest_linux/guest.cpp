@@ -169,11 +169,12 @@ Result<std::optional<std::string>> Guest::cached_file(std::string_view path,
     return TRY(cache.read(*inode, limit_bytes).context(std::string(path)));
 }
 
-Result<Listing<event::Socket>> Guest::sockets() {
+Result<Listing<event::Socket>> Guest::sockets(Gaps* waiting) {
     TRY(kernel_->require_types());
     Listing<event::Socket> listing;
     const std::vector<GuestVirt> tasks = task_addresses(listing);
-    TRY(add_sockets(*kernel_, files_, tasks, listing));
+    Gaps gaps;
+    TRY(add_sockets(*kernel_, files_, tasks, listing, waiting == nullptr ? gaps : *waiting));
     return listing;
 }
 

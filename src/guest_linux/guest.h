@@ -82,7 +82,8 @@ class Guest {
 
     // What the guest has in memory of a file; nothing when there is none of that path.
     Result<std::optional<std::string>> cached_file(std::string_view path, std::size_t limit_bytes);
-    Result<Listing<event::Socket>> sockets();
+    // `waiting`: which tables of sockets that wait for others are not whole (add_sockets()).
+    Result<Listing<event::Socket>> sockets(Gaps* waiting = nullptr);
     Result<Listing<event::Mount>> mounts();
     Result<Listing<event::NetworkInterface>> interfaces();
     Result<Listing<event::KernelLogLine>> kernel_log();

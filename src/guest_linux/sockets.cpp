@@ -92,16 +92,20 @@ class SocketReader {
     }
 
     // Every socket in the kernel's own tables of them, of all network namespaces: visit(sk). A
-    // table that cannot be read is told by note(error).
-    template <typename Visit, typename Note>
-    void for_each_hashed(Visit&& visit, Note&& note) {
-        const auto part = [&](std::string_view what, Result<void> walked) {
-            if (!walked.has_value()) note(std::move(walked.error()).with_context(what));
+    // table that cannot be read is noted in `listing`, and in `waiting` unless it is that of
+    // connections.
+    template <typename Visit>
+    void for_each_hashed(Visit&& visit, Listing<event::Socket>& listing, Gaps& waiting) {
+        const auto part = [&](std::string_view what, const Result<void>& walked) {
+            if (walked.has_value()) return;
+            listing.note(walked.error());
+            waiting.add(what, walked.error());
         };
         std::vector<GuestVirt> tcp, udp;
         part("the tables of sockets", find_tables(tcp, udp));
         for (const GuestVirt info : tcp) {
-            part("TCP connections", walk_established(info, visit));
+            const auto connections = walk_established(info, visit);
+            if (!connections.has_value()) listing.note(connections.error());
             part("TCP listeners", walk_listeners(info, visit));
         }
         for (const GuestVirt table : udp) part("UDP", walk_udp(table, visit));
@@ -346,7 +350,7 @@ class SocketReader {
 }  // namespace
 
 Result<void> add_sockets(Kernel& kernel, OpenFiles& files, const std::vector<GuestVirt>& tasks,
-                         Listing<event::Socket>& listing) {
+                         Listing<event::Socket>& listing, Gaps& waiting) {
     SocketReader reader(kernel);
     const Field tgid = kernel.field("task_struct", "tgid");
     TRY(kernel.require({tgid}));
@@ -383,8 +387,7 @@ Result<void> add_sockets(Kernel& kernel, OpenFiles& files, const std::vector<Gue
         const auto added = add_those_of(task);
         if (!added.has_value()) listing.note(added.error());
     }
-    reader.for_each_hashed([&](GuestVirt sk) { add(sk); },
-                           [&](const Error& why) { listing.note(why); });
+    reader.for_each_hashed([&](GuestVirt sk) { add(sk); }, listing, waiting);
     for (event::Socket& socket : listing.items) std::ranges::sort(socket.owner_pids);
     return {};
 }

@@ -76,15 +76,6 @@ constexpr Rule kRules[] = {
 };
 enum : std::size_t { kHidden, kKernel, kHiddenMode, kMode, kMac };
 
-Result<guest_linux::Listing<event::Socket>> read_sockets(Snapshot& snapshot) {
-    for (unsigned attempt = 1;; ++attempt) {
-        auto sockets = snapshot.guest().sockets();
-        const bool is_whole = sockets.has_value() && sockets->unreadable == 0;
-        if (is_whole || attempt == kAttempts) return sockets;
-        snapshot.kernel().forget();
-    }
-}
-
 bool waits(const event::Socket& socket) {
     if (socket.family != "inet" && socket.family != "inet6") return false;
     return socket.state == "LISTEN" || socket.type == "udp" || socket.type == "raw";
@@ -104,18 +95,40 @@ std::string end_text(const event::Socket& socket) {
     return fmt::format("{} {}:{}", socket.type, socket.local_address, socket.local_port);
 }
 
+// Of those who wait for others, whom no process has.
+std::vector<const event::Socket*> unheld(const guest_linux::Listing<event::Socket>& sockets) {
+    std::vector<const event::Socket*> found;
+    for (const event::Socket& socket : sockets.items) {
+        if (waits(socket) && socket.owner_pids.empty()) found.push_back(&socket);
+    }
+    return found;
+}
+
 // Returns what keeps them from being judged whole.
 std::string judge_sockets(Snapshot& snapshot, event::CheckReport& report) {
-    const auto sockets = read_sockets(snapshot);
+    guest_linux::Gaps tables;
+    auto sockets = snapshot.guest().sockets(&tables);
+    const auto is_torn = [&] {
+        if (!sockets.has_value()) return true;
+        return !tables.broken.empty() || (sockets->unreadable > 0 && !unheld(*sockets).empty());
+    };
+    for (unsigned attempt = 1; is_torn() && attempt < kAttempts; ++attempt) {
+        snapshot.kernel().forget();
+        tables = {};
+        sockets = snapshot.guest().sockets(&tables);
+    }
     if (!sockets.has_value()) return sockets.error().to_text();
     report.coverage.looked_at += sockets->items.size();
     report.coverage.unreadable += sockets->unreadable;
+    if (sockets->unreadable > 0) add_gap(report, sockets->first_error);
+    add_gaps(report, tables);
+    if (!tables.empty()) return tables.texts.front();
     // Whose files could not be read may have it.
-    if (sockets->unreadable > 0) return sockets->first_error;
+    if (is_torn()) return sockets->first_error;
     const auto receiver = snapshot.kernel().symbol("sock_def_readable");
     std::string doubt;
-    for (const event::Socket& socket : sockets->items) {
-        if (!waits(socket) || !socket.owner_pids.empty()) continue;
+    for (const event::Socket* const one : unheld(*sockets)) {
+        const event::Socket& socket = *one;
         const auto& code = snapshot.code();
         if (!code.has_value()) return code.error().to_text();
         const Rule* rule = judge(socket, *code, receiver.value_or(GuestVirt{}));
