@@ -10,7 +10,8 @@ namespace underseer::guest_linux {
 namespace {
 
 // Intel SDM vol. 3A, 2.5 and 2.2.1.
-constexpr std::uint64_t kCr0WriteProtect = 1u << 16, kEferNoExecute = 1u << 11;
+constexpr std::uint64_t kCr0WriteProtect = 1u << 16, kEferLongModeEnable = 1u << 8,
+                        kEferNoExecute = 1u << 11;
 constexpr std::uint64_t kMaskNoExecute = 1ull << 63;
 constexpr std::array<std::pair<unsigned, std::string_view>, 5> kCr4Bits{
     {{11, "UMIP"}, {16, "FSGSBASE"}, {20, "SMEP"}, {21, "SMAP"}, {23, "CET"}}};
@@ -32,7 +33,12 @@ std::vector<std::string> protections_off(Kernel& kernel, const event::CpuRegiste
         if ((missing >> bit & 1) != 0) off.push_back(fmt::format("CR4.{}", name));
     }
     const bool wants_no_execute = (variable(kernel, "__supported_pte_mask") & kMaskNoExecute) != 0;
-    if (wants_no_execute && (cpu.efer & kEferNoExecute) == 0) off.push_back("EFER.NXE");
+    // A dump does not hold EFER: what follows from the other registers is put in its place
+    // (registers_in_notes()), which is less than a CPU in 64-bit mode has.
+    const bool is_told = (cpu.efer & kEferLongModeEnable) != 0;
+    if (is_told && wants_no_execute && (cpu.efer & kEferNoExecute) == 0) {
+        off.push_back("EFER.NXE");
+    }
     return off;
 }
 
