@@ -144,7 +144,7 @@ std::string judge_sockets(Snapshot& snapshot, event::CheckReport& report) {
              socket.of_kernel ? "the kernel" : fmt::format("a program of uid {}", socket.uid),
              socket.address,
              {}},
-            {"network namespace", fmt::format("{}", socket.net_namespace), 0, {}},
+            {"namespace", fmt::format("{}", socket.net_namespace), 0, {}},
             {"called when something comes",
              owner_text(GuestVirt{socket.receiver}, snapshot),
              socket.receiver,
@@ -164,7 +164,7 @@ std::string judge_interfaces(Snapshot& snapshot, event::CheckReport& report) {
         event::Finding finding =
             rule.about(one.name, fmt::format("{}:{}", one.net_namespace, one.name));
         finding.evidence = {{std::move(name), std::move(text), 0, {}},
-                            {"network namespace", fmt::format("{}", one.net_namespace), 0, {}}};
+                            {"namespace", fmt::format("{}", one.net_namespace), 0, {}}};
         add_finding(report, std::move(finding));
     };
     for (const event::NetworkInterface& one : interfaces->items) {
