@@ -90,7 +90,8 @@ event::CheckReport inspect(Snapshot& snapshot) {
         }
         add_finding(report, std::move(finding));
     }
-    settle_doubt(report, list->gaps.broken);
+    // With one record alone no program can be seen to be missing in the other.
+    settle_doubt(report, list->gaps.empty() ? "" : list->gaps.texts.front());
     return report;
 }
 
