@@ -7,10 +7,12 @@
 #include <cstring>
 #include <map>
 #include <optional>
+#include <set>
 #include <span>
 
 #include "guest_linux/hooks.h"
 #include "guest_linux/patched_calls.h"
+#include "guest_linux/vdso.h"
 
 namespace underseer::guest_linux {
 
@@ -19,10 +21,15 @@ namespace {
 constexpr std::size_t kMaxCodeBytes = 256u << 20;
 constexpr std::size_t kMaxTableEntries = 1u << 20;
 constexpr std::size_t kShortJumpBytes = 2, kNearBranchBytes = 5;
-constexpr std::size_t kSiteBytes = 6;  // the longest instruction that is patched: jcc
-constexpr std::size_t kAround = 8;     // bytes of evidence on either side
+constexpr std::size_t kConditionalBytes = 6;  // jcc: the longest instruction that is patched
+constexpr std::size_t kSiteBytes = 8;         // with what stands behind a trampoline
+constexpr std::size_t kAround = 8;            // bytes of evidence on either side
 constexpr std::byte kCallOpcode{0xe8}, kJumpOpcode{0xe9}, kShortJump{0xeb}, kBreakpoint{0xcc};
 constexpr std::byte kTwoBytes{0x0f}, kJcc{0x80}, kHighHalf{0xf0};
+// Behind the trampoline of a static call: "SCT", and since 6.1 an instruction that nobody else has
+// (arch/x86/include/asm/static_call.h).
+constexpr std::array<std::array<std::uint8_t, 3>, 2> kTrampolineMarks{
+    {{0x53, 0x43, 0x54}, {0x0f, 0xb9, 0xcc}}};
 constexpr std::byte kLock{0xf0}, kSegmentPrefix{0x3e};
 
 // What five bytes can be where nothing is called (arch/x86/kernel/alternative.c, static_call.c).
@@ -45,6 +52,10 @@ class CodeBaseline::Sites {
             calls_ = TRY(StaticCalls::read(kernel_));
             return {};
         });
+        for (const ModuleCode& module : code.modules) {
+            if (!module.is_live) continue;
+            part(module.name, [&] { return add_module(module.module); });
+        }
     }
 
     Gaps gaps;
@@ -61,22 +72,31 @@ class CodeBaseline::Sites {
         if ((call || is_label || is_ftraces) && is_none) return kNearBranchBytes;
         if (is_label && is_short_label(at, now, label->second)) return kShortJumpBytes;
         const bool is_conditional = now[0] == kTwoBytes && (now[1] & kHighHalf) == kJcc;
-        if (call && is_conditional && may_stand_for(target_of(at, now), *call)) return kSiteBytes;
+        if (call && is_conditional &&
+            may_stand_for(target_of(at, now.first<kConditionalBytes>()), *call)) {
+            return kConditionalBytes;
+        }
         if (is_entry(at) && is_one_of(branch, std::span(kNothing).first<2>()))
             return kNearBranchBytes;
+        const bool is_trampoline = is_marked(now);
+        if (is_trampoline && is_none) return kNearBranchBytes;
         if (now[0] != kCallOpcode && now[0] != kJumpOpcode) {
             return now[0] == kBreakpoint && is_probed(at) ? 1 : 0;
         }
         const GuestVirt target = target_of(at, branch);
         if (is_label && target == label->second) return kNearBranchBytes;
         if (call && may_stand_for(target, *call)) return kNearBranchBytes;
+        if (is_trampoline && calls_ &&
+            (calls_->may_call(target) || may_stand_for(target, GuestVirt{}))) {
+            return kNearBranchBytes;
+        }
         if ((is_ftraces || is_entry(at)) && ftrace_.may_call(target)) return kNearBranchBytes;
         const auto owner = code_.owner_of(target);
         using Kind = CodeOwner::Kind;
-        const bool is_trampoline =
+        const bool is_patched_in =
             owner && (owner->kind == Kind::ftrace || owner->kind == Kind::bpf ||
                       owner->kind == Kind::kprobes);
-        return is_trampoline ? kNearBranchBytes : 0;
+        return is_patched_in ? kNearBranchBytes : 0;
     }
 
   private:
@@ -88,27 +108,52 @@ class CodeBaseline::Sites {
     }
 
     // struct jump_entry: two relative addresses of 32 bits and a key (include/linux/jump_label.h).
+    struct JumpEntry {
+        std::int32_t code, target;
+        std::int64_t key;
+    };
     Result<void> read_jump_labels() {
-        struct Entry {
-            std::int32_t code, target;
-            std::int64_t key;
+        const auto begin = kernel_.symbol("__start___jump_table"),
+                   end = kernel_.symbol("__stop___jump_table");
+        if (!begin.has_value() || !end.has_value()) return {};  // built without them
+        if (*end < *begin) return fail(Code::malformed, "the table has no end");
+        return add_jump_labels(*begin, (*end - *begin) / sizeof(JumpEntry));
+    }
+    Result<void> add_jump_labels(GuestVirt table, std::uint64_t entries) {
+        return each_entry<JumpEntry>(table, entries, [&](GuestVirt at, const JumpEntry& entry) {
+            labels_[relative(at, entry.code)] = relative(at + 4, entry.target);
+        });
+    }
+
+    // A module has its own tables of them (include/linux/module.h).
+    Result<void> add_module(GuestVirt module) {
+        const auto table = [&](std::string_view name, std::string_view count,
+                               auto&& add) -> Result<void> {
+            const Field at = kernel_.field("module", name), size = kernel_.field("module", count);
+            if (!at.known() || !size.known()) return {};  // a kernel without such places
+            const GuestVirt begin = TRY(kernel_.read_pointer(module, at));
+            const std::uint64_t entries = TRY(kernel_.read(module, size));
+            return begin && entries > 0 ? add(begin, entries) : Result<void>();
         };
-        return each_entry<Entry>(
-            "__start___jump_table", "__stop___jump_table", [&](GuestVirt at, const Entry& entry) {
-                labels_[relative(at, entry.code)] = relative(at + 4, entry.target);
-            });
+        TRY(table("jump_entries", "num_jump_entries",
+                  [&](GuestVirt at, std::uint64_t count) { return add_jump_labels(at, count); }));
+        TRY(table("static_call_sites", "num_static_call_sites",
+                  [&](GuestVirt at, std::uint64_t count) {
+                      return calls_ ? calls_->add(at, count) : Result<void>();
+                  }));
+        return table("ftrace_callsites", "num_ftrace_callsites",
+                     [&](GuestVirt at, std::uint64_t count) {
+                         return each_entry<GuestVirt>(
+                             at, count, [&](GuestVirt, GuestVirt site) { entries_.insert(site); });
+                     });
     }
 
     template <typename Entry, typename Use>
-    Result<void> each_entry(std::string_view first, std::string_view last, Use&& use) {
-        const auto begin = kernel_.symbol(first), end = kernel_.symbol(last);
-        if (!begin.has_value() || !end.has_value()) return {};  // built without them
-        if (*end < *begin || (*end - *begin) / sizeof(Entry) > kMaxTableEntries) {
-            return fail(Code::malformed, "the table has no end");
-        }
-        std::vector<Entry> table((*end - *begin) / sizeof(Entry));
-        TRY(kernel_.memory().read(*begin, std::as_writable_bytes(std::span(table))));
-        for (std::size_t i = 0; i < table.size(); ++i) use(*begin + i * sizeof(Entry), table[i]);
+    Result<void> each_entry(GuestVirt table, std::uint64_t entries, Use&& use) {
+        if (entries > kMaxTableEntries) return fail(Code::malformed, "the table has no end");
+        std::vector<Entry> all(entries);
+        TRY(kernel_.memory().read(table, std::as_writable_bytes(std::span(all))));
+        for (std::size_t i = 0; i < all.size(); ++i) use(table + i * sizeof(Entry), all[i]);
         return {};
     }
 
@@ -139,6 +184,12 @@ class CodeBaseline::Sites {
                (symbol->name.ends_with("return_thunk") || symbol->name == "__static_call_return");
     }
 
+    static bool is_marked(std::span<const std::byte, kSiteBytes> now) {
+        return std::ranges::any_of(kTrampolineMarks, [&](const auto& mark) {
+            return std::memcmp(mark.data(), now.data() + kNearBranchBytes, mark.size()) == 0;
+        });
+    }
+
     static bool is_one_of(std::span<const std::byte, kNearBranchBytes> now,
                           std::span<const std::array<std::uint8_t, kNearBranchBytes>> forms) {
         return std::ranges::any_of(forms, [&](const auto& form) {
@@ -148,6 +199,7 @@ class CodeBaseline::Sites {
 
     // Where ftrace may put a call: at the begin of a function, behind an endbr64.
     bool is_entry(GuestVirt at) const {
+        if (entries_.contains(at)) return true;
         const auto function = kernel_.symbols().nearest(at);
         return function && at - function->address <= 4;
     }
@@ -165,63 +217,109 @@ class CodeBaseline::Sites {
     Kernel& kernel_;
     const CodeMap& code_;
     std::map<GuestVirt, GuestVirt> labels_;  // to where each jumps
+    std::set<GuestVirt> entries_;            // of modules' functions, where ftrace may put a call
     std::optional<StaticCalls> calls_;
     mutable FtraceCalls ftrace_;
     mutable std::optional<std::vector<GuestVirt>> probes_;
 };
 
-Result<CodeComparison> CodeBaseline::compare(Kernel& kernel, const CodeMap& code) {
+Result<std::vector<CodeBaseline::Piece>> CodeBaseline::pieces(Kernel& kernel, const CodeMap& code,
+                                                              Gaps& gaps) {
     const GuestVirt begin = TRY(kernel.symbol("_text")), end = TRY(kernel.symbol("_etext"));
     if (end <= begin || end - begin > kMaxCodeBytes) {
         return fail(Code::malformed, "the kernel's code has no end");
     }
-    const std::size_t size = end - begin;
-    if (bytes_.size() != size || begin != begin_) {
-        begin_ = begin;
-        bytes_.assign(size, std::byte{0});
-        known_.assign((size + kPageSize - 1) / kPageSize, false);
+    std::vector<Piece> all{{.begin = begin, .size_bytes = end - begin}};
+    std::uint64_t left = kMaxCodeBytes;
+    for (const ModuleCode& module : code.modules) {
+        if (!module.is_live || module.size_bytes == 0) continue;
+        const std::uint64_t pages = (module.size_bytes + kPageSize - 1) / kPageSize;
+        if (module.size_bytes > left || pages * kPageSize > left) {
+            gaps.add("module " + module.name, {Code::limit, 0, "modules have too much code"});
+            continue;
+        }
+        left -= pages * kPageSize;
+        all.push_back(
+            {module.begin, module.size_bytes, "module " + module.name, module.module, module.life});
     }
+    for (VdsoImage& image : vdso_images(kernel, gaps)) {
+        all.push_back({image.data, image.size_bytes, std::move(image.name), GuestVirt{}, 0});
+    }
+    return all;
+}
+
+Result<CodeComparison> CodeBaseline::compare(Kernel& kernel, const CodeMap& code) {
     CodeComparison result;
+    const std::vector<Piece> present = TRY(pieces(kernel, code, result.uncompared));
+    // Where modules could not be listed, one that is not there may well be.
+    if (code.gaps.empty()) {
+        std::erase_if(known_, [&](const auto& known) {
+            return std::ranges::find(present, known.second.piece) == present.end();
+        });
+    }
     std::optional<Sites> sites;  // only where something differs
-    std::array<std::byte, kPageSize + kSiteBytes> now;
-    for (std::size_t page = 0; page < known_.size(); ++page) {
-        const std::size_t first = page * kPageSize,
-                          bytes = std::min<std::size_t>(kPageSize, size - first);
-        if (!kernel.memory().read(begin + first, std::span(now).first(bytes)).has_value()) {
-            ++result.unreadable;
-            continue;
+    std::array<std::byte, kPageSize> now;
+    for (const Piece& piece : present) {
+        auto found = known_.find(piece.begin);
+        if (found == known_.end() || found->second.piece != piece) {
+            const std::size_t pages = (piece.size_bytes + kPageSize - 1) / kPageSize;
+            found = known_.insert_or_assign(piece.begin, Known{piece, PageStore(pages)}).first;
         }
-        std::byte* const before = bytes_.data() + first;
-        if (!known_[page]) {  // the first look, or the first that could read it
-            std::memcpy(before, now.data(), bytes);
-            known_[page] = true;
-            continue;
+        Known& known = found->second;
+        for (std::size_t page = 0; page < known.pages.size(); ++page) {
+            const std::size_t first = page * kPageSize,
+                              bytes = std::min<std::size_t>(kPageSize, piece.size_bytes - first);
+            if (bytes < kPageSize) now.fill(std::byte{0});
+            if (!kernel.memory()
+                     .read(piece.begin + first, std::span(now).first(bytes))
+                     .has_value()) {
+                ++result.unreadable;
+                continue;
+            }
+            if (!known.pages.has(page)) {  // the first look, or the first that could read it
+                known.pages.keep(page, now);
+                continue;
+            }
+            ++result.pages;
+            if (known.pages.is_same(page, now)) continue;
+            if (result.altered.size() >= limits::kMaxWaysOut) continue;  // more than is told
+            if (!sites) sites.emplace(kernel, code);
+            compare_page(kernel, *sites, known, page, result);
         }
-        ++result.pages;
-        if (std::memcmp(before, now.data(), bytes) == 0) continue;
-        if (result.altered.size() >= limits::kMaxWaysOut) continue;  // more than is told
-        if (!sites) sites.emplace(kernel, code);
-        compare_page(kernel, *sites, page, result);
+        known.pages.close();
     }
     if (sites) result.gaps = std::move(sites->gaps);
     return result;
 }
 
 // What differs in a page, place by place. A place may lie across the border to a neighbour.
-void CodeBaseline::compare_page(Kernel& kernel, const Sites& sites, std::size_t page,
+void CodeBaseline::compare_page(Kernel& kernel, const Sites& sites, Known& known, std::size_t page,
                                 CodeComparison& result) {
+    const Piece& piece = known.piece;
+    const auto has = [&](std::size_t which) {
+        return which < known.pages.size() && known.pages.has(which);
+    };
     const std::size_t first = page * kPageSize,
-                      last = std::min<std::size_t>(first + kPageSize, bytes_.size());
-    const std::size_t from = first - std::min<std::size_t>(first, kAround),
-                      to = std::min(last + kAround, bytes_.size());
-    std::vector<std::byte> now(to - from);
-    if (!kernel.memory().read(begin_ + from, now).has_value()) {
+                      last = std::min<std::size_t>(first + kPageSize, piece.size_bytes);
+    const std::size_t from = page > 0 && has(page - 1) ? first - kAround : first,
+                      to = has(page + 1) ? std::min<std::size_t>(last + kAround, piece.size_bytes)
+                                         : last;
+    std::vector<std::byte> before, now(to - from);
+    for (std::size_t which = from / kPageSize; which * kPageSize < to; ++which) {
+        const auto bytes = known.pages.bytes(which);
+        const std::size_t begins = which * kPageSize, skip = std::max(begins, from) - begins,
+                          ends = std::min(to - begins, bytes.size());
+        before.insert(before.end(), bytes.begin() + static_cast<std::ptrdiff_t>(skip),
+                      bytes.begin() + static_cast<std::ptrdiff_t>(ends));
+    }
+    if (!kernel.memory().read(piece.begin + from, now).has_value()) {
         ++result.unreadable;
         return;
     }
+    now.resize(now.size() + kSiteBytes);  // so that one at the very end can be looked at
     const auto is_lock = [](std::byte one) { return one == kLock || one == kSegmentPrefix; };
     for (std::size_t at = first; at < last;) {
-        const std::byte was = bytes_[at], is = now[at - from];
+        const std::byte was = before[at - from], is = now[at - from];
         // Locks are dropped and taken up again with the number of CPUs (.smp_locks).
         if (was == is || (is_lock(was) && is_lock(is))) {
             ++at;
@@ -231,7 +329,7 @@ void CodeBaseline::compare_page(Kernel& kernel, const Sites& sites, std::size_t 
         for (std::size_t back = 0; back < kSiteBytes && back <= at - from; ++back) {
             const std::size_t place = at - back - from;
             if (place + kSiteBytes > now.size()) continue;
-            const std::size_t held = sites.holds(begin_ + (at - back),
+            const std::size_t held = sites.holds(piece.begin + (at - back),
                                                  std::span(now).subspan(place).first<kSiteBytes>());
             if (held > back) explained = held - back;
             if (explained > 0) break;
@@ -242,12 +340,15 @@ void CodeBaseline::compare_page(Kernel& kernel, const Sites& sites, std::size_t 
         }
         const std::size_t left = at - std::min(at - from, kAround),
                           right = std::min(at + kSiteBytes + kAround, to);
-        const auto text = [&](const std::byte* of) {
-            return std::string(reinterpret_cast<const char*>(of), right - left);
+        const auto text = [&](const std::vector<std::byte>& of) {
+            return std::string(reinterpret_cast<const char*>(of.data()) + (left - from),
+                               right - left);
         };
         if (result.altered.size() < limits::kMaxWaysOut) {
-            result.altered.push_back({begin_ + at, begin_ + left, text(bytes_.data() + left),
-                                      text(now.data() + (left - from))});
+            const GuestVirt where = piece.begin + at;
+            result.altered.push_back({piece.name.empty() ? symbol_text(kernel, where)
+                                                         : fmt::format("{}+{:#x}", piece.name, at),
+                                      where, piece.begin + left, text(before), text(now)});
         }
         // What stands beside it is told with it.
         at += kSiteBytes;

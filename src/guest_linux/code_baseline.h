@@ -1,4 +1,5 @@
-// The kernel's code as it was when it was first looked at, and what has changed in it since.
+// The kernel's code as it was when it was first looked at, and what has changed in it since: its
+// own, that of its modules, and what it gives to all processes (the vDSO).
 //
 // A kernel alters its own code while it runs, at places that it has lists of: jump labels, static
 // calls, the calls that ftrace, kprobes and BPF put in. What stands there now must be what such a
@@ -6,14 +7,17 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
 #include "guest_linux/code_map.h"
+#include "guest_linux/page_store.h"
 
 namespace underseer::guest_linux {
 
 struct CodeAlteration {
+    std::string place;          // "do_exit+0x10", "module nf_tables+0x1c0", "vDSO+0x640"
     GuestVirt at;               // the first byte that differs
     GuestVirt shown_from;       // where the bytes below begin
     std::string before, after;  // those that differ, and some around them
@@ -24,21 +28,37 @@ struct CodeComparison {
     std::uint64_t pages = 0;       // that were compared
     std::uint64_t unreadable = 0;  // pages that could not be, now or at first
     Gaps gaps;                     // lists of places that could not be read
+    Gaps uncompared;               // code that could not be found
 };
 
 class CodeBaseline {
   public:
-    // Against what the first call has seen, which itself finds nothing. Code::unavailable where the
-    // kernel does not say where its code is.
+    // Against what the first call has seen of each, which itself finds nothing. A module that was
+    // loaded anew is another one. Code::unavailable where the kernel does not say where its code
+    // is.
     Result<CodeComparison> compare(Kernel& kernel, const CodeMap& code);
 
   private:
     class Sites;
-    void compare_page(Kernel& kernel, const Sites& sites, std::size_t page, CodeComparison& result);
+    // What is compared as a whole.
+    struct Piece {
+        GuestVirt begin;
+        std::uint64_t size_bytes = 0;
+        std::string name;  // "" of the kernel's own
+        GuestVirt module;  // its struct module
+        std::uint64_t life = 0;
 
-    GuestVirt begin_;
-    std::vector<std::byte> bytes_;  // empty before the first look
-    std::vector<bool> known_;       // by page
+        bool operator==(const Piece&) const = default;
+    };
+    struct Known {
+        Piece piece;
+        PageStore pages;
+    };
+    static Result<std::vector<Piece>> pieces(Kernel& kernel, const CodeMap& code, Gaps& gaps);
+    static void compare_page(Kernel& kernel, const Sites& sites, Known& known, std::size_t page,
+                             CodeComparison& result);
+
+    std::map<GuestVirt, Known> known_;  // by where it begins
 };
 
 }  // namespace underseer::guest_linux

@@ -17,6 +17,11 @@ class KernelCodeBytes : public testing::Test {
   protected:
     KernelCodeBytes() {
         fake_.define("static_call_key", 16, "func:ptr@0");
+        fake_.define("module", 64,
+                     "jump_entries:ptr@0 num_jump_entries:int@8 ftrace_callsites:ptr@16 "
+                     "num_ftrace_callsites:int@24 static_call_sites:ptr@32 "
+                     "num_static_call_sites:int@40");
+        fake_.define("vdso_image", 16, "data:ptr@0 size:long@8");
         fake_.add_system();
         function_ =
             fake_.add_function("do_something", std::string(kNop5) + std::string(100, '\x90'));
@@ -34,6 +39,19 @@ class KernelCodeBytes : public testing::Test {
         table("jump_table", labels, 16);
         table("static_call_sites", calls, 8);
         outside_ = fake_.allocate(64);
+        module_ = fake_.allocate(64);
+        module_code_ = fake_.allocate(2 * kPageSize, kPageSize);
+        const GuestVirt module_labels = fake_.allocate(16), module_entries = fake_.allocate(8);
+        fake_.write(module_labels, distance(module_labels, module_code_ + 16));
+        fake_.write(module_labels + 4, distance(module_labels + 4, module_code_ + 64));
+        fake_.write(module_entries, module_code_ + 128);
+        fake_.write(module_, module_labels), fake_.write(module_ + 8, 1);
+        fake_.write(module_ + 16, module_entries), fake_.write(module_ + 24, 1);
+        code_.modules = {{module_, "a_driver", module_code_, 2 * kPageSize, 7, true}};
+        const GuestVirt image = fake_.allocate(16);
+        vdso_ = fake_.allocate(kPageSize, kPageSize);
+        fake_.write(image, vdso_), fake_.write(image + 8, std::uint64_t{kPageSize});
+        fake_.add_symbol("vdso_image_64", 'R', image.value);
         code_.owners.assign(function_.value & kPageMask, end_.value + 4096,
                             {CodeOwner::Kind::kernel});
         code_.owners.assign(outside_.value, outside_.value + 64, {CodeOwner::Kind::ftrace});
@@ -70,7 +88,7 @@ class KernelCodeBytes : public testing::Test {
     std::unique_ptr<Kernel> kernel_;
     CodeMap code_;
     CodeBaseline baseline_;
-    GuestVirt function_, other_, end_, label_, call_, outside_;
+    GuestVirt function_, other_, end_, label_, call_, outside_, module_, module_code_, vdso_;
 };
 
 TEST_F(KernelCodeBytes, that_stay_as_they_are_are_no_alteration) {
@@ -134,6 +152,52 @@ TEST_F(KernelCodeBytes, that_could_not_be_read_at_first_are_known_from_when_they
     put(function_ + 50, "\x92");
     kernel_->new_epoch();
     EXPECT_EQ(late.compare(*kernel_, code_).value().altered.size(), 1u);
+}
+
+TEST_F(KernelCodeBytes, of_a_module_are_told_by_its_name) {
+    put(module_code_ + kPageSize + 0x10, "\x91");
+    kernel_->new_epoch();
+    const auto compared = baseline_.compare(*kernel_, code_).value();
+    ASSERT_EQ(compared.altered.size(), 1u);
+    EXPECT_EQ(compared.altered[0].place, "module a_driver+0x1010");
+}
+
+TEST_F(KernelCodeBytes, of_a_module_may_change_where_it_says_so) {
+    branch('\xe9', module_code_ + 16, module_code_ + 64);
+    branch('\xe8', module_code_ + 128, outside_);
+    EXPECT_TRUE(altered().empty());
+    branch('\xe9', module_code_ + 16, module_code_ + 65);
+    EXPECT_EQ(altered(), std::vector{module_code_ + 16});
+}
+
+TEST_F(KernelCodeBytes, of_a_modules_static_call_may_call_what_another_one_does) {
+    put(module_code_ + 32 + 5, "\x0f\xb9\xcc");
+    EXPECT_EQ(altered().size(), 1u);
+    code_.modules[0].life = 8;
+    EXPECT_TRUE(altered().empty()) << "it is loaded anew, with a trampoline";
+    branch('\xe9', module_code_ + 32, other_);
+    EXPECT_TRUE(altered().empty());
+    branch('\xe9', module_code_ + 32, end_);
+    EXPECT_EQ(altered(), std::vector{module_code_ + 32});
+}
+
+TEST_F(KernelCodeBytes, of_a_module_that_is_loaded_anew_are_others) {
+    put(module_code_ + 0x10, "\x91");
+    code_.modules[0].is_live = false;
+    EXPECT_TRUE(altered().empty());
+    code_.modules[0] = {module_, "a_driver", module_code_, 2 * kPageSize, 8, true};
+    EXPECT_TRUE(altered().empty());
+    put(module_code_ + 0x10, "\x92");
+    EXPECT_EQ(altered(), std::vector{module_code_ + 0x10});
+}
+
+TEST_F(KernelCodeBytes, that_processes_share_are_the_kernels) {
+    put(vdso_ + 0x40, "\x91");
+    kernel_->new_epoch();
+    const auto compared = baseline_.compare(*kernel_, code_).value();
+    ASSERT_EQ(compared.altered.size(), 1u);
+    EXPECT_EQ(compared.altered[0].place, "vDSO+0x40");
+    EXPECT_TRUE(compared.uncompared.empty());
 }
 
 // What leads out of the kernel needs no baseline.

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <functional>
+#include <set>
 
 #include "guest_linux/direct_map.h"
 #include "guest_linux/modules.h"
@@ -18,6 +19,7 @@ using Kind = CodeOwner::Kind;
 
 constexpr std::uint64_t kKexecCodeBytes = 2 * kPageSize;  // KEXEC_CONTROL_PAGE_SIZE and one behind
 constexpr std::uint64_t kModText = 0, kModInitText = 4;
+constexpr std::uint64_t kLive = 0;  // MODULE_STATE_LIVE
 constexpr std::size_t kMaxOwners = 1u << 20;
 // TAINT_PROPRIETARY_MODULE, TAINT_OOT_MODULE, TAINT_UNSIGNED_MODULE (include/linux/panic.h).
 constexpr std::uint64_t kForeignTaints = 1u << 0 | 1u << 12 | 1u << 13;
@@ -89,25 +91,43 @@ class Mapper {
     Result<void> add_modules() {
         const Field name = kernel_.field("module", "name"),
                     taints = kernel_.field("module", "taints"),
+                    state = kernel_.field("module", "state"),
                     parts = kernel_.field("module", "mem");
+        std::set<GuestVirt> seen;
         for (const ModuleViewResult& view : walk_module_views(kernel_)) {
             if (view.gap) map_.gaps.add("modules", *view.gap);
             for (const GuestVirt module : view.modules) {
+                if (!seen.insert(module).second) continue;
                 const std::uint64_t flags = TRY(kernel_.read(module, taints));
                 const CodeOwner who{Kind::module, TRY(kernel_.read_text(module, name)),
                                     (flags & kForeignTaints) != 0};
+                ModuleCode code{.module = module,
+                                .name = who.module,
+                                .life = TRY(life_of(module)),
+                                .is_live = TRY(kernel_.read(module, state)) == kLive};
                 if (parts.known()) {
-                    TRY(add_parts(module + parts.offset, parts.size_bytes, who));
+                    TRY(add_parts(module + parts.offset, parts.size_bytes, who, code));
                 } else {
-                    TRY(add_layout(module, "core_layout", who));
-                    TRY(add_layout(module, "init_layout", who));
+                    TRY(add_layout(module, "core_layout", who, &code));
+                    TRY(add_layout(module, "init_layout", who, nullptr));
                 }
+                map_.modules.push_back(std::move(code));
             }
         }
         return {};
     }
 
-    Result<void> add_parts(GuestVirt parts, std::uint64_t bytes, const CodeOwner& who) {
+    // The number of its folder in sysfs is given to no other (kernfs_node.id, since 5.5).
+    Result<std::uint64_t> life_of(GuestVirt module) {
+        const Field folder = kernel_.field("module", "mkobj.kobj.sd"),
+                    id = kernel_.field("kernfs_node", "id");
+        if (!folder.known() || !id.known()) return 0;
+        const GuestVirt node = TRY(kernel_.read_pointer(module, folder));
+        return node ? kernel_.read(node, id) : 0;
+    }
+
+    Result<void> add_parts(GuestVirt parts, std::uint64_t bytes, const CodeOwner& who,
+                           ModuleCode& code) {
         const Field base = kernel_.field("module_memory", "base"),
                     size = kernel_.field("module_memory", "size");
         const std::uint64_t step = TRY(kernel_.require_size_of("module_memory"));
@@ -116,18 +136,23 @@ class Mapper {
                                 length = TRY(kernel_.read(parts + i * step, size));
             keep(begin, length, who);
             if (i == kModText || i == kModInitText) own(begin, length, who);
+            if (i == kModText) code.begin = GuestVirt{begin}, code.size_bytes = length;
         }
         return {};
     }
 
-    Result<void> add_layout(GuestVirt module, std::string_view layout, const CodeOwner& who) {
+    // `code`: what it is of the layout, where wanted.
+    Result<void> add_layout(GuestVirt module, std::string_view layout, const CodeOwner& who,
+                            ModuleCode* code) {
         const auto member = [&](std::string_view name) {
             return kernel_.read(module,
                                 kernel_.field("module", fmt::format("{}.{}", layout, name)));
         };
         const std::uint64_t begin = TRY(member("base"));
         keep(begin, TRY(member("size")), who);
-        own(begin, TRY(member("text_size")), who);
+        const std::uint64_t text = TRY(member("text_size"));
+        own(begin, text, who);
+        if (code != nullptr) code->begin = GuestVirt{begin}, code->size_bytes = text;
         return {};
     }
 

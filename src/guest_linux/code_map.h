@@ -23,11 +23,24 @@ struct CodeOwner {
     bool operator==(const CodeOwner&) const = default;
 };
 
+// The code of a module, as long as it is the same one.
+struct ModuleCode {
+    GuestVirt module;  // its struct module
+    std::string name;
+    GuestVirt begin;
+    std::uint64_t size_bytes = 0;
+    std::uint64_t life = 0;  // another each time that a module is loaded; 0: sysfs does not have it
+    bool is_live = false;    // neither being loaded nor unloaded
+
+    GuestVirt end() const { return begin + size_bytes; }
+};
+
 struct CodeMap {
     std::vector<CodeRange> executable;  // in the order of their addresses
     IntervalMap<CodeOwner> owners;      // of whole pages
     // All memory of the kernel's image and of the modules, data included.
     IntervalMap<CodeOwner> memory;
+    std::vector<ModuleCode> modules;  // what stays of them after they were loaded
     // Owners that could not be asked: what is theirs seems to be nobody's.
     Gaps gaps;
 

@@ -33,24 +33,26 @@ Result<StaticCalls> StaticCalls::read(Kernel& kernel) {
     const auto begin = kernel.symbol("__start_static_call_sites"),
                end = kernel.symbol("__stop_static_call_sites");
     if (!begin.has_value() || !end.has_value()) return calls;  // built without them
-    if (*end < *begin || (*end - *begin) / sizeof(Site) > kMaxSites) {
-        return fail(Code::malformed, "the table of static calls has no end");
-    }
-    std::vector<Site> sites((*end - *begin) / sizeof(Site));
-    TRY(kernel.memory()
-            .read(*begin, std::as_writable_bytes(std::span(sites)))
-            .context("reading the table of static calls"));
-    const Field function = kernel.field("static_call_key", "func");
-    TRY(kernel.require({function}));
-    std::unordered_map<std::uint64_t, GuestVirt> called;  // by key
-    for (std::size_t i = 0; i < sites.size(); ++i) {
-        const GuestVirt at = *begin + i * sizeof(Site);
-        const std::uint64_t key = relative(at + 4, sites[i].key) & ~kSiteFlags;
-        const auto [known, is_new] = called.try_emplace(key);
-        if (is_new) known->second = TRY(kernel.read_pointer(GuestVirt{key}, function));
-        calls.targets_[relative(at, sites[i].place)] = known->second;
-    }
+    if (*end < *begin) return fail(Code::malformed, "the table of static calls has no end");
+    TRY(calls.add(*begin, (*end - *begin) / sizeof(Site)));
     return calls;
+}
+
+Result<void> StaticCalls::add(GuestVirt table, std::uint64_t entries) {
+    if (entries > kMaxSites) return fail(Code::malformed, "the table of static calls has no end");
+    std::vector<Site> sites(entries);
+    TRY(kernel_->memory()
+            .read(table, std::as_writable_bytes(std::span(sites)))
+            .context("reading the table of static calls"));
+    TRY(kernel_->require({function_}));
+    for (std::size_t i = 0; i < sites.size(); ++i) {
+        const GuestVirt at = table + i * sizeof(Site);
+        const std::uint64_t key = relative(at + 4, sites[i].key) & ~kSiteFlags;
+        const auto [known, is_new] = called_.try_emplace(key);
+        if (is_new) known->second = TRY(kernel_->read_pointer(GuestVirt{key}, function_));
+        targets_[relative(at, sites[i].place)] = known->second;
+    }
+    return {};
 }
 
 std::optional<GuestVirt> StaticCalls::target_at(GuestVirt at) const {
@@ -62,8 +64,12 @@ std::optional<GuestVirt> StaticCalls::target_at(GuestVirt at) const {
     const auto key =
         kernel_->symbol(fmt::format("__SCK__{}", symbol->name.substr(kTrampoline.size())));
     if (!key.has_value()) return std::nullopt;
-    const auto target = kernel_->read_pointer(*key, kernel_->field("static_call_key", "func"));
+    const auto target = kernel_->read_pointer(*key, function_);
     return target.has_value() ? std::optional(*target) : std::nullopt;
+}
+
+bool StaticCalls::may_call(GuestVirt target) const {
+    return std::ranges::any_of(called_, [&](const auto& one) { return one.second == target; });
 }
 
 FtraceCalls::FtraceCalls(Kernel& kernel) : kernel_(&kernel) {

@@ -16,15 +16,22 @@ class StaticCalls {
     // From the kernel's table of such places (struct static_call_site,
     // include/linux/static_call_types.h). Empty for a kernel that has none.
     static Result<StaticCalls> read(Kernel& kernel);
+    // Those of a module, from its table of them.
+    Result<void> add(GuestVirt table, std::uint64_t entries);
 
     // Who is called by the instruction at `at`, also by that of a call's trampoline; null: nobody
     // at the moment. Nothing where there is no static call.
     std::optional<GuestVirt> target_at(GuestVirt at) const;
+    // Whether any of them leads there.
+    bool may_call(GuestVirt target) const;
 
   private:
-    explicit StaticCalls(Kernel& kernel) : kernel_(&kernel) {}
+    explicit StaticCalls(Kernel& kernel)
+        : kernel_(&kernel), function_(kernel.field("static_call_key", "func")) {}
 
     Kernel* kernel_;
+    Field function_;
+    std::unordered_map<std::uint64_t, GuestVirt> called_;   // by key
     std::unordered_map<std::uint64_t, GuestVirt> targets_;  // by place
 };
 

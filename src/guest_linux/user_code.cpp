@@ -6,6 +6,7 @@
 #include <array>
 
 #include "base/limits.h"
+#include "guest_linux/vdso.h"
 
 namespace underseer::guest_linux {
 
@@ -24,17 +25,19 @@ UserCode::UserCode(Kernel* kernel, MemoryMaps* maps, Tasks* tasks)
 
 Result<Listing<CodeArea>> UserCode::list(GuestVirt task, std::uint32_t pid) {
     Listing<CodeArea> listing;
-    if (!TRY(tasks_->mm(task))) return listing;
+    const GuestVirt mm = TRY(tasks_->mm(task));
+    if (!mm) return listing;
     VirtualMemory memory = TRY(tasks_->user_memory(task));
     const auto areas = TRY(maps_->list_with_files(task, pid));
     listing.unreadable = areas.unreadable;
     listing.first_error = areas.first_error;
     for (const auto& [vma, mapping] : areas.items) {
         if (vma.permissions.find('x') == std::string::npos) continue;
-        // Made by the kernel, the same for all: not the program's.
-        if (vma.path == "[vdso]" || vma.path == "[vsyscall]" || vma.path == "[uprobes]") continue;
+        if (vma.path == "[vsyscall]" || vma.path == "[uprobes]") continue;
         CodeArea area{.area = vma};
-        const auto looked = look_at(memory, mapping, area);
+        const auto looked = [&]() -> Result<void> {
+            return look_at(memory, TRY(original_of(mm, mapping, vma)), area);
+        }();
         if (!looked.has_value()) {
             if (looked.error().code == Code::limit) return fail(looked.error());
             listing.note(looked.error());
@@ -45,7 +48,20 @@ Result<Listing<CodeArea>> UserCode::list(GuestVirt task, std::uint32_t pid) {
     return listing;
 }
 
-Result<void> UserCode::look_at(VirtualMemory& memory, GuestVirt mapping, CodeArea& area) {
+// None where no file is behind the area.
+Result<UserCode::Original> UserCode::original_of(GuestVirt mm, GuestVirt mapping,
+                                                 const event::Vma& area) {
+    if (area.path == "[vdso]") {
+        auto vdso = TRY(ProcessVdso::read(*kernel_, mm));
+        return [vdso](GuestVirt at) mutable { return vdso.page_at(at); };
+    }
+    if (!mapping) return Original();
+    return [this, mapping, &area](GuestVirt at) {
+        return page_of_file(mapping, (area.offset_bytes + (at.value - area.begin)) / kPageSize);
+    };
+}
+
+Result<void> UserCode::look_at(VirtualMemory& memory, const Original& original_of, CodeArea& area) {
     const GuestVirt begin{area.area.begin}, end{area.area.end};
     // What is in memory, from the page tables: an area may be large and empty.
     const CodeRanges present =
@@ -58,14 +74,13 @@ Result<void> UserCode::look_at(VirtualMemory& memory, GuestVirt mapping, CodeAre
     for (const CodeRange& range : present.ranges) {
         const GuestVirt first = std::max(range.begin, begin), last = std::min(range.end(), end);
         area.pages += (last - first) / kPageSize;
-        if (!mapping) continue;
+        if (!original_of) continue;
         for (GuestVirt at = first; at < last; at = at + kPageSize) {
             if (++looked_at_ > limits::kMaxCodePages) {
                 return fail(Code::limit, fmt::format("processes have more than {} pages of code",
                                                      limits::kMaxCodePages));
             }
-            const std::uint64_t index = (area.area.offset_bytes + (at - begin)) / kPageSize;
-            const auto original = TRY(page_of_file(mapping, index));
+            const auto original = TRY(original_of(at));
             const auto own = memory.translate(at);
             if (!own.has_value()) continue;  // it has just gone
             if (original && *original == own->phys) continue;
@@ -77,7 +92,7 @@ Result<void> UserCode::look_at(VirtualMemory& memory, GuestVirt mapping, CodeAre
             }
         }
     }
-    if (!mapping) {
+    if (!original_of) {
         std::string head(kHeadBytes, '\0');
         if (memory.read(begin, std::as_writable_bytes(std::span(head))).has_value()) {
             area.head = std::move(head);

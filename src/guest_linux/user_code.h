@@ -1,6 +1,7 @@
 // The code of a process: what of its memory can be executed, and whether it is what its files say.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -31,13 +32,16 @@ class UserCode {
   public:
     UserCode(Kernel* kernel, MemoryMaps* maps, Tasks* tasks);
 
-    // Every mapping of a process that can be executed, but for what the kernel maps itself
-    // ([vdso]).
+    // Every mapping of a process that can be executed, but for two that the kernel makes itself and
+    // nobody can write to ([vsyscall], [uprobes]). The file of [vdso] is the kernel's own image.
     Result<Listing<CodeArea>> list(GuestVirt task, std::uint32_t pid);
     void new_epoch() { known_.clear(), looked_at_ = tables_read_ = 0; }
 
   private:
-    Result<void> look_at(VirtualMemory& memory, GuestVirt mapping, CodeArea& area);
+    // Where a page of an area is when nobody has changed it; nothing: not in memory.
+    using Original = std::function<Result<std::optional<GuestPhys>>(GuestVirt at)>;
+    Result<Original> original_of(GuestVirt mm, GuestVirt mapping, const event::Vma& area);
+    Result<void> look_at(VirtualMemory& memory, const Original& original, CodeArea& area);
     Result<void> compare(VirtualMemory& memory, GuestVirt at, GuestPhys original, CodeArea& area);
     Result<std::optional<GuestPhys>> page_of_file(GuestVirt mapping, std::uint64_t index);
 

@@ -43,6 +43,7 @@ class OutsideRootkit {
         const auto value = guest_->kernel().read(task, guest_->kernel().field("task_struct", path));
         return value.has_value() ? std::optional(*value) : std::nullopt;
     }
+    guest_linux::Guest& guest() { return *guest_; }
     guest_linux::Kernel& kernel() { return guest_->kernel(); }
     void unlink(GuestVirt task, std::string_view list) {
         const GuestVirt node = task + guest_->kernel().field("task_struct", list).offset;

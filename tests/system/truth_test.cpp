@@ -44,6 +44,7 @@ class EveryKernel : public ::testing::TestWithParam<std::string> {
             ASSERT_TRUE(booted.has_value()) << booted.error().to_text();
             booted->output_of("echo 1 > /proc/sys/kernel/kptr_restrict");
             booted->output_of(fmt::format("ip link set eth0 address {}", kOwnMac));
+            booted->output_of("ip link set dummy7 promisc on");
             booted->output_of("sleep 2");  // the workload has settled
             Introspector introspector = attach(*booted);
             guest_.reset(new Guest{GetParam(), std::move(*booted), std::move(introspector)});

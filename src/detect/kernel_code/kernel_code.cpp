@@ -67,11 +67,13 @@ constexpr Rule kRules[] = {
      .confidence = 85,
      .technique = "T1014",
      .subject_kind = "code",
-     .reads = "Every byte of the kernel's code against what the first look at this guest has seen. "
+     .reads = "Every byte of the kernel's code, of its modules' and of the vDSO that it gives to "
+              "processes against what the first look at this guest has seen. "
               "Where the kernel alters its code itself it must be what such a place can hold: jump "
               "labels to their target, static calls to their function, calls of ftrace, BPF and "
               "kprobes.",
-     .misses = "What was altered before the first look, and code of modules.",
+     .misses = "What was altered before the first look; of a module, before it was seen loaded, or "
+               "with a new entry in sysfs that makes it another one.",
      .benign = "A live patch that is not by ftrace.",
      .advice = kAdvice},
 };
@@ -126,6 +128,7 @@ void judge_alterations(const CodeMap& code, const std::vector<guest_linux::WayOu
         return;
     }
     add_gaps(report, compared->gaps);
+    add_gaps(report, compared->uncompared);
     for (const guest_linux::CodeAlteration& one : compared->altered) {
         // Who could not be asked may have been the one.
         if (const auto& gaps = code.gaps.empty() ? compared->gaps : code.gaps; !gaps.empty()) {
@@ -136,8 +139,7 @@ void judge_alterations(const CodeMap& code, const std::vector<guest_linux::WayOu
             return one.at >= way.at && one.at - way.at < kLongestInstruction;
         });
         if (leads_out) continue;
-        event::Finding finding = kAltered.about(guest_linux::symbol_text(snapshot.kernel(), one.at),
-                                                fmt::format("{:x}", one.at.value));
+        event::Finding finding = kAltered.about(one.place, fmt::format("{:x}", one.at.value));
         guest_linux::Disassembler disassembler;
         const auto shown = [&](const char* name, const std::string& bytes) {
             const std::size_t skipped = one.at - one.shown_from;

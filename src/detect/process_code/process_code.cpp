@@ -29,9 +29,11 @@ constexpr Rule kRules[] = {
      .confidence = 85,
      .technique = "T1055",
      .subject_kind = "process",
-     .reads = "Each page of a process that can be executed and belongs to a file, against that "
-              "file's page in the guest's own page cache: a page that the process has its own copy "
-              "of must have the same bytes.",
+     .reads =
+         "Each page of a process that can be executed and belongs to a file, against that "
+         "file's page in the guest's own page cache: a page that the process has its own copy "
+         "of must have the same bytes. The code that the kernel gives to each process (the vDSO) "
+         "is compared with the kernel's.",
      .misses =
          "A file that was altered itself, pages that are not in memory, and code that was put "
          "elsewhere.",

@@ -17,7 +17,7 @@ for round in 1 2; do  # the second for those that need another one
         case $module in *underseer_*) ;; *) insmod "$module" 2>/dev/null ;; esac
     done
 done
-ip link add dummy7 type dummy 2>/dev/null && ip addr add 10.7.0.1/24 dev dummy7 && ip link set dummy7 up promisc on
+ip link add dummy7 type dummy 2>/dev/null && ip addr add 10.7.0.1/24 dev dummy7 && ip link set dummy7 up
 
 for argument in $(cat /proc/cmdline); do
     case $argument in
