@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
+#include <functional>
 #include <numeric>
 
 #include "base/limits.h"
@@ -18,6 +20,9 @@ constexpr std::uint32_t kSymbolsPerMarker = 256;
 // The tables lie within this distance of token_table: 4 Mi symbols would need more, real kernels
 // (100k to 250k symbols) need about 3 MiB.
 constexpr std::size_t kSearchBytes = 32u << 20;
+constexpr std::uint32_t kNoEntry = 0xffff'ffff;
+constexpr std::size_t kMaxCollisions =
+    4096;  // of names that nobody has chosen, some ten are enough
 constexpr std::uint64_t kKernelHalf = 0xffff800000000000;
 
 std::uint32_t word_at(Bytes bytes, std::size_t offset) {
@@ -338,37 +343,47 @@ void Symbols::keep_only(const std::function<bool(GuestVirt)>& kept) {
 }
 
 void Symbols::index() {
-    by_name_.clear();
     by_address_.resize(entries_.size());
     std::iota(by_address_.begin(), by_address_.end(), 0u);
     std::ranges::stable_sort(by_address_, {}, [&](std::uint32_t i) { return entries_[i].address; });
-    by_name_.reserve(entries_.size());
+    by_name_.assign(std::bit_ceil(2 * entries_.size() + 1), kNoEntry);
     for (std::uint32_t i = 0; i < entries_.size(); ++i) {
-        const Entry& entry = entries_[i];
-        by_name_.emplace(std::string_view(text_).substr(entry.name_offset, entry.name_bytes), i);
+        const auto place = place_of(name_of(i));
+        if (place && by_name_[*place] == kNoEntry)
+            by_name_[*place] = i;  // the first of a name stays
     }
 }
 
+std::string_view Symbols::name_of(std::uint32_t entry) const {
+    return std::string_view(text_).substr(entries_[entry].name_offset, entries_[entry].name_bytes);
+}
+
+// Where in by_name_ a name is, or would be. Of names that somebody has chosen to collide only so
+// many have a place; the others are as unknown.
+std::optional<std::size_t> Symbols::place_of(std::string_view name) const {
+    const std::size_t first = std::hash<std::string_view>{}(name);
+    for (std::size_t i = 0; i < std::min(kMaxCollisions, by_name_.size()); ++i) {
+        const std::size_t place = (first + i) & (by_name_.size() - 1);
+        if (by_name_[place] == kNoEntry || name_of(by_name_[place]) == name) return place;
+    }
+    return std::nullopt;
+}
+
 Symbol Symbols::at(std::size_t index) const {
-    const Entry& entry = entries_[by_address_[index]];
-    return {{entry.address},
-            entry.type,
-            std::string_view(text_).substr(entry.name_offset, entry.name_bytes)};
+    const std::uint32_t entry = by_address_[index];
+    return {{entries_[entry].address}, entries_[entry].type, name_of(entry)};
 }
 
 std::optional<GuestVirt> Symbols::address(std::string_view name) const {
-    const auto found = by_name_.find(name);
-    if (found == by_name_.end()) return std::nullopt;
-    return GuestVirt{entries_[found->second].address};
+    const auto place = place_of(name);
+    if (!place || by_name_[*place] == kNoEntry) return std::nullopt;
+    return GuestVirt{entries_[by_name_[*place]].address};
 }
 
 std::vector<GuestVirt> Symbols::addresses(std::string_view name) const {
     std::vector<GuestVirt> found;
     for (const std::uint32_t i : by_address_) {
-        const Entry& entry = entries_[i];
-        if (std::string_view(text_).substr(entry.name_offset, entry.name_bytes) == name) {
-            found.push_back(GuestVirt{entry.address});
-        }
+        if (name_of(i) == name) found.push_back(GuestVirt{entries_[i].address});
     }
     return found;
 }
