@@ -25,8 +25,9 @@ class BindingReader {
     explicit BindingReader(Kernel& kernel) : kernel_(kernel) {}
 
     BindingList read() {
-        part("/proc",
-             [&]() -> Result<void> { return entry(TRY(kernel_.symbol("proc_root")), "/proc", 0); });
+        part("/proc", [&]() -> Result<void> {
+            return folder(TRY(kernel_.symbol("proc_root")), "/proc", 0);
+        });
         part("/proc/net", [&] { return namespaces(); });
         part("file systems", [&] { return file_systems(); });
         return std::move(list_);
@@ -55,7 +56,9 @@ class BindingReader {
         TRY(kernel_.walk_list(TRY(kernel_.symbol("net_namespace_list")), [&](GuestVirt at) {
             inside = [&]() -> Result<void> {
                 const GuestVirt root = TRY(kernel_.read_pointer(at - node.offset, proc));
-                return root ? entry(root, "/proc/net", 0) : Result<void>();
+                // It is no entry of another folder, and has no mode (proc_net_ns_init(),
+                // fs/proc/proc_net.c).
+                return root ? folder(root, "/proc/net", 0) : Result<void>();
             }();
             return inside.has_value();
         }));
@@ -64,18 +67,21 @@ class BindingReader {
 
     // struct proc_dir_entry, fs/proc/internal.h.
     Result<void> entry(GuestVirt at, const std::string& path, unsigned depth) {
-        TRY(kernel_.require(
-            {inode_ops_, ops_, seq_ops_, children_, child_, name_, name_bytes_, mode_}));
+        TRY(kernel_.require({inode_ops_, ops_, seq_ops_, mode_}));
         if (list_.bindings.size() > limits::kMaxProcEntries)
             return fail(Code::limit, "it has too many entries");
         const bool is_folder = (TRY(kernel_.read(at, mode_)) & kTypeMask) == kFolder;
+        if (is_folder) return folder(at, path, depth);
         TRY(add(path, "proc_iops", at, inode_ops_));
-        TRY(add(path, is_folder ? "proc_dir_ops" : "proc_ops", at, ops_));
-        if (!is_folder) {
-            // One member is either: with a table of sequences, or a function that shows all.
-            TRY(add(path, "seq_ops", at, seq_ops_));
-            return {};
-        }
+        TRY(add(path, "proc_ops", at, ops_));
+        // One member is either: with a table of sequences, or a function that shows all.
+        return add(path, "seq_ops", at, seq_ops_);
+    }
+
+    Result<void> folder(GuestVirt at, const std::string& path, unsigned depth) {
+        TRY(kernel_.require({inode_ops_, ops_, children_, child_, name_, name_bytes_}));
+        TRY(add(path, "proc_iops", at, inode_ops_));
+        TRY(add(path, "proc_dir_ops", at, ops_));
         if (depth >= limits::kMaxProcDepth) return fail(Code::limit, "its folders are too deep");
         const GuestVirt root = TRY(kernel_.read_pointer(at, children_));
         return kernel_.walk_rb_tree(root.value, [&](GuestVirt node) -> Result<void> {
