@@ -8,6 +8,7 @@
 #include "detect/container_escape/container_escape.h"
 #include "detect/credentials/credentials.h"
 #include "detect/decoy_kernel/decoy_kernel.h"
+#include "detect/guest_view/guest_view.h"
 #include "detect/helper_programs/helper_programs.h"
 #include "detect/hidden_process/hidden_process.h"
 #include "detect/io_uring/io_uring.h"
@@ -98,6 +99,9 @@ const std::array kChecks{
         seconds(30)),
     confirmed<helper_programs::kName, helper_programs::inspect>(
         helper_programs::rules(), "programs that the kernel itself is told to start", "setting",
+        seconds(30)),
+    confirmed<guest_view::kName, guest_view::inspect>(
+        guest_view::rules(), "whether what the guest shows of itself can be believed", "step",
         seconds(30)),
 };
 

@@ -27,6 +27,12 @@ void show_by_living_threads(std::vector<event::Task>& tasks) {
     }
 }
 
+template <typename T, typename Read>
+const T& once(std::optional<T>& kept, Read&& read) {
+    if (!kept) kept.emplace(read());
+    return *kept;
+}
+
 }  // namespace
 
 Snapshot::Snapshot(guest_linux::Guest* guest) : guest_(guest) {
@@ -45,8 +51,37 @@ const guest_linux::Listing<event::Task>& Snapshot::tasks() {
 }
 
 const Result<guest_linux::CodeMap>& Snapshot::code() {
-    if (!code_) code_ = guest_->code_map();
-    return *code_;
+    return once(code_, [&] { return guest_->code_map(); });
+}
+
+const Result<guest_linux::WaysOut>& Snapshot::ways_out_of_code() {
+    return once(ways_out_, [&]() -> Result<guest_linux::WaysOut> {
+        if (!code().has_value()) return fail(code().error());
+        return guest_->ways_out_of_code(*code());
+    });
+}
+
+const Result<guest_linux::CodeComparison>& Snapshot::altered_code() {
+    return once(altered_, [&]() -> Result<guest_linux::CodeComparison> {
+        if (!code().has_value()) return fail(code().error());
+        return guest_->compare_code(*code());
+    });
+}
+
+const Result<guest_linux::BpfPrograms>& Snapshot::bpf_programs() {
+    return once(bpf_programs_, [&] { return guest_->bpf_programs(); });
+}
+
+const guest_linux::DispatchReport& Snapshot::system_calls() {
+    return once(system_calls_, [&] { return guest_->system_calls(); });
+}
+
+const guest_linux::BindingList& Snapshot::bindings() {
+    return once(bindings_, [&] { return guest_->bindings(); });
+}
+
+const guest_linux::HookList& Snapshot::hooks() {
+    return once(hooks_, [&] { return guest_->hooks(); });
 }
 
 const event::Task* Snapshot::process(std::uint32_t pid) {

@@ -22,6 +22,13 @@ class Snapshot {
     const guest_linux::Listing<event::Task>& tasks();
     // Whose code is where.
     const Result<guest_linux::CodeMap>& code();
+    // What the checks of the kernel share: see the functions of Guest that are called so.
+    const Result<guest_linux::WaysOut>& ways_out_of_code();
+    const Result<guest_linux::CodeComparison>& altered_code();
+    const Result<guest_linux::BpfPrograms>& bpf_programs();
+    const guest_linux::DispatchReport& system_calls();
+    const guest_linux::BindingList& bindings();
+    const guest_linux::HookList& hooks();
     // Null when no process has that number.
     const event::Task* process(std::uint32_t pid);
 
@@ -29,6 +36,12 @@ class Snapshot {
     guest_linux::Guest* guest_;
     std::optional<guest_linux::Listing<event::Task>> tasks_;
     std::optional<Result<guest_linux::CodeMap>> code_;
+    std::optional<Result<guest_linux::WaysOut>> ways_out_;
+    std::optional<Result<guest_linux::CodeComparison>> altered_;
+    std::optional<Result<guest_linux::BpfPrograms>> bpf_programs_;
+    std::optional<guest_linux::DispatchReport> system_calls_;
+    std::optional<guest_linux::BindingList> bindings_;
+    std::optional<guest_linux::HookList> hooks_;
     std::unordered_map<std::uint32_t, const event::Task*> processes_;
 };
 

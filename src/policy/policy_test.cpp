@@ -16,10 +16,10 @@ using namespace std::chrono_literals;
 
 // Those that there are: agent/check_schedule_test.cpp sees to it that the installed file has all.
 constexpr std::string_view kChecks[] = {
-    "hidden_process", "process_names",  "program_files",  "credentials",  "tracing",
-    "preload",        "packet_sockets", "network",        "io_uring",     "container_escape",
-    "process_code",   "kernel_modules", "kernel_code",    "system_calls", "kernel_tables",
-    "kernel_hooks",   "bpf_programs",   "helper_programs"};
+    "hidden_process", "process_names",  "program_files",   "credentials",  "tracing",
+    "preload",        "packet_sockets", "network",         "io_uring",     "container_escape",
+    "process_code",   "kernel_modules", "kernel_code",     "system_calls", "kernel_tables",
+    "kernel_hooks",   "bpf_programs",   "helper_programs", "guest_view"};
 
 std::string error_of(std::string_view toml) {
     const auto policy = parse(toml, "policy.toml", kChecks);
@@ -99,6 +99,7 @@ TEST(Policy, errors_name_file_line_and_key) {
         "preload, packet_sockets, network, io_uring, container_escape, process_code, "
         "kernel_modules, "
         "kernel_code, system_calls, kernel_tables, kernel_hooks, bpf_programs, helper_programs, "
+        "guest_view, "
         "deep_search, cpu_percent");
     EXPECT_NE(error_of("[shedule]\n").find("policy.toml:1:"), std::string::npos);
     EXPECT_NE(error_of("schedule = 3\n").find("wants a section"), std::string::npos);

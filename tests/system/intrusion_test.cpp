@@ -313,6 +313,24 @@ TEST_P(Intrusion, code_of_a_module) {
     });
 }
 
+// Another table of the kernel's own: nothing leads out of it.
+TEST_P(Intrusion, sockets_that_another_table_shows) {
+    vm().pause();
+    OutsideRootkit rootkit(&vm());
+    for (const guest_linux::Binding& one : rootkit.guest().bindings().bindings) {
+        if (one.thing != "/proc/net/tcp" || one.member != "seq_ops") continue;
+        rootkit.write(one.record, rootkit.kernel().symbol("udp_seq_ops").value().value);
+    }
+    const auto found = findings();
+    rootkit.undo();
+    vm().resume();
+    ASSERT_EQ(found.size(), 1u);
+    EXPECT_EQ(found[0].rule, "view_altered");
+    EXPECT_EQ(found[0].subject, "sockets");
+    EXPECT_EQ(found[0].evidence[1].text, "the kernel, udp_seq_ops");
+    expect_findings({});
+}
+
 TEST_P(Intrusion, program_that_no_file_is_behind) {
     const auto pid = intrude("elf");
     expect_finding("program_in_memory", pid);
@@ -334,9 +352,11 @@ TEST_P(Intrusion, memory_that_waits_for_code) {
 TEST_P(Intrusion, bpf_program_that_writes_into_processes) {
     intrude("bpf-write");
     const auto found = findings();
-    ASSERT_EQ(found.size(), 1u);
+    ASSERT_EQ(found.size(), 2u);
     EXPECT_EQ(found[0].rule, "bpf_writes_user_memory");
     EXPECT_TRUE(found[0].subject.starts_with("underseer (id ")) << found[0].subject;
+    EXPECT_EQ(found[1].rule, "view_altered");
+    EXPECT_EQ(found[1].subject, "everything");
     end_intruders();
 }
 
@@ -464,9 +484,10 @@ TEST_P(IntrusionByModule, module_that_did_not_come_with_the_kernel) {
     }
 }
 
-// Of a hook of the kernel: how it is put in, what is found, and in which words.
+// Of a hook of the kernel: how it is put in, what is found, and in which words; and what of that
+// which the guest shows is not to be believed then.
 struct HookCase {
-    std::string command, rule, subject;
+    std::string command, rule, subject, view = "";
 };
 
 class Hooking : public IntrusionByModule {
@@ -484,7 +505,14 @@ class Hooking : public IntrusionByModule {
         if (told.value().status != 0) {
             GTEST_SKIP() << GetParam() << " has no place for the hook '" << hook.command << "'";
         }
-        const auto found = findings();
+        std::string view;
+        auto found = findings();
+        std::erase_if(found, [&](const event::Finding& finding) {
+            if (finding.rule != "view_altered") return false;
+            view = finding.subject;
+            return true;
+        });
+        EXPECT_EQ(view, hook.view);
         EXPECT_EQ(found.size(), 1u);
         for (const event::Finding& finding : found) {
             EXPECT_EQ(finding.rule, hook.rule) << finding.subject;
@@ -497,11 +525,12 @@ class Hooking : public IntrusionByModule {
 INSTANTIATE_TEST_SUITE_P(IntrusionByModule, Hooking, ::testing::ValuesIn(all_kernels()), test_name);
 
 TEST_P(Hooking, table_of_system_calls) {
-    expect_found({"syscall", "system_call_redirected", "getdents64 (sys_call_table[217])"});
+    expect_found({"syscall", "system_call_redirected", "getdents64 (sys_call_table[217])",
+                  "processes, files, modules"});
 }
 
 TEST_P(Hooking, switch_of_system_calls) {
-    expect_found({"switch", "system_call_redirected", "x64_sys_call+"});
+    expect_found({"switch", "system_call_redirected", "x64_sys_call+", "everything"});
 }
 
 TEST_P(Hooking, gate_of_an_interrupt) {
@@ -509,31 +538,32 @@ TEST_P(Hooking, gate_of_an_interrupt) {
 }
 
 TEST_P(Hooking, sequence_of_proc_net_tcp) {
-    expect_found({"seq", "constant_redirected", "tcp4_seq_ops"});
+    expect_found({"seq", "constant_redirected", "tcp4_seq_ops", "sockets"});
 }
 
 TEST_P(Hooking, operations_of_the_proc_folder) {
-    expect_found({"proc", "constant_redirected", "proc_root_operations"});
+    expect_found({"proc", "constant_redirected", "proc_root_operations", "processes"});
 }
 
 TEST_P(Hooking, other_operations_for_the_proc_folder) {
-    expect_found({"procops", "operations_replaced", "/proc"});
+    expect_found({"procops", "operations_replaced", "/proc", "processes"});
 }
 
 TEST_P(Hooking, function_that_lists_folders_by_ftrace) {
-    expect_found({"ftrace", "view_hooked", "ftrace: __x64_sys_getdents64"});
+    expect_found(
+        {"ftrace", "view_hooked", "ftrace: __x64_sys_getdents64", "processes, files, modules"});
 }
 
 TEST_P(Hooking, function_that_signals_by_kprobe) {
-    expect_found({"kprobe", "view_hooked", "kprobe: __x64_sys_kill"});
+    expect_found({"kprobe", "view_hooked", "kprobe: __x64_sys_kill", "processes"});
 }
 
 TEST_P(Hooking, return_of_a_function_that_signals) {
-    expect_found({"kretprobe", "view_hooked", "kprobe: __x64_sys_kill"});
+    expect_found({"kretprobe", "view_hooked", "kprobe: __x64_sys_kill", "processes"});
 }
 
 TEST_P(Hooking, tracepoint_of_system_calls) {
-    expect_found({"tracepoint", "foreign_hook", "tracepoint: sys_enter"});
+    expect_found({"tracepoint", "foreign_hook", "tracepoint: sys_enter", "everything"});
 }
 
 TEST_P(Hooking, packets_in_netfilter) {

@@ -68,7 +68,7 @@ std::span<const Rule> rules() {
 }
 
 event::CheckReport inspect(Snapshot& snapshot) {
-    const auto list = snapshot.guest().bpf_programs();
+    const auto& list = snapshot.bpf_programs();
     if (!list.has_value()) return code_unknown(list.error());
     event::CheckReport report{};
     report.outcome = event::Outcome::clean;

@@ -92,9 +92,9 @@ event::Finding about_code(const Rule& rule, const CodeRange& range, Snapshot& sn
 
 // Returns them, those included that another check tells. `doubt` becomes what keeps them from being
 // judged whole.
-std::vector<guest_linux::WayOut> judge_ways_out(const CodeMap& code, Snapshot& snapshot,
-                                                event::CheckReport& report, std::string& doubt) {
-    const auto ways = snapshot.guest().ways_out_of_code(code);
+std::vector<guest_linux::WayOut> judge_ways_out(Snapshot& snapshot, event::CheckReport& report,
+                                                std::string& doubt) {
+    const auto& ways = snapshot.ways_out_of_code();
     if (!ways.has_value()) {
         doubt = ways.error().to_text();
         return {};
@@ -122,7 +122,7 @@ std::vector<guest_linux::WayOut> judge_ways_out(const CodeMap& code, Snapshot& s
 // `told`: what leads out of the kernel is told as that.
 void judge_alterations(const CodeMap& code, const std::vector<guest_linux::WayOut>& told,
                        Snapshot& snapshot, event::CheckReport& report, std::string& doubt) {
-    const auto compared = snapshot.guest().compare_code(code);
+    const auto& compared = snapshot.altered_code();
     if (!compared.has_value()) {
         doubt = compared.error().to_text();
         return;
@@ -172,7 +172,7 @@ event::CheckReport inspect(Snapshot& snapshot) {
         add_finding(report, about_code(kWritable, range, snapshot));
     }
     std::string doubt = map.gaps.broken;
-    judge_alterations(map, judge_ways_out(map, snapshot, report, doubt), snapshot, report, doubt);
+    judge_alterations(map, judge_ways_out(snapshot, report, doubt), snapshot, report, doubt);
     add_gaps(report, map.gaps);
     for (const CodeMap::Stray& stray : map.strays) {
         // Who could not be asked may own it.

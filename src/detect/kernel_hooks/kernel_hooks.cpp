@@ -208,7 +208,7 @@ std::span<const Rule> rules() {
 event::CheckReport inspect(Snapshot& snapshot) {
     const auto& code = snapshot.code();
     if (!code.has_value()) return code_unknown(code.error());
-    const guest_linux::HookList hooks = snapshot.guest().hooks();
+    const guest_linux::HookList& hooks = snapshot.hooks();
     event::CheckReport report{};
     report.outcome = event::Outcome::clean;
     report.coverage.looked_at = hooks.places;

@@ -44,7 +44,7 @@ constexpr Rule kRules[] = {
 
 void judge_bindings(const guest_linux::CodeMap& code, Snapshot& snapshot,
                     event::CheckReport& report) {
-    const guest_linux::BindingList list = snapshot.guest().bindings();
+    const guest_linux::BindingList& list = snapshot.bindings();
     report.coverage.looked_at += list.bindings.size();
     add_gaps(report, list.gaps);
     std::string doubt = list.gaps.broken;

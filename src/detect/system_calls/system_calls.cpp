@@ -71,7 +71,7 @@ std::span<const Rule> rules() {
 event::CheckReport inspect(Snapshot& snapshot) {
     event::CheckReport report{};
     report.outcome = event::Outcome::clean;
-    tell(kRules[0], snapshot.guest().system_calls(), snapshot, report);
+    tell(kRules[0], snapshot.system_calls(), snapshot, report);
     tell(kRules[1], snapshot.guest().interrupts(), snapshot, report);
     if (report.coverage.looked_at == 0) {
         report.outcome = event::Outcome::unavailable;
