@@ -223,13 +223,17 @@ class CodeBaseline::Sites {
     mutable std::optional<std::vector<GuestVirt>> probes_;
 };
 
-Result<std::vector<CodeBaseline::Piece>> CodeBaseline::pieces(Kernel& kernel, const CodeMap& code,
-                                                              Gaps& gaps) {
+Result<PageHashes> hash_text(Kernel& kernel) {
     const GuestVirt begin = TRY(kernel.symbol("_text")), end = TRY(kernel.symbol("_etext"));
     if (end <= begin || end - begin > kMaxCodeBytes) {
         return fail(Code::malformed, "the kernel's code has no end");
     }
-    std::vector<Piece> all{{.begin = begin, .size_bytes = end - begin}};
+    return hash_pages(kernel, begin, end - begin);
+}
+
+std::vector<CodeBaseline::Piece> CodeBaseline::pieces(Kernel& kernel, const CodeMap& code,
+                                                      const PageHashes& text, Gaps& gaps) {
+    std::vector<Piece> all{{.begin = text.begin, .size_bytes = text.size_bytes}};
     std::uint64_t left = kMaxCodeBytes;
     for (const ModuleCode& module : code.modules) {
         if (!module.is_live || module.size_bytes == 0) continue;
@@ -248,9 +252,10 @@ Result<std::vector<CodeBaseline::Piece>> CodeBaseline::pieces(Kernel& kernel, co
     return all;
 }
 
-Result<CodeComparison> CodeBaseline::compare(Kernel& kernel, const CodeMap& code) {
+Result<CodeComparison> CodeBaseline::compare(Kernel& kernel, const CodeMap& code,
+                                             const PageHashes& text) {
     CodeComparison result;
-    const std::vector<Piece> present = TRY(pieces(kernel, code, result.uncompared));
+    const std::vector<Piece> present = pieces(kernel, code, text, result.uncompared);
     // Where modules could not be listed, one that is not there may well be.
     if (code.gaps.empty()) {
         std::erase_if(known_, [&](const auto& known) {
@@ -258,30 +263,28 @@ Result<CodeComparison> CodeBaseline::compare(Kernel& kernel, const CodeMap& code
         });
     }
     std::optional<Sites> sites;  // only where something differs
-    std::array<std::byte, kPageSize> now;
     for (const Piece& piece : present) {
+        const bool is_text = piece.begin == text.begin;
+        const PageHashes own =
+            is_text ? PageHashes{} : hash_pages(kernel, piece.begin, piece.size_bytes);
+        const PageHashes& now = is_text ? text : own;
         auto found = known_.find(piece.begin);
         if (found == known_.end() || found->second.piece != piece) {
-            const std::size_t pages = (piece.size_bytes + kPageSize - 1) / kPageSize;
-            found = known_.insert_or_assign(piece.begin, Known{piece, PageStore(pages)}).first;
+            found =
+                known_.insert_or_assign(piece.begin, Known{piece, PageStore(now.of.size())}).first;
         }
         Known& known = found->second;
         for (std::size_t page = 0; page < known.pages.size(); ++page) {
-            const std::size_t first = page * kPageSize,
-                              bytes = std::min<std::size_t>(kPageSize, piece.size_bytes - first);
-            if (bytes < kPageSize) now.fill(std::byte{0});
-            if (!kernel.memory()
-                     .read(piece.begin + first, std::span(now).first(bytes))
-                     .has_value()) {
+            if (!now.of[page]) {
                 ++result.unreadable;
                 continue;
             }
-            if (!known.pages.has(page)) {  // the first look, or the first that could read it
-                known.pages.keep(page, now);
+            if (!known.pages.hash(page)) {  // the first look, or the first that could read it
+                if (!keep_page(kernel, known, page)) ++result.unreadable;
                 continue;
             }
             ++result.pages;
-            if (known.pages.is_same(page, now)) continue;
+            if (known.pages.hash(page) == now.of[page]) continue;
             if (result.altered.size() >= limits::kMaxWaysOut) continue;  // more than is told
             if (!sites) sites.emplace(kernel, code);
             compare_page(kernel, *sites, known, page, result);
@@ -292,12 +295,22 @@ Result<CodeComparison> CodeBaseline::compare(Kernel& kernel, const CodeMap& code
     return result;
 }
 
+bool CodeBaseline::keep_page(Kernel& kernel, Known& known, std::size_t page) {
+    std::array<std::byte, kPageSize> bytes{};
+    const std::size_t first = page * kPageSize,
+                      size = std::min<std::size_t>(kPageSize, known.piece.size_bytes - first);
+    if (!kernel.memory().read(known.piece.begin + first, std::span(bytes).first(size)).has_value())
+        return false;
+    known.pages.keep(page, bytes);
+    return true;
+}
+
 // What differs in a page, place by place. A place may lie across the border to a neighbour.
 void CodeBaseline::compare_page(Kernel& kernel, const Sites& sites, Known& known, std::size_t page,
                                 CodeComparison& result) {
     const Piece& piece = known.piece;
     const auto has = [&](std::size_t which) {
-        return which < known.pages.size() && known.pages.has(which);
+        return which < known.pages.size() && known.pages.hash(which).has_value();
     };
     const std::size_t first = page * kPageSize,
                       last = std::min<std::size_t>(first + kPageSize, piece.size_bytes);

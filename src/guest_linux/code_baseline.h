@@ -31,12 +31,14 @@ struct CodeComparison {
     Gaps uncompared;               // code that could not be found
 };
 
+// The kernel's own code, now. Code::unavailable where it does not say where that is.
+Result<PageHashes> hash_text(Kernel& kernel);
+
 class CodeBaseline {
   public:
     // Against what the first call has seen of each, which itself finds nothing. A module that was
-    // loaded anew is another one. Code::unavailable where the kernel does not say where its code
-    // is.
-    Result<CodeComparison> compare(Kernel& kernel, const CodeMap& code);
+    // loaded anew is another one. `text`: the kernel's own code as it is now (hash_text()).
+    Result<CodeComparison> compare(Kernel& kernel, const CodeMap& code, const PageHashes& text);
 
   private:
     class Sites;
@@ -54,7 +56,9 @@ class CodeBaseline {
         Piece piece;
         PageStore pages;
     };
-    static Result<std::vector<Piece>> pieces(Kernel& kernel, const CodeMap& code, Gaps& gaps);
+    static std::vector<Piece> pieces(Kernel& kernel, const CodeMap& code, const PageHashes& text,
+                                     Gaps& gaps);
+    static bool keep_page(Kernel& kernel, Known& known, std::size_t page);
     static void compare_page(Kernel& kernel, const Sites& sites, Known& known, std::size_t page,
                              CodeComparison& result);
 

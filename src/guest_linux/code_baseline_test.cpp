@@ -27,7 +27,7 @@ class KernelCodeBytes : public testing::Test {
             fake_.add_function("do_something", std::string(kNop5) + std::string(100, '\x90'));
         other_ = fake_.add_function("do_something_else", "\xc3");
         end_ = fake_.add_function("last_function", "\xc3");
-        fake_.add_symbol("_etext", 'T', end_.value + 1024);
+        fake_.add_symbol("_etext", 'T', end_.value + 6000);
         label_ = function_ + 16, call_ = function_ + 32;
         const GuestVirt labels = fake_.allocate(16), calls = fake_.allocate(8),
                         key = fake_.allocate(16);
@@ -52,7 +52,7 @@ class KernelCodeBytes : public testing::Test {
         vdso_ = fake_.allocate(kPageSize, kPageSize);
         fake_.write(image, vdso_), fake_.write(image + 8, std::uint64_t{kPageSize});
         fake_.add_symbol("vdso_image_64", 'R', image.value);
-        code_.owners.assign(function_.value & kPageMask, end_.value + 4096,
+        code_.owners.assign(function_.value & kPageMask, end_.value + 8192,
                             {CodeOwner::Kind::kernel});
         code_.owners.assign(outside_.value, outside_.value + 64, {CodeOwner::Kind::ftrace});
         fake_.finish();
@@ -74,9 +74,12 @@ class KernelCodeBytes : public testing::Test {
         fake_.write(at, opcode);
         fake_.write(at + 1, distance(at + 5, to));
     }
+    Result<CodeComparison> compare(CodeBaseline& baseline) {
+        return baseline.compare(*kernel_, code_, TRY(hash_text(*kernel_)));
+    }
     std::vector<GuestVirt> altered() {
         kernel_->new_epoch();
-        const auto compared = baseline_.compare(*kernel_, code_);
+        const auto compared = compare(baseline_);
         EXPECT_TRUE(compared.has_value()) << compared.error().to_text();
         std::vector<GuestVirt> places;
         if (!compared.has_value()) return places;
@@ -98,7 +101,7 @@ TEST_F(KernelCodeBytes, that_stay_as_they_are_are_no_alteration) {
 TEST_F(KernelCodeBytes, that_change_are_told_with_what_they_were) {
     put(function_ + 50, "\x91");
     kernel_->new_epoch();
-    const auto compared = baseline_.compare(*kernel_, code_).value();
+    const auto compared = compare(baseline_).value();
     ASSERT_EQ(compared.altered.size(), 1u);
     const CodeAlteration& one = compared.altered[0];
     EXPECT_EQ(one.at, function_ + 50);
@@ -144,20 +147,20 @@ TEST_F(KernelCodeBytes, that_could_not_be_read_at_first_are_known_from_when_they
         return at.value >> 12 == fake_.phys(function_).value >> 12;
     };
     kernel_->new_epoch();
-    EXPECT_EQ(late.compare(*kernel_, code_).value().unreadable, 1u);
+    EXPECT_EQ(compare(late).value().unreadable, 1u);
     fake_.is_hole = nullptr;
     put(function_ + 50, "\x91");
     kernel_->new_epoch();
-    EXPECT_TRUE(late.compare(*kernel_, code_).value().altered.empty());
+    EXPECT_TRUE(compare(late).value().altered.empty());
     put(function_ + 50, "\x92");
     kernel_->new_epoch();
-    EXPECT_EQ(late.compare(*kernel_, code_).value().altered.size(), 1u);
+    EXPECT_EQ(compare(late).value().altered.size(), 1u);
 }
 
 TEST_F(KernelCodeBytes, of_a_module_are_told_by_its_name) {
     put(module_code_ + kPageSize + 0x10, "\x91");
     kernel_->new_epoch();
-    const auto compared = baseline_.compare(*kernel_, code_).value();
+    const auto compared = compare(baseline_).value();
     ASSERT_EQ(compared.altered.size(), 1u);
     EXPECT_EQ(compared.altered[0].place, "module a_driver+0x1010");
 }
@@ -194,7 +197,7 @@ TEST_F(KernelCodeBytes, of_a_module_that_is_loaded_anew_are_others) {
 TEST_F(KernelCodeBytes, that_processes_share_are_the_kernels) {
     put(vdso_ + 0x40, "\x91");
     kernel_->new_epoch();
-    const auto compared = baseline_.compare(*kernel_, code_).value();
+    const auto compared = compare(baseline_).value();
     ASSERT_EQ(compared.altered.size(), 1u);
     EXPECT_EQ(compared.altered[0].place, "vDSO+0x40");
     EXPECT_TRUE(compared.uncompared.empty());
@@ -212,16 +215,42 @@ class WaysOutOfCode : public KernelCodeBytes {
     std::vector<GuestVirt> found() {
         kernel_->new_epoch();
         std::vector<GuestVirt> places;
-        const WaysOut ways = ways_out_of_code(*kernel_, code_).value();
+        const WaysOut ways =
+            finder_.out_of_code(*kernel_, code_, hash_text(*kernel_).value()).value();
         for (const WayOut& way : ways.found) places.push_back(way.at);
         return places;
     }
+
+    WaysOutFinder finder_;
 };
 
 TEST_F(WaysOutOfCode, are_calls_into_a_module) {
     EXPECT_TRUE(found().empty());
     branch('\xe8', function_ + 48, outside_);
     EXPECT_EQ(found(), std::vector{function_ + 48});
+}
+
+// What was seen once is not looked at again; whatever changes, is.
+TEST_F(WaysOutOfCode, are_remembered_as_long_as_nothing_changes) {
+    branch('\xe8', function_ + 48, outside_);
+    EXPECT_EQ(found(), std::vector{function_ + 48});
+    EXPECT_EQ(found(), std::vector{function_ + 48});
+    put(function_ + 48, kNop5);
+    EXPECT_TRUE(found().empty());
+    const std::uint64_t page = outside_.value & kPageMask;
+    code_.executable.pop_back();
+    branch('\xe8', function_ + 48, outside_);
+    EXPECT_TRUE(found().empty()) << "there is no code";
+    code_.executable.push_back({GuestVirt{page}, kPageSize, false});
+    EXPECT_EQ(found(), std::vector{function_ + 48}) << "now there is";
+}
+
+TEST_F(WaysOutOfCode, may_lie_across_two_pages) {
+    EXPECT_TRUE(found().empty());
+    const GuestVirt border{(function_.value & kPageMask) + kPageSize};
+    ASSERT_LT(border, end_ + 6000 - 8);
+    branch('\xe8', border - 3, outside_);
+    EXPECT_EQ(found(), std::vector{border - 3});
 }
 
 TEST_F(WaysOutOfCode, are_addresses_that_stand_in_the_code) {

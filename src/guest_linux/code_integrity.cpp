@@ -12,7 +12,7 @@ namespace underseer::guest_linux {
 
 namespace {
 
-constexpr std::size_t kChunkBytes = 1u << 20;
+constexpr std::size_t kChunkPages = 256;
 constexpr std::size_t kMaxFunctionBytes = 64u << 10;
 constexpr std::byte kCall{0xe8}, kJump{0xe9};
 constexpr std::size_t kBranchBytes = 5;
@@ -20,15 +20,21 @@ constexpr std::size_t kBranchBytes = 5;
 constexpr std::size_t kTop = 7;
 constexpr std::byte kKernelHalf{0xff};
 
+}  // namespace
+
 // Executable memory that is not the kernel's image, for a quick look at very many addresses.
-class Outside {
+class WaysOutFinder::Outside {
   public:
     explicit Outside(const CodeMap& code) {
         for (const CodeRange& range : code.executable) {
             const auto owner = code.owner_of(range.begin);
             if (owner && owner->kind == CodeOwner::Kind::kernel) continue;
             ranges_.push_back(range);
+            neighbours.push_back({range.begin.value, range.end().value, std::nullopt});
         }
+        code.owners.for_each([&](std::uint64_t begin, std::uint64_t end, const CodeOwner& owner) {
+            neighbours.push_back({begin, end, owner.kind});
+        });
         if (ranges_.empty()) return;
         first_ = ranges_.front().begin.value;
         size_ = ranges_.back().end().value - first_;
@@ -41,38 +47,82 @@ class Outside {
         return above != ranges_.begin() && GuestVirt{address} < std::prev(above)->end();
     }
 
+    std::vector<Neighbour> neighbours;
+
   private:
     std::vector<CodeRange> ranges_;
     std::uint64_t first_ = 0, size_ = 0;
 };
 
-// Reads [begin, end) piece by piece; each piece also has the `overlap` bytes behind it, as far as
-// they can be read. `use(bytes, at)`.
-template <typename Use>
-void read_pieces(Kernel& kernel, GuestVirt begin, GuestVirt end, std::size_t overlap, WaysOut& out,
-                 Use&& use) {
+// Looks at the pages that are not as they were, each together with the `overlap` bytes behind it,
+// as far as they can be read: look(bytes, at, suspects) adds the ways out of `bytes`. Returns all
+// suspects in `found`.
+template <typename Look>
+WaysOut WaysOutFinder::scan(Kernel& kernel, const PageHashes& now, const Outside& outside,
+                            std::size_t overlap, Scanned& scanned, Look&& look) {
+    if (scanned.pages.begin != now.begin || scanned.pages.size_bytes != now.size_bytes ||
+        scanned.neighbours != outside.neighbours) {
+        scanned = {.pages = {now.begin, now.size_bytes, {}},
+                   .neighbours = outside.neighbours,
+                   .suspects = {}};
+        scanned.pages.of.resize(now.of.size());
+    }
+    WaysOut out;
+    const auto& before = scanned.pages.of;
+    const std::size_t pages = now.of.size();
+    const auto is_new = [&](std::size_t page) {
+        return now.of[page] &&
+               (before[page] != now.of[page] ||
+                (overlap > 0 && page + 1 < pages && before[page + 1] != now.of[page + 1]));
+    };
     std::vector<std::byte> bytes;
-    for (GuestVirt at = begin; at < end;) {
-        std::size_t size = std::min<std::size_t>(kChunkBytes, end - at);
+    for (std::size_t page = 0; page < pages;) {
+        if (!now.of[page]) {
+            out.unreadable_bytes += now.bytes_of(page);
+            scanned.suspects.erase(page);
+        }
+        if (!is_new(page)) {
+            if (now.of[page]) out.bytes += now.bytes_of(page);
+            ++page;
+            continue;
+        }
+        std::size_t behind = page + 1;
+        while (behind < pages && behind - page < kChunkPages && is_new(behind)) ++behind;
+        const std::size_t size =
+            std::min<std::size_t>((behind - page) * kPageSize, now.size_bytes - page * kPageSize);
+        const GuestVirt at = now.begin + page * kPageSize;
         bytes.resize(size + overlap);
         if (!kernel.memory().read(at, bytes).has_value()) {
             bytes.resize(size);
-            if (!kernel.memory().read(at, bytes).has_value()) {
-                // Something of it is missing: page by page.
-                size = std::min<std::size_t>(size, kPageSize - (at.value & (kPageSize - 1)));
-                bytes.resize(size);
-                if (!kernel.memory().read(at, bytes).has_value()) {
-                    out.unreadable_bytes += size;
-                    at = at + size;
-                    continue;
-                }
-            }
+            if (!kernel.memory().read(at, bytes).has_value()) bytes.clear();
         }
-        out.bytes += size;
-        use(Bytes(bytes), at);
-        at = at + size;
+        (bytes.empty() ? out.unreadable_bytes : out.bytes) += size;
+        scanned.suspects.erase(scanned.suspects.lower_bound(page),
+                               scanned.suspects.lower_bound(behind));
+        std::vector<WayOut> suspects;
+        look(Bytes(bytes), at, suspects);
+        for (const WayOut& one : suspects) {
+            scanned.suspects[(one.at - now.begin) / kPageSize].push_back(one);
+        }
+        page = behind;
     }
+    scanned.pages.of = now.of;
+    for (const auto& [page, suspects] : scanned.suspects) {
+        out.found.insert(out.found.end(), suspects.begin(), suspects.end());
+    }
+    // Pieces overlap.
+    std::ranges::sort(out.found);
+    const auto [same, last] = std::ranges::unique(out.found);
+    out.found.erase(same, last);
+    if (out.found.size() > limits::kMaxSuspectedWaysOut) {
+        out.found.resize(limits::kMaxSuspectedWaysOut);
+        out.gaps.add("ways out of the kernel",
+                     {Code::limit, 0, "there seems to be more than can be looked at"});
+    }
+    return out;
 }
+
+namespace {
 
 template <typename T>
 T load(const std::byte* from) {
@@ -81,61 +131,29 @@ T load(const std::byte* from) {
     return value;
 }
 
+// Whether what looks like a way out of the kernel's code is one.
 class CodeInspector {
   public:
     CodeInspector(Kernel& kernel, const CodeMap& code) : kernel_(kernel), code_(code) {}
 
-    Result<WaysOut> inspect() {
-        const GuestVirt begin = TRY(kernel_.symbol("_text")), end = TRY(kernel_.symbol("_etext"));
-        const Outside outside(code_);
-        WaysOut out;
-        std::vector<WayOut> candidates;
-        const auto suspect = [&](WayOut way) {
-            if (!outside.has(way.target.value) || is_patched_by_kernel(way.target)) return;
-            if (candidates.size() < limits::kMaxSuspectedWaysOut) {
-                candidates.push_back(way);
-            } else if (out.gaps.empty()) {
-                out.gaps.add("code that leads out of the kernel",
-                             {Code::limit, 0, "there seems to be more than can be looked at"});
-            }
-        };
-        read_pieces(
-            kernel_, begin, end, sizeof(std::uint64_t), out, [&](Bytes bytes, GuestVirt at) {
-                const std::byte* code = bytes.data();
-                for (std::size_t i = 0; i + sizeof(std::uint64_t) <= bytes.size(); ++i) {
-                    if (code[i] == kCall || code[i] == kJump) {
-                        const std::int64_t distance = load<std::int32_t>(code + i + 1);
-                        const std::uint64_t target =
-                            at.value + i + kBranchBytes + static_cast<std::uint64_t>(distance);
-                        suspect({at + i, GuestVirt{target}});
-                    }
-                    if (code[i + kTop] != kKernelHalf) continue;
-                    const auto word = load<std::uint64_t>(code + i);
-                    suspect({at + i, GuestVirt{word}});
-                }
-            });
-        // Pieces overlap.
-        std::ranges::sort(candidates);
-        const auto [same, last] = std::ranges::unique(candidates);
-        candidates.erase(same, last);
-        if (candidates.empty()) return out;
+    std::vector<WayOut> confirm(const std::vector<WayOut>& suspects, Gaps& gaps) {
+        std::vector<WayOut> found;
         FtraceCalls ftrace(kernel_);
         const auto calls = StaticCalls::read(kernel_);
         if (!calls.has_value()) {
-            out.gaps.add("static calls", calls.error());
-            return out;
+            gaps.add("static calls", calls.error());
+            return found;
         }
-        for (const WayOut& candidate : candidates) {
-            if (out.found.size() >= limits::kMaxWaysOut) break;
-            if (calls->target_at(candidate.at) == candidate.target) continue;
+        for (const WayOut& one : suspects) {
+            if (found.size() >= limits::kMaxWaysOut) break;
+            if (calls->target_at(one.at) == one.target) continue;
             // Whose hooks they are, kernel_hooks tells.
-            if (ftrace.is_at(candidate.at) && ftrace.may_call(candidate.target)) continue;
-            if (is_instruction(candidate)) out.found.push_back(candidate);
+            if (ftrace.is_at(one.at) && ftrace.may_call(one.target)) continue;
+            if (is_instruction(one)) found.push_back(one);
         }
-        return out;
+        return found;
     }
 
-  private:
     bool is_patched_by_kernel(GuestVirt target) const {
         const auto owner = code_.owner_of(target);
         if (!owner) return false;
@@ -144,6 +162,7 @@ class CodeInspector {
                owner->kind == Kind::kprobes;
     }
 
+  private:
     // Bytes of other instructions may look like a call: it must begin one, or stand in one that
     // takes eight bytes, when its function is decoded from its begin on.
     bool is_instruction(const WayOut& candidate) {
@@ -176,26 +195,49 @@ class CodeInspector {
 
 }  // namespace
 
-Result<WaysOut> pointers_out_of_constants(Kernel& kernel, const CodeMap& code) {
+Result<WaysOut> WaysOutFinder::out_of_constants(Kernel& kernel, const CodeMap& code) {
     const GuestVirt begin = TRY(kernel.symbol("__start_rodata")),
                     end = TRY(kernel.symbol("__end_rodata"));
+    if (end <= begin || end - begin > limits::kMaxKernelImageBytes) {
+        return fail(Code::malformed, "the kernel's constants have no end");
+    }
     const Outside outside(code);
-    WaysOut out;
-    read_pieces(kernel, begin, end, 0, out, [&](Bytes bytes, GuestVirt at) {
-        for (std::size_t i = 0; i + sizeof(std::uint64_t) <= bytes.size();
-             i += sizeof(std::uint64_t)) {
-            if (bytes.data()[i + kTop] != kKernelHalf) continue;
-            const auto word = load<std::uint64_t>(bytes.data() + i);
-            if (outside.has(word) && out.found.size() < limits::kMaxWaysOut) {
-                out.found.push_back({at + i, GuestVirt{word}});
-            }
-        }
-    });
+    WaysOut out = scan(kernel, hash_pages(kernel, begin, end - begin), outside, 0, constants_,
+                       [&](Bytes bytes, GuestVirt at, std::vector<WayOut>& suspects) {
+                           for (std::size_t i = 0; i + sizeof(std::uint64_t) <= bytes.size();
+                                i += sizeof(std::uint64_t)) {
+                               if (bytes.data()[i + kTop] != kKernelHalf) continue;
+                               const auto word = load<std::uint64_t>(bytes.data() + i);
+                               if (outside.has(word)) suspects.push_back({at + i, GuestVirt{word}});
+                           }
+                       });
+    if (out.found.size() > limits::kMaxWaysOut) out.found.resize(limits::kMaxWaysOut);
     return out;
 }
 
-Result<WaysOut> ways_out_of_code(Kernel& kernel, const CodeMap& code) {
-    return CodeInspector(kernel, code).inspect();
+Result<WaysOut> WaysOutFinder::out_of_code(Kernel& kernel, const CodeMap& code,
+                                           const PageHashes& text) {
+    const Outside outside(code);
+    CodeInspector inspector(kernel, code);
+    WaysOut out = scan(
+        kernel, text, outside, sizeof(std::uint64_t), code_,
+        [&](Bytes bytes, GuestVirt at, std::vector<WayOut>& suspects) {
+            const std::byte* from = bytes.data();
+            const auto suspect = [&](std::size_t i, std::uint64_t target) {
+                if (!outside.has(target) || inspector.is_patched_by_kernel(GuestVirt{target}))
+                    return;
+                suspects.push_back({at + i, GuestVirt{target}});
+            };
+            for (std::size_t i = 0; i + sizeof(std::uint64_t) <= bytes.size(); ++i) {
+                if (from[i] == kCall || from[i] == kJump) {
+                    const std::int64_t distance = load<std::int32_t>(from + i + 1);
+                    suspect(i, at.value + i + kBranchBytes + static_cast<std::uint64_t>(distance));
+                }
+                if (from[i + kTop] == kKernelHalf) suspect(i, load<std::uint64_t>(from + i));
+            }
+        });
+    if (!out.found.empty()) out.found = inspector.confirm(out.found, out.gaps);
+    return out;
 }
 
 }  // namespace underseer::guest_linux

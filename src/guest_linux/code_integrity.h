@@ -3,10 +3,12 @@
 #pragma once
 
 #include <compare>
-#include <string>
+#include <map>
+#include <optional>
 #include <vector>
 
 #include "guest_linux/code_map.h"
+#include "guest_linux/page_store.h"
 
 namespace underseer::guest_linux {
 
@@ -24,14 +26,40 @@ struct WaysOut {
     Gaps gaps;                           // what keeps `found` from being all
 };
 
-// Words of the read-only data that point into executable memory outside of the image: tables of
-// operations, system calls and the like. A module cannot write there by any way that the kernel
-// offers.
-Result<WaysOut> pointers_out_of_constants(Kernel& kernel, const CodeMap& code);
+// Remembers what it has looked at: a page that is as it was, while nothing has changed outside of
+// the image, is not looked at again.
+class WaysOutFinder {
+  public:
+    // Words of the read-only data that point into executable memory outside of the image: tables of
+    // operations, system calls and the like. A module cannot write there by any way that the kernel
+    // offers.
+    Result<WaysOut> out_of_constants(Kernel& kernel, const CodeMap& code);
 
-// Calls and jumps of the kernel's code that lead out of it, and addresses outside that stand in it
-// ("movabs"). What the kernel itself has patched in is left out: ftrace's and BPF's trampolines,
-// kprobes' slots, and static calls whose record (struct static_call_key) names the same target.
-Result<WaysOut> ways_out_of_code(Kernel& kernel, const CodeMap& code);
+    // Calls and jumps of the kernel's code that lead out of it, and addresses outside that stand in
+    // it ("movabs"). What the kernel itself has patched in is left out: ftrace's and BPF's
+    // trampolines, kprobes' slots, and static calls whose record (struct static_call_key) names the
+    // same target. `text`: the kernel's code as it is now (hash_text()).
+    Result<WaysOut> out_of_code(Kernel& kernel, const CodeMap& code, const PageHashes& text);
+
+  private:
+    // Who has executable memory outside of the image.
+    struct Neighbour {
+        std::uint64_t begin = 0, end = 0;
+        std::optional<CodeOwner::Kind> owner;  // nothing: any part of it may be nobody's
+
+        bool operator==(const Neighbour&) const = default;
+    };
+    class Outside;
+    struct Scanned {
+        PageHashes pages;
+        std::vector<Neighbour> neighbours;
+        std::map<std::size_t, std::vector<WayOut>> suspects;  // by page
+    };
+    template <typename Look>
+    static WaysOut scan(Kernel& kernel, const PageHashes& now, const Outside& outside,
+                        std::size_t overlap, Scanned& scanned, Look&& look);
+
+    Scanned constants_, code_;
+};
 
 }  // namespace underseer::guest_linux

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "event/observation.h"
@@ -65,14 +66,14 @@ class Guest {
     // Where the kernel's own code and tables lead: see the headers of these types.
     Result<CodeMap> code_map() { return map_code(*kernel_); }
     Result<WaysOut> pointers_out_of_constants(const CodeMap& code) {
-        return guest_linux::pointers_out_of_constants(*kernel_, code);
+        return ways_out_.out_of_constants(*kernel_, code);
     }
     Result<WaysOut> ways_out_of_code(const CodeMap& code) {
-        return guest_linux::ways_out_of_code(*kernel_, code);
+        return ways_out_.out_of_code(*kernel_, code, *TRY(text()));
     }
     // Against what the first call has seen.
     Result<CodeComparison> compare_code(const CodeMap& code) {
-        return code_baseline_.compare(*kernel_, code);
+        return code_baseline_.compare(*kernel_, code, *TRY(text()));
     }
     DispatchReport system_calls() { return inspect_syscalls(*kernel_); }
     DispatchReport interrupts() { return inspect_interrupts(*kernel_); }
@@ -91,10 +92,16 @@ class Guest {
     // Begins a new look: nothing remembered from the last one is used.
     void new_epoch() {
         kernel_->new_epoch(), paths_.new_epoch(), tasks_.new_epoch(), user_code_.new_epoch();
+        text_.reset();
     }
 
   private:
     explicit Guest(std::unique_ptr<Kernel> kernel);
+    // The kernel's code, in this look.
+    Result<const PageHashes*> text() {
+        if (!text_) text_ = TRY(hash_text(*kernel_));
+        return &*text_;
+    }
     // As above; notes what they may be incomplete for.
     template <typename T>
     std::vector<GuestVirt> task_addresses(Listing<T>& listing);
@@ -109,7 +116,9 @@ class Guest {
     OpenFiles files_;
     MemoryMaps maps_;
     UserCode user_code_;
+    std::optional<PageHashes> text_;
     CodeBaseline code_baseline_;
+    WaysOutFinder ways_out_;
 };
 
 }  // namespace underseer::guest_linux

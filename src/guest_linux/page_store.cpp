@@ -3,6 +3,8 @@
 #include <sys/auxv.h>
 #include <zstd.h>
 
+#include <algorithm>
+#include <array>
 #include <cstring>
 
 #include "base/result.h"
@@ -14,11 +16,12 @@ namespace {
 constexpr std::size_t kBlockPages = 16;  // more make it smaller, and each difference dearer
 constexpr std::size_t kBlockBytes = kBlockPages * kPageSize;
 constexpr int kLevel = 1;
+constexpr std::size_t kPieceBytes = 64u << 10;
 constexpr std::size_t kHalf = kPageSize / sizeof(std::uint32_t) / 2;
 
 // What nobody outside of this process knows: the kernel's 16 random bytes for it, drawn out.
 struct Key {
-    std::array<std::uint32_t, 4 * kHalf> words;
+    std::array<std::uint32_t, 2 * kHalf> words;
 
     Key() {
         std::array<std::uint64_t, 2> seed{};
@@ -38,37 +41,58 @@ struct Key {
     }
 };
 
-// NH (Black, Halevi, Krawczyk, Krovetz, Rogaway 1999; RFC 4418, 5.2) with two keys.
-std::array<std::uint64_t, 2> hash_of(PageBytes bytes) {
+}  // namespace
+
+// NH (Black, Halevi, Krawczyk, Krovetz, Rogaway 1999; RFC 4418, 5.2).
+std::uint64_t page_hash(PageBytes bytes) {
     static const Key key;
     std::array<std::uint32_t, 2 * kHalf> message;
     std::memcpy(message.data(), bytes.data(), kPageSize);
-    std::array<std::uint64_t, 2> sum{};
-    for (std::size_t which = 0; which < 2; ++which) {
-        const std::uint32_t* const k = key.words.data() + which * 2 * kHalf;
-        for (std::size_t i = 0; i < kHalf; ++i) {
-            sum[which] += std::uint64_t{message[i] + k[i]} * (message[kHalf + i] + k[kHalf + i]);
-        }
+    std::uint64_t sum = 0;
+    for (std::size_t i = 0; i < kHalf; ++i) {
+        sum +=
+            std::uint64_t{message[i] + key.words[i]} * (message[kHalf + i] + key.words[kHalf + i]);
     }
     return sum;
 }
 
-}  // namespace
-
-void PageStore::keep(std::size_t page, PageBytes bytes) {
-    CHECK(!has(page));
-    std::memcpy(open(page), bytes.data(), kPageSize);
-    is_changed_ = true;
-    hashes_[page] = hash_of(bytes);
+std::size_t PageHashes::bytes_of(std::size_t page) const {
+    return std::min<std::size_t>(kPageSize, size_bytes - page * kPageSize);
 }
 
-bool PageStore::is_same(std::size_t page, PageBytes bytes) const {
-    CHECK(has(page));
-    return *hashes_[page] == hash_of(bytes);
+PageHashes hash_pages(Kernel& kernel, GuestVirt begin, std::uint64_t size_bytes) {
+    PageHashes hashes{.begin = begin, .size_bytes = size_bytes, .of = {}};
+    hashes.of.resize((size_bytes + kPageSize - 1) / kPageSize);
+    std::vector<std::byte> piece(kPieceBytes);
+    for (std::size_t page = 0; page < hashes.of.size(); page += kPieceBytes / kPageSize) {
+        const std::size_t pages = std::min(kPieceBytes / kPageSize, hashes.of.size() - page),
+                          first = page * kPageSize;
+        const auto bytes =
+            std::span(piece).first(std::min<std::size_t>(kPieceBytes, size_bytes - first));
+        const bool whole = kernel.memory().read(begin + first, bytes).has_value();
+        for (std::size_t i = 0; i < pages; ++i) {
+            const auto one = std::span(piece).subspan(i * kPageSize).first<kPageSize>();
+            const std::size_t has = hashes.bytes_of(page + i);
+            if (!whole &&
+                !kernel.memory().read(begin + first + i * kPageSize, one.first(has)).has_value()) {
+                continue;
+            }
+            std::ranges::fill(one.subspan(has), std::byte{0});
+            hashes.of[page + i] = page_hash(one);
+        }
+    }
+    return hashes;
+}
+
+void PageStore::keep(std::size_t page, PageBytes bytes) {
+    CHECK(!hashes_[page]);
+    std::memcpy(open(page), bytes.data(), kPageSize);
+    is_changed_ = true;
+    hashes_[page] = page_hash(bytes);
 }
 
 PageBytes PageStore::bytes(std::size_t page) {
-    CHECK(has(page));
+    CHECK(hashes_[page]);
     return PageBytes(open(page), kPageSize);
 }
 
