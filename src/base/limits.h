@@ -137,6 +137,24 @@ inline constexpr std::size_t kMaxChainLineBytes = 32u << 10;
 static_assert(kMaxDropSources * (6 * kMaxDropSourceBytes + 24) + 2048 < kMaxChainLineBytes,
               "escaping makes six characters of a byte, a count has at most 20 digits");
 
+// ---- YARA rules, and what they are scanned over ------------------------------------------------
+// signature-base, which many use whole, has 743 files with 8.5 MB.
+inline constexpr std::size_t kMaxRuleFiles = 16u << 10;
+inline constexpr std::size_t kMaxRuleBytes = 64u << 20;
+inline constexpr std::size_t kMaxRuleErrors = 50;
+// Of one rule in one process or file: string matches that are looked at, and those that are told.
+inline constexpr std::size_t kMaxStringMatches = 10'000;
+inline constexpr std::size_t kMaxToldStrings = 32;
+inline constexpr std::size_t kMaxExcerptBytes = 64;
+// A rule of signature-base has at most some 20 lines of meta.
+inline constexpr std::size_t kMaxRuleMeta = 32;
+inline constexpr std::size_t kMaxRuleTextBytes = 512;
+inline constexpr std::size_t kMaxToldGaps = 32;
+// Matches of all processes that one scan tells; a rule that matches everywhere is a wrong rule.
+inline constexpr std::size_t kMaxMemoryMatches = 10'000;
+// Runs of pages of one file in the page cache: 16 GiB, if no two lie beside each other.
+inline constexpr std::size_t kMaxFileRuns = 1u << 22;
+
 // ---- policy ------------------------------------------------------------------------------------
 // A policy with a thousand suppressions has 0.2 MB.
 inline constexpr std::size_t kMaxPolicyBytes = 1u << 20;
