@@ -22,7 +22,8 @@ Guest::Guest(std::unique_ptr<Kernel> kernel)
       scan_(kernel_.get()),
       files_(kernel_.get(), &paths_),
       maps_(kernel_.get(), &paths_, &tasks_),
-      user_code_(kernel_.get(), &maps_, &tasks_) {}
+      user_code_(kernel_.get(), &maps_, &tasks_),
+      user_memory_(kernel_.get(), &maps_, &tasks_) {}
 
 Result<std::unique_ptr<Guest>> Guest::attach(guest_memory::GuestMemory* memory, Known known,
                                              Lacking lacking) {

@@ -24,6 +24,7 @@
 #include "guest_linux/task_views.h"
 #include "guest_linux/tasks.h"
 #include "guest_linux/user_code.h"
+#include "guest_linux/user_memory.h"
 
 namespace underseer::guest_linux {
 
@@ -59,6 +60,8 @@ class Guest {
     Result<Listing<CodeArea>> user_code(GuestVirt task, std::uint32_t pid) {
         return user_code_.list(task, pid);
     }
+    // What of a process is in RAM.
+    UserMemory& user_memory() { return user_memory_; }
     Result<Listing<event::Module>> modules();
     std::vector<ModuleViewResult> module_views() { return walk_module_views(*kernel_); }
     // By the address of its struct module, whatever its state.
@@ -117,6 +120,7 @@ class Guest {
     MemoryMaps maps_;
     UserCode user_code_;
     std::optional<PageHashes> text_;
+    UserMemory user_memory_;
     CodeBaseline code_baseline_;
     WaysOutFinder ways_out_;
 };

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 
 #include "guest_linux/direct_map.h"
 
@@ -15,6 +16,55 @@ constexpr std::uint64_t kLongestName = 255;  // NAME_MAX
 // xarray entries (include/linux/xarray.h): a pointer, a value (bit 0), or something internal.
 constexpr std::uint64_t kTagMask = 3, kInternal = 2, kLastNonNode = 4096;
 constexpr unsigned kChunkBits = 6;  // XA_CHUNK_SHIFT of all but tiny kernels
+constexpr std::uint64_t kSlots = 1u << kChunkBits;
+constexpr unsigned kHighestShift = 60;  // of a 64-bit index
+
+bool is_node(std::uint64_t entry) {
+    return (entry & kTagMask) == kInternal && entry > kLastNonNode;
+}
+// A sibling names the slot of the folio that it is a part of.
+bool is_sibling(std::uint64_t entry) {
+    return (entry & kTagMask) == kInternal && entry < (kSlots << 2);
+}
+
+// Puts together what lies beside each other. A compound page of 5.10 stands in each of its slots.
+class FileRuns {
+  public:
+    FileRuns(std::uint64_t begin, std::uint64_t end) : begin_(begin), end_(end) {}
+
+    Result<void> add(std::uint64_t index, std::uint64_t entry, GuestPhys phys,
+                     std::uint64_t pages) {
+        if (entry == entry_ && index == next_) {
+            phys = phys + (index - entry_index_) * kPageSize;
+        } else {
+            entry_ = entry;
+            entry_index_ = index;
+        }
+        next_ = index + pages;
+        const std::uint64_t first = std::max(index, begin_), last = std::min(next_, end_);
+        if (first >= last) return {};
+        const GuestPhys at = phys + (first - index) * kPageSize;
+        if (!runs.empty()) {
+            FileRun& run = runs.back();
+            if (run.index + run.pages == first && run.phys + run.pages * kPageSize == at) {
+                run.pages += last - first;
+                return {};
+            }
+        }
+        if (runs.size() >= limits::kMaxFileRuns) {
+            return fail(Code::limit, fmt::format("a file has more than {} runs of pages in memory",
+                                                 limits::kMaxFileRuns));
+        }
+        runs.push_back({first, at, last - first});
+        return {};
+    }
+
+    std::vector<FileRun> runs;
+
+  private:
+    const std::uint64_t begin_, end_;
+    std::uint64_t entry_ = 0, entry_index_ = 0, next_ = 0;
+};
 
 }  // namespace
 
@@ -35,6 +85,8 @@ PageCache::PageCache(Kernel* kernel) : kernel_(kernel) {
     head_ = k.field("xarray", "xa_head");
     shift_ = k.field("xa_node", "shift");
     slots_ = k.field("xa_node", "slots");
+    host_ = k.field("address_space", "host");
+    operations_ = k.field("address_space", "a_ops");
 }
 
 Result<std::optional<GuestVirt>> PageCache::find(std::string_view path) {
@@ -121,7 +173,7 @@ Result<std::optional<GuestPhys>> PageCache::page_of(GuestVirt mapping, std::uint
     std::uint64_t entry = TRY(kernel_->read(mapping + pages_.offset, head_));
     unsigned shift = 64;
     std::uint64_t first = 0;  // index of the page that the entry is about
-    while ((entry & kTagMask) == kInternal && entry > kLastNonNode) {
+    while (is_node(entry)) {
         const GuestVirt node{entry - kInternal};
         const std::uint64_t own = TRY(kernel_->read(node, shift_));
         if (own >= shift) return fail(Code::malformed, "a page cache leads into itself");
@@ -132,8 +184,7 @@ Result<std::optional<GuestPhys>> PageCache::page_of(GuestVirt mapping, std::uint
             return kernel_->memory().read<std::uint64_t>(node + slots_.offset + 8 * i);
         };
         entry = TRY(at(slot));
-        // A sibling names the slot of the folio that it is a part of.
-        if ((entry & kTagMask) == kInternal && entry < (1u << kChunkBits << 2)) {
+        if (is_sibling(entry)) {
             slot = entry >> 2;
             entry = TRY(at(slot));
         }
@@ -145,6 +196,66 @@ Result<std::optional<GuestPhys>> PageCache::page_of(GuestVirt mapping, std::uint
     // The first page of a folio; the others follow it in RAM.
     const GuestPhys page = TRY(physical_of_page(*kernel_, GuestVirt{entry}));
     return page + (index - first) * kPageSize;
+}
+
+Result<std::uint64_t> PageCache::size_of(GuestVirt mapping) {
+    TRY(kernel_->require({host_, size_}));
+    return kernel_->read(TRY(kernel_->read_pointer(mapping, host_)), size_);
+}
+
+Result<FilePages> PageCache::pages_of(GuestVirt mapping, std::uint64_t begin, std::uint64_t end) {
+    TRY(kernel_->require({pages_, head_, shift_, slots_, operations_}));
+    const auto shmem = kernel_->symbol("shmem_aops");
+    // Elsewhere a value remembers a page that was dropped: the file has it, and nobody's memory.
+    const bool values_are_swap =
+        shmem.has_value() && TRY(kernel_->read_pointer(mapping, operations_)) == *shmem;
+    struct Pending {
+        std::uint64_t entry, first, pages;  // `first`: index of the first page that it is about
+        unsigned below;                     // a node's shift is less than this
+    };
+    FilePages found;
+    FileRuns runs(begin, end);
+    // Without any node there is the first page alone.
+    std::vector<Pending> stack{
+        {TRY(kernel_->read(mapping + pages_.offset, head_)), 0, 1, kHighestShift + 1}};
+    std::size_t nodes = 0;
+    while (!stack.empty()) {
+        const Pending top = stack.back();
+        stack.pop_back();
+        if (!is_node(top.entry)) {
+            if ((top.entry & 1) != 0) {
+                found.swapped += top.pages;
+            } else if (top.entry != 0 && (top.entry & kTagMask) == 0) {
+                const GuestPhys phys = TRY(physical_of_page(*kernel_, GuestVirt{top.entry}));
+                TRY(runs.add(top.first, top.entry, phys, top.pages));
+            }
+            continue;
+        }
+        const GuestVirt node{top.entry - kInternal};
+        const std::uint64_t shift = TRY(kernel_->read(node, shift_));
+        if (shift >= top.below || shift % kChunkBits != 0) {
+            return fail(Code::malformed, "a page cache leads into itself");
+        }
+        if (++nodes > limits::kMaxFileRuns) {
+            return fail(Code::limit, "a page cache has more nodes than it can have");
+        }
+        std::array<std::uint64_t, kSlots> slots;
+        TRY(kernel_->memory().read(node + slots_.offset, std::as_writable_bytes(std::span(slots))));
+        for (std::uint64_t i = kSlots; i-- > 0;) {  // the lowest ends up on top
+            const std::uint64_t first = top.first + (i << shift);
+            if (slots[i] == 0 || is_sibling(slots[i]) || first >= end) continue;
+            std::uint64_t own = 1;
+            while (i + own < kSlots && is_sibling(slots[i + own]) && slots[i + own] >> 2 == i) {
+                ++own;
+            }
+            const std::uint64_t pages = own << shift;
+            if (first + pages <= begin) continue;
+            stack.push_back({slots[i], first, pages, static_cast<unsigned>(shift)});
+        }
+    }
+    if (!values_are_swap) found.swapped = 0;
+    found.runs = std::move(runs.runs);
+    return found;
 }
 
 }  // namespace underseer::guest_linux

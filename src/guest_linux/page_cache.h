@@ -5,10 +5,25 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "guest_linux/kernel.h"
 
 namespace underseer::guest_linux {
+
+// Pages of a file that lie beside each other, in the file and in RAM.
+struct FileRun {
+    std::uint64_t index = 0;  // of the first, in the file
+    GuestPhys phys;
+    std::uint64_t pages = 0;
+
+    bool operator==(const FileRun&) const = default;
+};
+
+struct FilePages {
+    std::vector<FileRun> runs;  // ascending
+    std::uint64_t swapped = 0;  // pages that only swap space has: of memfds and the like
+};
 
 class PageCache {
   public:
@@ -23,13 +38,18 @@ class PageCache {
     // The page that holds one page of a file, by its struct address_space and its index; nothing
     // where it is not in memory.
     Result<std::optional<GuestPhys>> page_of(GuestVirt mapping, std::uint64_t index);
+    // All that are in memory from one index up to another, `end` exclusive. Code::limit when there
+    // are more than limits::kMaxFileRuns.
+    Result<FilePages> pages_of(GuestVirt mapping, std::uint64_t begin, std::uint64_t end);
+    // How long the file of a mapping is.
+    Result<std::uint64_t> size_of(GuestVirt mapping);
 
   private:
     Result<std::optional<GuestVirt>> child(GuestVirt folder, std::string_view name);
 
     Kernel* kernel_;
     Field root_, root_dentry_, children_, sibling_, inode_, name_, name_bytes_, mode_, size_,
-        mapping_, pages_, head_, shift_, slots_;
+        mapping_, pages_, head_, shift_, slots_, host_, operations_;
 };
 
 }  // namespace underseer::guest_linux

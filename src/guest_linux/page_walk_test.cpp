@@ -114,6 +114,75 @@ TEST_P(PageWalk, tables_that_lead_into_themselves_come_to_an_end) {
     EXPECT_EQ(walk().error().code, Code::limit);
 }
 
+// Of a process: the lower half.
+constexpr GuestVirt kArea{0x7f1234400000};
+constexpr std::uint64_t kMany = 1u << 20;
+
+TEST_P(PageWalk, present_pages_of_a_process) {
+    map(kArea, 1, 0x5000 | kPtePresent);
+    map(kArea + 0x1000, 1, 0x6000 | kPtePresent | kPteNoExecute);  // beside it in RAM too
+    map(kArea + 0x2000, 1, 0x9000 | kPtePresent);
+    map(kArea + 0x3000, 1, 0x2a << 9);  // swapped out
+    map(kArea + 0x200000, 2, 0x800000 | kPtePresent | kPteHuge);
+    const auto found = present_pages(memory_, space(), kArea, kArea + 0x400000, kMany).value();
+    EXPECT_EQ(found.runs,
+              (std::vector<PageRun>{{kArea, GuestPhys{0x5000}, 0x2000},
+                                    {kArea + 0x2000, GuestPhys{0x9000}, 0x1000},
+                                    {kArea + 0x200000, GuestPhys{0x800000}, 0x200000}}));
+    EXPECT_EQ(found.swapped, 1u);
+    EXPECT_EQ(found.unreadable, 0u);
+    EXPECT_EQ(found.next, kArea + 0x400000);
+}
+
+TEST_P(PageWalk, present_pages_within_borders_and_in_parts) {
+    map(kArea, 2, 0x800000 | kPtePresent | kPteHuge);
+    map(kArea + 0x200000, 1, 0x5000 | kPtePresent);
+    const GuestVirt begin = kArea + 0x1fe000, end = kArea + 0x201000;
+    const auto first = present_pages(memory_, space(), begin, end, 1).value();
+    EXPECT_EQ(first.runs, (std::vector<PageRun>{{begin, GuestPhys{0x9fe000}, 0x1000}}));
+    EXPECT_EQ(first.next, begin + 0x1000);
+    const auto rest = present_pages(memory_, space(), first.next, end, kMany).value();
+    EXPECT_EQ(rest.runs, (std::vector<PageRun>{{begin + 0x1000, GuestPhys{0x9ff000}, 0x1000},
+                                               {kArea + 0x200000, GuestPhys{0x5000}, 0x1000}}));
+    EXPECT_EQ(rest.next, end);
+}
+
+TEST_P(PageWalk, what_a_guest_says_of_an_area_may_be_nonsense) {
+    map(kArea, 1, 0x5000 | kPtePresent);
+    for (const auto& [begin, end] : {std::pair{kArea + 0x1000, kArea},
+                                     {GuestVirt{~0ull}, GuestVirt{~0ull}},
+                                     {GuestVirt{0xffff800000000000}, GuestVirt{~0ull}}}) {
+        const auto found = present_pages(memory_, space(), begin, end, kMany).value();
+        EXPECT_TRUE(found.runs.empty());
+        EXPECT_EQ(found.next, end);
+    }
+    const auto all = present_pages(memory_, space(), GuestVirt{1}, GuestVirt{~0ull}, kMany).value();
+    EXPECT_EQ(all.runs, (std::vector<PageRun>{{kArea, GuestPhys{0x5000}, 0x1000}}));
+}
+
+TEST_P(PageWalk, present_pages_come_to_an_end_whatever_the_tables_say) {
+    for (std::uint64_t i = 0; i < 256; ++i) {
+        write(space().root + 8 * i, space().root.value | kPtePresent);
+    }
+    const auto found =
+        present_pages(memory_, space(), GuestVirt{0}, GuestVirt{1ull << 47}, kMany).value();
+    EXPECT_LE(found.runs.size(), kMany);
+    EXPECT_GT(found.next, GuestVirt{0});
+}
+
+TEST_P(PageWalk, a_table_of_a_process_that_cannot_be_read_is_told_and_passed) {
+    map(kArea, 1, 0x5000 | kPtePresent);
+    map(kArea + 0x40000000, 1, 0x6000 | kPtePresent);
+    GuestPhys table = space().root;
+    for (unsigned level = space().levels; level > 3; --level) {
+        table = entry_target(read(slot(table, level, kArea)));
+    }
+    write(slot(table, 3, kArea), 0x7f000000 | kPtePresent);
+    const auto found = present_pages(memory_, space(), kArea, kArea + 0x80000000, kMany).value();
+    EXPECT_EQ(found.runs, (std::vector<PageRun>{{kArea + 0x40000000, GuestPhys{0x6000}, 0x1000}}));
+    EXPECT_EQ(found.unreadable, 1u);
+}
+
 TEST_P(PageWalk, a_table_that_cannot_be_read_is_told) {
     const GuestVirt module{0xffffffffc0000000};
     map(module, 1, 0x5000 | kPtePresent);
