@@ -23,6 +23,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     round_trip<agent::AnswerEnd>(bytes);
     round_trip<agent::Question>(bytes);
     round_trip<agent::RamPart>(bytes);
+    round_trip<agent::CompiledRules>(bytes);
+    round_trip<agent::ScanPart>(bytes);
     round_trip<agent::IntrospectorStart>(bytes);
     round_trip<agent::ControlRequest>(bytes);
     round_trip<agent::AnalyserInput>(bytes);

@@ -60,6 +60,11 @@ void answers() {
     put("report", report);
     put("end", agent::AnswerEnd{.unreadable = 3, .first_gap = "why"});
     put("question", agent::Question{.topic = agent::Topic::tasks, .one_pid = true, .pid = 7});
+    agent::ScanPart scanned{.processes = 3, .finished = true};
+    scanned.matches.resize(1);
+    scanned.matches[0].strings.resize(2);
+    put("scanned", scanned);
+    put("rules", agent::CompiledRules{.rules = 1, .errors = {{"a.yar", 3, "wrong"}}});
     put("part",
         agent::RamPart{
             .begin = 4096, .size_bytes = 3, .state = agent::RamState::bytes, .bytes = "abc"});

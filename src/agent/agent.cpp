@@ -24,6 +24,7 @@ namespace {
 using namespace std::chrono_literals;
 
 constexpr auto kAnalyserDeadline = 30s;
+constexpr std::ptrdiff_t kMaxScans = 2;  // of all VMs at once: each may take a GiB and a core
 constexpr std::size_t kMaxStateBytes = 64u << 20;
 
 std::string host_name() {
@@ -142,6 +143,10 @@ Result<void> Agent::open() {
                      recorder_->source(), Recorder::now_ns(), asker, instance, operation, granted,
                      fmt::format("user {} {} '{}' of {}", asker.user,
                                  granted ? "asked for" : "was refused", operation, instance.name)));
+             },
+         .left =
+             [this](std::uint64_t asker) {
+                 for (const auto& [key, watched] : watched_) watched.watch->asker_left(asker);
              }}));
     start_analyser();
     managers_ = std::make_unique<ManagerWatch>(
@@ -415,6 +420,7 @@ void Agent::end_instance(const std::string& key, const std::string& why) {
     if (found == watched_.end()) return;
     if (found->second.pidfd) loop_.unwatch(found->second.pidfd.get());
     const InstanceStatus status = found->second.watch->status();
+    found->second.watch->give_up(why);
     watched_.erase(found);
     recorder_->critical(
         event::instance_event(recorder_->source(), Recorder::now_ns(), status.instance,
@@ -494,6 +500,12 @@ InstanceWatch::Callbacks Agent::watch_callbacks() {
         .note =
             [](InstanceWatch& watch, const std::string& note) {
                 say(LogLevel::warning, fmt::format("{}: {}", watch.instance().name, note));
+            },
+        .may_scan =
+            [this] {
+                const auto scanned = std::ranges::count_if(
+                    watched_, [](const auto& one) { return one.second.watch->scanning(); });
+                return scanned < kMaxScans;
             },
     };
 }

@@ -30,6 +30,7 @@ std::string_view operation_of(const ControlRequest& request) {
         case ControlRequest::Kind::question:
             break;
     }
+    if (request.question.topic == Topic::scan) return "scan";
     const auto topic = static_cast<std::size_t>(request.question.topic);
     return topic < kTopicNames.size() ? kTopicNames[topic] : "question";
 }
@@ -153,7 +154,10 @@ void ControlServer::relay(Client& client, const ControlRequest& request) {
     Question question = request.question;
     if (policy_->redact_environment) question.environment = false;
     question.cpus.clear();  // the monitor's word, not a client's
-    callbacks_.access(client.asker, watch.instance(), operation_of(request), true);
+    // The questions of one scan are one access.
+    if (question.topic != Topic::scan || question.scan.step == ScanStep::begin) {
+        callbacks_.access(client.asker, watch.instance(), operation_of(request), true);
+    }
     client.busy = true;
     const std::uint64_t id = client.id;
     const auto done = [this, id] {
@@ -163,7 +167,7 @@ void ControlServer::relay(Client& client, const ControlRequest& request) {
         if (!take_requests(*still->second).has_value()) drop(id);
     };
     const bool asked = watch.ask(
-        question,
+        id, question,
         // The frames go on as they came: the client trusts them as little as we do.
         [this, id, done](std::string_view frame, bool last) {
             const auto still = clients_.find(id);
@@ -234,6 +238,7 @@ void ControlServer::drop(std::uint64_t id) {
     if (found == clients_.end()) return;
     loop_->unwatch(found->second->channel.fd());
     clients_.erase(found);
+    callbacks_.left(id);
 }
 
 }  // namespace underseer::agent

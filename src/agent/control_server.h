@@ -28,6 +28,8 @@ class ControlServer {
         std::function<void(const event::Asker&, const event::Instance&, std::string_view operation,
                            bool granted)>
             access;
+        // A client has gone; its count is that of InstanceWatch::ask.
+        std::function<void(std::uint64_t asker)> left;
     };
 
     static constexpr std::size_t kMaxClients = 64;

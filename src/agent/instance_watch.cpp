@@ -30,6 +30,8 @@ constexpr auto kBootTime = 60s;
 constexpr unsigned kHurriedHearings = 2 * detect::DecoyKernelCheck::kHearings;
 constexpr auto kHearingHolds = 3 * ManagerWatch::kAskEvery;
 constexpr std::chrono::milliseconds kQuietStart = 10s;
+constexpr auto kScanDeadline = 30s;
+constexpr std::chrono::milliseconds kScanIdle = 30s;
 
 }  // namespace
 
@@ -84,6 +86,7 @@ void InstanceWatch::follow_policy() {
 }
 
 InstanceWatch::~InstanceWatch() {
+    end_scan();
     loop_->cancel(next_check_);
     loop_->cancel(tell_blindness_);
 }
@@ -102,7 +105,7 @@ void InstanceWatch::start() {
     status_.state = WatchState::attaching;
     worker_ = std::make_unique<JobRunner>(
         loop_,
-        JobRunner::Callbacks{.start = [this] { return start_worker(); },
+        JobRunner::Callbacks{.start = [this] { return start_worker(/*scans=*/false); },
                              .ready = [this](const auto& missing) { on_ready(missing); },
                              .lost = [this](const Error& why, auto wait) { on_lost(why, wait); }});
     worker_->start();
@@ -115,6 +118,7 @@ void InstanceWatch::policy_changed() {
         schedule_.begin(std::chrono::steady_clock::now());
         return plan_check(kFirstCheckAfter);
     }
+    give_up("it is not looked into as before: the policy or the VM has changed");
     worker_.reset();
     start();
 }
@@ -129,14 +133,16 @@ void InstanceWatch::refresh(const hypervisor::Vm& vm, event::Instance instance) 
     if (same_ram && !same_owner) policy_changed();
     if (same_ram) return;
     loop_->cancel(std::exchange(next_check_, 0));
+    give_up("it is not looked into as before: the policy or the VM has changed");
     worker_.reset();
     start();
 }
 
-Result<StartedWorker> InstanceWatch::start_worker() {
+Result<StartedWorker> InstanceWatch::start_worker(bool scans) {
     hypervisor::OpenRam ram = TRY(hypervisor::open_ram(vm_));
     GuestSource source;
     source.name = vm_.label();
+    source.scans = scans;
     source.fds = std::move(ram.fds);
     source.layout = std::move(ram.layouts.front());
     if (ram.layouts.size() > 1) source.alternative = std::move(ram.layouts[1]);
@@ -389,9 +395,12 @@ void InstanceWatch::end_blindness() {
     callbacks_.sighted(*this, lasted, !std::exchange(sighted_once_, true));
 }
 
-bool InstanceWatch::ask(const Question& question, JobRunner::OnFrame on_frame,
+bool InstanceWatch::ask(std::uint64_t asker, const Question& question, JobRunner::OnFrame on_frame,
                         JobRunner::OnFailure failed) {
     if (!worker_ || !worker_->ready()) return false;
+    if (question.topic == Topic::scan) {
+        return scan(asker, question, std::move(on_frame), std::move(failed));
+    }
     if (question.topic == Topic::decoy_kernel) {
         answer_from_hearing(std::move(on_frame), std::move(failed));
         return true;
@@ -400,6 +409,72 @@ bool InstanceWatch::ask(const Question& question, JobRunner::OnFrame on_frame,
                             .deadline = kCheckDeadline,
                             .on_frame = std::move(on_frame),
                             .on_failure = std::move(failed)});
+}
+
+bool InstanceWatch::scan(std::uint64_t asker, const Question& question, JobRunner::OnFrame on_frame,
+                         JobRunner::OnFailure failed) {
+    if (scanner_ && scanning_for_ != asker) {
+        refuse(failed, "somebody else has it scanned just now; try again when that has ended");
+        return true;
+    }
+    if (!scanner_) {
+        if (!callbacks_.may_scan()) {
+            refuse(failed,
+                   "other VMs of this host are being scanned; try again when that has "
+                   "ended");
+            return true;
+        }
+        scanning_for_ = asker;
+        scanner_ = std::make_unique<JobRunner>(
+            loop_, JobRunner::Callbacks{
+                       .start = [this] { return start_worker(/*scans=*/true); },
+                       .ready = [](const auto&) {},
+                       // What it was told is gone with it. Not from inside its own handler.
+                       .lost =
+                           [this](const Error& why, auto) {
+                               callbacks_.note(*this, "a scan has ended: " + why.to_text());
+                               loop_->cancel(scan_lost_);
+                               scan_lost_ = loop_->after(0ms, [this] {
+                                   scan_lost_ = 0;
+                                   end_scan();
+                               });
+                           }});
+        scanner_->start();
+    }
+    loop_->cancel(scan_idle_);
+    scan_idle_ = loop_->after(kScanDeadline + kScanIdle, [this] {
+        scan_idle_ = 0;
+        end_scan();
+    });
+    return scanner_->submit({.question = event::encode(question),
+                             .deadline = kScanDeadline,
+                             .on_frame = std::move(on_frame),
+                             .on_failure = std::move(failed)});
+}
+
+void InstanceWatch::asker_left(std::uint64_t asker) {
+    if (!scanner_ || scanning_for_ != asker) return;
+    loop_->cancel(scan_lost_);
+    scan_lost_ = loop_->after(0ms, [this] {  // it may be its answer that could not be sent
+        scan_lost_ = 0;
+        end_scan();
+    });
+}
+
+void InstanceWatch::end_scan(const std::string& why) {
+    loop_->cancel(std::exchange(scan_idle_, 0));
+    loop_->cancel(std::exchange(scan_lost_, 0));
+    const auto scanner = std::exchange(scanner_, nullptr);
+    if (scanner && !why.empty()) scanner->give_up({Code::unavailable, 0, why});
+}
+
+void InstanceWatch::give_up(const std::string& why) {
+    end_scan(why);
+    if (worker_) worker_->give_up({Code::unavailable, 0, why});
+}
+
+void InstanceWatch::refuse(const JobRunner::OnFailure& failed, std::string why) const {
+    loop_->after(0ms, [failed, why = std::move(why)] { failed({Code::unavailable, 0, why}); });
 }
 
 // Registers are told when they are, not when somebody asks: the last hearing is the answer. It

@@ -26,6 +26,8 @@ class InstanceWatch {
         // One check can say nothing from now on, while others may; then, that it does again.
         std::function<void(InstanceWatch&, const CheckStatus& check)> check_blind, check_sighted;
         std::function<void(InstanceWatch&, const std::string& note)> note;
+        // Whether this host has room for one more scan.
+        std::function<bool()> may_scan;
     };
 
     // All of these must outlive this. `policy` may change in place: call policy_changed().
@@ -56,8 +58,15 @@ class InstanceWatch {
         hidden_open_ = hidden_process;
     }
 
-    // A user's question. False: not watched, or too many wait.
-    bool ask(const Question& question, JobRunner::OnFrame on_frame, JobRunner::OnFailure failed);
+    // A user's question. False: not watched, or too many wait. `asker`: who, in the agent's count:
+    // a scan takes many questions and belongs to one.
+    bool ask(std::uint64_t asker, const Question& question, JobRunner::OnFrame on_frame,
+             JobRunner::OnFailure failed);
+    // Its scan is over, if it has one here.
+    void asker_left(std::uint64_t asker);
+    bool scanning() const { return scanner_ != nullptr; }
+    // The VM has ended, or will not be looked into any more: whoever waits for an answer is told.
+    void give_up(const std::string& why);
 
     const hypervisor::Vm& vm() const { return vm_; }
     const event::Instance& instance() const { return status_.instance; }
@@ -66,7 +75,7 @@ class InstanceWatch {
   private:
     using Instant = std::chrono::steady_clock::time_point;
 
-    Result<StartedWorker> start_worker();
+    Result<StartedWorker> start_worker(bool scans);
     void on_ready(const std::vector<std::string>& missing_layers);
     void on_lost(const Error& why, std::chrono::milliseconds until_restart);
     void learn_kernel();
@@ -82,6 +91,12 @@ class InstanceWatch {
     void checks_answered(const std::vector<std::string>& names, Result<Reports> reports);
     void follow_policy();
     bool hearing_is_old() const;
+    // A scan has a worker of its own, so that the checks go on beside it, and nothing of it
+    // remains.
+    bool scan(std::uint64_t asker, const Question& question, JobRunner::OnFrame on_frame,
+              JobRunner::OnFailure failed);
+    void end_scan(const std::string& why = {});  // why: told to who waits for an answer
+    void refuse(const JobRunner::OnFailure& failed, std::string why) const;
     void answer_from_hearing(JobRunner::OnFrame on_frame, JobRunner::OnFailure failed) const;
     void begin_blindness(const std::string& why);
     void end_blindness();
@@ -114,8 +129,10 @@ class InstanceWatch {
     Instant heard_at_;
     unsigned doubtful_hearings_ = 0;  // in a row
     EventLoop::Timer next_check_ = 0;
-    // Last member: it ends first, and its handlers use the rest.
-    std::unique_ptr<JobRunner> worker_;
+    std::uint64_t scanning_for_ = 0;
+    EventLoop::Timer scan_idle_ = 0, scan_lost_ = 0;
+    // Last members: they end first, and their handlers use the rest.
+    std::unique_ptr<JobRunner> worker_, scanner_;
 };
 
 }  // namespace underseer::agent

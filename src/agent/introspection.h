@@ -31,10 +31,43 @@ enum class Topic : std::uint8_t {
     symbol_file,   // the kernel model as an ISF, in parts of text
     ram_regions,   // where there is RAM; answered without looking for a kernel
     ram_bytes,     // what is in it, for a dump
+    scan,          // YARA over the memory of processes, in steps: Question::scan
 };
 constexpr Topic last_enumerator(Topic) {
-    return Topic::ram_bytes;
+    return Topic::scan;
 }
+
+// A scan is rules (in as many questions as they need), compile, begin, and go_on until it is
+// finished: none of these takes long. Only a worker that was started for it takes part.
+enum class ScanStep : std::uint8_t { rules, compile, begin, go_on };
+constexpr ScanStep last_enumerator(ScanStep) {
+    return ScanStep::go_on;
+}
+
+// A part of a file of rules.
+struct RuleText {
+    std::string file;
+    std::string text;
+    bool continues = false;      // the file that the part before belongs to
+    bool only_included = false;  // it is there for include directives
+
+    static constexpr auto fields() {
+        using event::Field;
+        return std::tuple{Field{"file", &RuleText::file}, Field{"text", &RuleText::text},
+                          Field{"continues", &RuleText::continues},
+                          Field{"only_included", &RuleText::only_included}};
+    }
+};
+
+struct ScanRequest {
+    ScanStep step = ScanStep::go_on;
+    std::vector<RuleText> rules;
+
+    static constexpr auto fields() {
+        using event::Field;
+        return std::tuple{Field{"step", &ScanRequest::step}, Field{"rules", &ScanRequest::rules}};
+    }
+};
 
 struct Question {
     Topic topic = Topic::info;
@@ -49,6 +82,7 @@ struct Question {
     std::uint64_t size_bytes = 0;
     // The guest's CPUs a moment ago, when the asker knows: the kernel that they run is looked into.
     std::vector<event::CpuRegisters> cpus;
+    ScanRequest scan;  // of Topic::scan
 
     static constexpr auto fields() {
         using event::Field;
@@ -61,7 +95,8 @@ struct Question {
                           Field{"deep", &Question::deep},
                           Field{"address", &Question::address},
                           Field{"size_bytes", &Question::size_bytes},
-                          Field{"cpus", &Question::cpus}};
+                          Field{"cpus", &Question::cpus},
+                          Field{"scan", &Question::scan}};
     }
 };
 
@@ -84,6 +119,7 @@ struct IntrospectorStart {
     std::uint64_t image_bytes = 0;
     std::uint32_t fd_count = 0;
     std::vector<SliceForm> layout, alternative;
+    bool scans = false;
 
     static constexpr auto fields() {
         using event::Field;
@@ -92,7 +128,8 @@ struct IntrospectorStart {
                           Field{"image_bytes", &IntrospectorStart::image_bytes},
                           Field{"fd_count", &IntrospectorStart::fd_count},
                           Field{"layout", &IntrospectorStart::layout},
-                          Field{"alternative", &IntrospectorStart::alternative}};
+                          Field{"alternative", &IntrospectorStart::alternative},
+                          Field{"scans", &IntrospectorStart::scans}};
     }
 };
 // A part of a long text; the parts in their order are the whole.
@@ -104,6 +141,46 @@ struct TextPart {
         return std::tuple{Field{"text", &TextPart::text}};
     }
 };
+
+// What rules that were compiled amount to; with errors, there are none.
+struct RuleProblem {
+    std::string file;
+    std::uint32_t line = 0;  // 0: the file as a whole
+    std::string message;
+
+    static constexpr auto fields() {
+        using event::Field;
+        return std::tuple{Field{"file", &RuleProblem::file}, Field{"line", &RuleProblem::line},
+                          Field{"message", &RuleProblem::message}};
+    }
+};
+struct CompiledRules {
+    std::uint64_t rules = 0;
+    std::vector<RuleProblem> errors;
+
+    static constexpr auto fields() {
+        using event::Field;
+        return std::tuple{Field{"rules", &CompiledRules::rules},
+                          Field{"errors", &CompiledRules::errors}};
+    }
+};
+
+// What one step of a scan has brought.
+struct ScanPart {
+    std::vector<event::MemoryMatch> matches;
+    event::ScanCoverage coverage;  // of all steps so far
+    std::uint64_t processes = 0;   // that there are
+    bool finished = false;
+
+    static constexpr auto fields() {
+        using event::Field;
+        return std::tuple{
+            Field{"matches", &ScanPart::matches}, Field{"coverage", &ScanPart::coverage},
+            Field{"processes", &ScanPart::processes}, Field{"finished", &ScanPart::finished}};
+    }
+};
+// Rules go over in questions of about this size.
+inline constexpr std::size_t kMaxRuleTextInQuestion = 256u << 10;
 
 // One region of RAM.
 struct RamExtent {

@@ -11,7 +11,8 @@ IntrospectorStart start_form(const GuestSource& source) {
     IntrospectorStart start{.name = source.name,
                             .image = source.image,
                             .image_bytes = source.image_bytes,
-                            .fd_count = static_cast<std::uint32_t>(source.fds.size())};
+                            .fd_count = static_cast<std::uint32_t>(source.fds.size()),
+                            .scans = source.scans};
     const auto copy = [](const std::vector<guest_memory::RamSlice>& from) {
         std::vector<SliceForm> to;
         for (const guest_memory::RamSlice& slice : from) {

@@ -22,7 +22,8 @@ struct GuestSource {
     std::vector<Fd> fds;                              // of an image: one
     std::vector<guest_memory::RamSlice> layout;       // of a live guest
     std::vector<guest_memory::RamSlice> alternative;  // tried when no kernel is found in `layout`
-    Fd vmm;  // pidfd of a live guest's VMM, when it is known: its RAM may outlive it
+    bool scans = false;  // the worker makes YARA scans too: its jail takes a little more
+    Fd vmm;              // pidfd of a live guest's VMM, when it is known: its RAM may outlive it
 };
 
 class Introspector {

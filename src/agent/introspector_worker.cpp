@@ -1,6 +1,7 @@
 #include "agent/introspector_worker.h"
 
 #include "agent/introspector.h"
+#include "agent/memory_scan.h"
 
 #include <fmt/format.h>
 #include <time.h>
@@ -108,15 +109,18 @@ class Worker {
         if (hearing.count(Testimony::runs_another) == 0) return;
         auto left = guest_->kernel().as_unrun();
         if (left.has_value()) decoys_.suspect(std::move(*left));
+        leave_guest();
+    }
+
+    void leave_guest() {
         guest_.reset();
         seen_running_ = false;
         suspect_ = false;
+        scan_.leave_guest();
     }
 
     void leave_kernel() {
-        guest_.reset();
-        seen_running_ = false;
-        suspect_ = false;
+        leave_guest();
         if (remains_.size() == kMaxRemains) remains_.erase(remains_.begin());
         remains_.push_back(signs_);
     }
@@ -207,6 +211,18 @@ class Worker {
         // A dump needs no kernel.
         if (question.topic == Topic::ram_regions) return send_all(frames_of(ram_regions()));
         if (question.topic == Topic::ram_bytes) return send_all(frames_of(ram_bytes(question)));
+        if (question.topic == Topic::scan) {
+            if (!source_.scans) {
+                return send_failure({Code::unsupported, 0, "this worker makes no scans"});
+            }
+            // Nor do rules.
+            if (question.scan.step == ScanStep::rules) {
+                return send_all(frames_of(scan_.add_rules(question.scan.rules)));
+            }
+            if (question.scan.step == ScanStep::compile) {
+                return send_all(frames_of(scan_.compile()));
+            }
+        }
         Error last;
         for (unsigned i = 0; i < kAttempts; ++i) {
             auto attached = attach(question.cpus);
@@ -255,6 +271,9 @@ class Worker {
                     {decoys_.hear(*guest_, source_.image ? image_cpus_ : question.cpus)}, 0, {}});
             case Topic::symbol_file:
                 return frames_of(symbol_file());
+            case Topic::scan:
+                return frames_of(question.scan.step == ScanStep::begin ? scan_.begin(*guest_, pid)
+                                                                       : scan_.go_on(*guest_));
             case Topic::ram_regions:
             case Topic::ram_bytes:
                 break;
@@ -369,6 +388,7 @@ class Worker {
     std::unique_ptr<CachedMemory> cache_;
     std::unique_ptr<Guest> guest_;
     detect::DecoyKernelCheck decoys_;
+    MemoryScan scan_;
     std::vector<event::CpuRegisters> image_cpus_;  // that its writer told
     bool suspect_ = false;           // the last check for hidden processes has found one
     guest_linux::VitalSigns signs_;  // of guest_, when they were last seen
@@ -396,6 +416,7 @@ Result<GuestSource> receive_source(jail::Channel& channel) {
     source.name = std::move(start.name);
     source.image = start.image;
     source.image_bytes = start.image_bytes;
+    source.scans = start.scans;
     const auto copy = [](const std::vector<SliceForm>& from) {
         std::vector<guest_memory::RamSlice> to;
         for (const SliceForm& slice : from) {
@@ -417,9 +438,11 @@ Result<void> run_introspector(jail::Channel channel) {
     GuestSource source = TRY(receive_source(channel));
     std::vector<int> keep{STDERR_FILENO, channel.fd()};
     for (const Fd& fd : source.fds) keep.push_back(fd.get());
-    const auto policy =
-        jail::introspector_policy(channel.fd(), readable(source, kFirstMemoryFd), kMaxReadBytes);
+    const auto policy = jail::introspector_policy(
+        channel.fd(), readable(source, kFirstMemoryFd), kMaxReadBytes,
+        source.scans ? jail::IntrospectorDuty::scans : jail::IntrospectorDuty::looks);
     guest_linux::Disassembler::warm_up();
+    if (source.scans) scan::warm_up();
     const auto missing =
         TRY(jail::close_jail(policy, {.max_memory_bytes = kMaxWorkerMemory}, keep));
     TRY(channel.send(event::encode(missing)));

@@ -159,6 +159,13 @@ void JobRunner::lose(Error why) {
     callbacks_.lost(why, wait);
 }
 
+void JobRunner::give_up(const Error& why) {
+    loop_->cancel(std::exchange(restart_, 0));
+    drop_worker();
+    if (auto job = std::exchange(current_, std::nullopt)) job->on_failure(why);
+    while (auto job = waiting_.pop()) job->on_failure(why);
+}
+
 void JobRunner::drop_worker() {
     loop_->cancel(std::exchange(deadline_, 0));
     ready_ = false;

@@ -53,6 +53,10 @@ class JobRunner {
     // False, and on_failure is not called, when too many wait.
     bool submit(Job job);
 
+    // Ends the worker for good and fails all that was asked of it. Without this, jobs are dropped
+    // with the runner and nobody is told.
+    void give_up(const Error& why);
+
     bool ready() const { return ready_; }
     bool idle() const { return ready_ && !current_; }
     unsigned restarts() const { return restarts_; }

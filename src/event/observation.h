@@ -329,4 +329,87 @@ struct SystemInfo {
     }
 };
 
+// Where in a process a string of a rule was found.
+struct MatchedString {
+    std::string identifier;  // "$a"
+    // What it lies in. Of a file's part that the process has not mapped: no addresses, its path.
+    Vma region;
+    std::uint64_t address = 0;       // 0 where it is not mapped
+    std::uint64_t offset_bytes = 0;  // into the region; into the file where it is not mapped
+    std::uint64_t size_bytes = 0;    // of all that matched
+    std::string bytes;               // the first of it, in hexadecimal
+
+    bool operator==(const MatchedString&) const = default;
+    static constexpr auto fields() {
+        return std::tuple{Field{"identifier", &MatchedString::identifier},
+                          Field{"region", &MatchedString::region},
+                          Field{"address", &MatchedString::address},
+                          Field{"offset_bytes", &MatchedString::offset_bytes},
+                          Field{"size_bytes", &MatchedString::size_bytes},
+                          Field{"bytes", &MatchedString::bytes}};
+    }
+};
+
+struct RuleMeta {
+    std::string key, value;
+
+    bool operator==(const RuleMeta&) const = default;
+    static constexpr auto fields() {
+        return std::tuple{Field{"key", &RuleMeta::key}, Field{"value", &RuleMeta::value}};
+    }
+};
+
+// A YARA rule that holds for the memory of a process: for what it has of its own, or for a file
+// that it maps.
+struct MemoryMatch {
+    std::string rule;
+    std::string rule_file;
+    std::vector<std::string> tags;
+    std::vector<RuleMeta> meta;
+    std::uint32_t pid = 0;
+    std::string comm;
+    std::string file;  // that it holds for; "": for the process's own memory
+    std::uint64_t string_count = 0;
+    std::vector<MatchedString> strings;  // few of many, some of each region
+
+    bool operator==(const MemoryMatch&) const = default;
+    static constexpr auto fields() {
+        return std::tuple{Field{"rule", &MemoryMatch::rule},
+                          Field{"rule_file", &MemoryMatch::rule_file},
+                          Field{"tags", &MemoryMatch::tags},
+                          Field{"meta", &MemoryMatch::meta},
+                          Field{"pid", &MemoryMatch::pid},
+                          Field{"comm", &MemoryMatch::comm},
+                          Field{"file", &MemoryMatch::file},
+                          Field{"string_count", &MemoryMatch::string_count},
+                          Field{"strings", &MemoryMatch::strings}};
+    }
+};
+
+// What a scan of memory was made over, and what of it could not be looked at.
+struct ScanCoverage {
+    std::uint64_t processes = 0;  // looked at
+    std::uint64_t ended = 0;      // that ended before their turn
+    std::uint64_t files = 0;      // mapped ones, each once
+    std::uint64_t bytes_scanned = 0;
+    std::uint64_t swapped_pages = 0;     // that are not in RAM
+    std::uint64_t device_pages = 0;      // that are no RAM: not for rules
+    std::uint64_t unreadable_pages = 0;  // that could not be read, or that the image lacks
+    std::uint64_t gap_count = 0;
+    std::vector<std::string> gaps;  // what was not looked at, and why; few of many
+
+    bool operator==(const ScanCoverage&) const = default;
+    static constexpr auto fields() {
+        return std::tuple{Field{"processes", &ScanCoverage::processes},
+                          Field{"ended", &ScanCoverage::ended},
+                          Field{"files", &ScanCoverage::files},
+                          Field{"bytes_scanned", &ScanCoverage::bytes_scanned},
+                          Field{"swapped_pages", &ScanCoverage::swapped_pages},
+                          Field{"device_pages", &ScanCoverage::device_pages},
+                          Field{"unreadable_pages", &ScanCoverage::unreadable_pages},
+                          Field{"gap_count", &ScanCoverage::gap_count},
+                          Field{"gaps", &ScanCoverage::gaps}};
+    }
+};
+
 }  // namespace underseer::event

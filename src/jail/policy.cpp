@@ -115,8 +115,12 @@ std::vector<sock_filter> block_of(const SyscallRule& rule) {
 }  // namespace
 
 Policy introspector_policy(int channel_fd, std::span<const ReadableRange> ranges,
-                           std::uint64_t max_read_bytes) {
+                           std::uint64_t max_read_bytes, IntrospectorDuty duty) {
     Policy policy{"introspector", common_rules(channel_fd)};
+    if (duty == IntrospectorDuty::scans) {
+        policy.rules.push_back(
+            RULE(mremap, "libyara's buffers grow by realloc(3)", {3, Op::at_most, MREMAP_MAYMOVE}));
+    }
     for (const ReadableRange& range : ranges) {
         policy.rules.push_back(RULE(pread64, "guest memory, within its RAM and in bounded pieces",
                                     fd_is(range.fd), {2, Op::at_most, max_read_bytes},

@@ -43,9 +43,11 @@ struct ReadableRange {
 };
 
 // The process that reads one guest's memory. It reads `ranges` (each pread at most `max_read_bytes`
-// long), talks over `channel_fd`, and can do nothing else.
+// long), talks over `channel_fd`, and can do nothing else; one that scans compiles YARA rules too.
+enum class IntrospectorDuty : std::uint8_t { looks, scans };
 Policy introspector_policy(int channel_fd, std::span<const ReadableRange> ranges,
-                           std::uint64_t max_read_bytes);
+                           std::uint64_t max_read_bytes,
+                           IntrospectorDuty duty = IntrospectorDuty::looks);
 
 // The process that judges what introspectors report: it talks over `channel_fd`, and nothing else.
 Policy analyser_policy(int channel_fd);

@@ -27,8 +27,38 @@ void ask(agent::StartedWorker& worker, Topic topic) {
     EXPECT_TRUE(answer.has_value()) << answer.error().to_text();
 }
 
+// With rules that use every module, over content of every kind.
+void scan(agent::StartedWorker& worker) {
+    std::string rules =
+        "import \"elf\" import \"pe\" import \"hash\" import \"magic\" import \"math\"\n"
+        "rule every { strings: $a = /[a-z]{3,9}\\.so/ condition: #a > 1 or pe.is_pe or "
+        "elf.type == elf.ET_EXEC or hash.sha256(0, filesize) == \"\" or magic.type() == \"\" or "
+        "math.entropy(0, filesize) > 9.0 }\n";
+    for (int i = 0; i < 3000; ++i) {
+        rules += fmt::format("rule r{0} {{ strings: $a = \"of rule {0}\" condition: $a }}\n", i);
+    }
+    const auto step = [&]<typename T>(agent::ScanRequest request, T) {
+        const Question question{.topic = Topic::scan, .scan = std::move(request)};
+        CHECK(worker.channel.send(event::encode(question)).has_value());
+        auto answer = agent::read_answer<T>("worker", [&] { return worker.channel.receive(); });
+        EXPECT_TRUE(answer.has_value()) << answer.error().to_text();
+        return answer.has_value() && !answer->items.empty() ? answer->items[0] : T{};
+    };
+    step({.step = agent::ScanStep::rules, .rules = {{.file = "all.yar", .text = rules}}},
+         agent::CompiledRules{});
+    const auto compiled = step({.step = agent::ScanStep::compile}, agent::CompiledRules{});
+    EXPECT_EQ(compiled.rules, 3001u);
+    agent::ScanPart part = step({.step = agent::ScanStep::begin}, agent::ScanPart{});
+    for (int i = 0; i < 1000 && !part.finished; ++i) {
+        part = step({.step = agent::ScanStep::go_on}, agent::ScanPart{});
+    }
+    EXPECT_TRUE(part.finished);
+    EXPECT_GT(part.coverage.bytes_scanned, 1u << 20);
+}
+
 // The calls of an introspector from the moment its jail is closed to its end.
-std::set<long> calls_of(agent::GuestSource source) {
+std::set<long> calls_of(agent::GuestSource source, bool scans = false) {
+    source.scans = scans;
     std::optional<agent::StartedWorker> worker =
         Introspector::begin(std::move(source)).value().release();
     CallTrace trace(worker->child.pid());
@@ -43,6 +73,9 @@ std::set<long> calls_of(agent::GuestSource source) {
     ask<event::Module>(*worker, Topic::modules);
     ask<event::KernelLogLine>(*worker, Topic::kernel_log);
     ask<event::CheckReport>(*worker, Topic::checks);
+    if (scans) {
+        scan(*worker);
+    }
     {
         const jail::Channel hung_up = std::move(worker->channel);
     }
@@ -59,6 +92,7 @@ TEST(JailUse, no_rule_is_there_that_nothing_needs) {
     ASSERT_TRUE(vm->dump_to(path, "kdump-zlib").has_value());
     used.merge(calls_of(image_source(path)));
     std::filesystem::remove(path);
+    const std::set<long> for_scans = calls_of(source_of(*vm), /*scans=*/true);
     const jail::ReadableRange range{5, 0, 1};
 #ifdef UNDERSEER_SANITIZED  // whose allocator needs less than the C library's, or other things
     used.insert({SYS_munmap, SYS_brk});
@@ -67,6 +101,10 @@ TEST(JailUse, no_rule_is_there_that_nothing_needs) {
     for (const jail::SyscallRule& rule : jail::introspector_policy(3, {&range, 1}, 1).rules) {
         if (!rule.rare && !used.contains(rule.number)) unused.push_back(rule.name);
     }
+#ifndef UNDERSEER_SANITIZED
+    EXPECT_FALSE(used.contains(SYS_mremap)) << "only scans may";
+    EXPECT_TRUE(for_scans.contains(SYS_mremap)) << "which the jail of scans allows";
+#endif
     EXPECT_TRUE(unused.empty()) << "nothing used: " << fmt::format("{}", fmt::join(unused, ", "));
 }
 
