@@ -22,6 +22,7 @@
 #include "output.h"
 #include "output_file.h"
 #include "report.h"
+#include "scan.h"
 #include "target.h"
 #include "vms.h"
 
@@ -253,6 +254,25 @@ const std::vector<Row>& rows() {
           .options = {&kOnly, &kDeep, &kJson, &kDirect, &kRun},
           .exits = of_a_guest({{1, "something was found"}, {10, "a check could not look"}})},
          check},
+        {{.name = "scan",
+          .group = kJudge,
+          .what = "looks through the memory of its processes by YARA rules",
+          .more =
+              "A rule is judged over each file that a process has mapped, as a file and once for "
+              "all processes, and over what each process has of its own, as yara does with a pid. "
+              "Told are the process, the region and the file. Only what is in RAM is looked at; "
+              "what is not, or cannot be read, is told.\n\n"
+              "Rules are compiled in the jailed process that reads the guest. Each file has a "
+              "namespace of its own; include directives find files in or below the folder of the "
+              "file that was named. The variables filename, filepath, extension, filetype and "
+              "owner are there.",
+          .words = {{"INSTANCE|IMAGE", Kind::target}},
+          .options = {&kRules, &kPid, &kTimeout, &kJson, &kDirect, &kRun},
+          .exits =
+              of_a_guest({{1, "a rule matches"},
+                          {10, "no rule matches, and not all could be looked at"},
+                          {13, "the rules have errors: each is told with its file and line"}})},
+         scan},
         {{.name = "explain",
           .group = kJudge,
           .what = "what a rule rests on, what it misses, what else looks like it, what to do",

@@ -1,15 +1,14 @@
 #include "dump.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
-#include <chrono>
 #include <cstdio>
 
 #include "base/counted.h"
 #include "guest_memory/elf_writer.h"
 #include "json/writer.h"
 #include "output_file.h"
+#include "progress.h"
 #include "ram_reader.h"
 #include "table.h"
 
@@ -17,35 +16,7 @@ namespace underseer::cli {
 
 namespace {
 
-using Clock = std::chrono::steady_clock;
 constexpr double kMib = 1u << 20;
-
-// One line on standard error, drawn again ten times a second; nothing when that is no terminal.
-class ProgressBar {
-  public:
-    ProgressBar() : shown_(::isatty(STDERR_FILENO) != 0) {}
-    ~ProgressBar() {
-        if (drawn_) fmt::print(stderr, "\r\x1b[K");
-    }
-
-    void show(std::uint64_t done, std::uint64_t all) {
-        const Clock::time_point now = Clock::now();
-        if (!shown_ || now - latest_ < std::chrono::milliseconds(100)) return;
-        latest_ = now;
-        constexpr std::uint64_t kWidth = 30;
-        const std::uint64_t full = all == 0 ? kWidth : done * kWidth / all;
-        const double seconds = std::chrono::duration<double>(now - start_).count();
-        fmt::print(stderr, "\r\x1b[K[{:#<{}}{:.<{}}] {:.0f} of {:.0f} MiB, {:.0f} MiB/s", "", full,
-                   "", kWidth - full, static_cast<double>(done) / kMib,
-                   static_cast<double>(all) / kMib, static_cast<double>(done) / kMib / seconds);
-        std::fflush(stderr);
-        drawn_ = true;
-    }
-
-  private:
-    bool shown_, drawn_ = false;
-    Clock::time_point start_ = Clock::now(), latest_;
-};
 
 void print_summary(const Options& options, const RamReader& memory,
                    const guest_memory::ElfDump& dump) {
@@ -78,6 +49,12 @@ void print_summary(const Options& options, const RamReader& memory,
     fmt::print("{}\n", text);
 }
 
+std::string text_of(std::uint64_t done, std::uint64_t all, const ProgressBar& bar) {
+    return fmt::format("{:.0f} of {:.0f} MiB, {:.0f} MiB/s", static_cast<double>(done) / kMib,
+                       static_cast<double>(all) / kMib,
+                       static_cast<double>(done) / kMib / bar.seconds());
+}
+
 }  // namespace
 
 Result<int> dump(agent::Introspector introspector, const Options& options) {
@@ -88,7 +65,7 @@ Result<int> dump(agent::Introspector introspector, const Options& options) {
         ProgressBar bar;
         return guest_memory::write_elf_core(memory, file.fd(),
                                             [&](std::uint64_t done, std::uint64_t all) {
-                                                bar.show(done, all);
+                                                bar.show(done, all, text_of(done, all, bar));
                                                 return !memory.broken() && !stop.wanted();
                                             });
     }();

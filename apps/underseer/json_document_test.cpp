@@ -10,6 +10,7 @@
 #include "event/finding.h"
 #include "event/observation.h"
 #include "explain.h"
+#include "scan.h"
 
 namespace underseer::cli {
 namespace {
@@ -103,6 +104,10 @@ TEST(JsonDocument, describes_every_key_as_it_is) {
     expect_documented<agent::CheckStatus>("### Check status");
     expect_documented<event::Instance>("### Instance");
     expect_documented<Explained>("## explain");
+    expect_documented<ScanReport>("## scan");
+    expect_documented<event::MemoryMatch>("### Memory match");
+    expect_documented<event::MatchedString>("### Matched string");
+    expect_documented<event::ScanCoverage>("### Scan coverage");
 }
 
 }  // namespace

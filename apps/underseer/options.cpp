@@ -9,6 +9,7 @@
 #include "agent/paths.h"
 #include "detect/check.h"
 #include "detect/decoy_kernel/decoy_kernel.h"
+#include "policy/policy.h"
 
 namespace underseer::cli {
 
@@ -44,6 +45,16 @@ Result<void> take_checks(Options& options, const std::string& text) {
     return {};
 }
 
+Result<void> take_rules(Options& options, const std::string& path) {
+    options.rules.push_back(path);
+    return {};
+}
+
+Result<void> take_timeout(Options& options, const std::string& text) {
+    options.timeout = TRY(policy::parse_duration(text).context("--timeout"));
+    return {};
+}
+
 template <bool Options::* member>
 Result<void> set(Options& options, const std::string&) {
     options.*member = true;
@@ -60,7 +71,7 @@ struct Taker {
     const program::Option* option;
     Result<void> (*take)(Options&, const std::string& value);
 };
-constexpr std::array<Taker, 18> kTakers{{
+constexpr std::array<Taker, 20> kTakers{{
     {&option::kPid, take_pid},
     {&option::kJson, set<&Options::json>},
     {&option::kThreads, set<&Options::threads>},
@@ -71,6 +82,8 @@ constexpr std::array<Taker, 18> kTakers{{
     {&option::kForce, set<&Options::force>},
     {&option::kDeep, set<&Options::deep>},
     {&option::kOnly, take_checks},
+    {&option::kRules, take_rules},
+    {&option::kTimeout, take_timeout},
     {&option::kOnce, set<&Options::once>},
     {&option::kHelp, set<&Options::help>},
     {&option::kVersion, set<&Options::version>},

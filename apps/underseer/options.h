@@ -1,6 +1,7 @@
 // What the person asked for, and the options that commands take.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <filesystem>
 #include <optional>
@@ -22,9 +23,11 @@ struct Options {
     bool environment = false;
     bool watch = false;
     bool force = false;
-    bool once = false;              // of the demo: do not stay
-    bool deep = false;              // of check: search all RAM
-    std::vector<std::string> only;  // of check: these; empty: all
+    bool once = false;               // of the demo: do not stay
+    bool deep = false;               // of check: search all RAM
+    std::vector<std::string> only;   // of check: these; empty: all
+    std::vector<std::string> rules;  // of scan: files, or folders of them
+    std::optional<std::chrono::milliseconds> timeout;
     bool help = false;
     bool version = false;
     bool direct = false;                       // look ourselves even when an agent runs
@@ -60,6 +63,10 @@ inline constexpr Option kPolicy{"--policy", "FILE",
                                 "the agent's policy (/etc/underseer/policy.toml)", Kind::file};
 inline constexpr Option kDeep{"--deep", "", "search all RAM too, for what no list leads to"};
 inline constexpr Option kOnly{"--only", "CHECK,..", "these checks; underseer explain lists all"};
+inline constexpr Option kRules{
+    "--rules", "FILE", "YARA rules, or a folder of them; may be given several times", Kind::file};
+inline constexpr Option kTimeout{"--timeout", "TIME",
+                                 "end after this (\"90s\", \"10m\"), with what is found by then"};
 inline constexpr Option kForce{"--force", "", "replace the output file when it is there"};
 inline constexpr Option kOnce{"--once", "", "end after the show, with its result as exit status"};
 inline constexpr Option kHelp{"--help", "", "what the program, or the command, does and takes"};

@@ -9,6 +9,7 @@
 #include <set>
 
 #include "base/counted.h"
+#include "checks.h"
 #include "crypto/hash.h"
 #include "detect/decoy_kernel/decoy_kernel.h"
 #include "listings.h"

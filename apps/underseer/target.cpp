@@ -89,6 +89,7 @@ Result<agent::Introspector> start_introspector(const Options& options,
         vm = TRY(find_vm(options.target));
         source = TRY(vm_source(*vm));
     }
+    source.scans = !options.rules.empty();
     auto introspector = TRY(agent::Introspector::start(std::move(source)));
     for (const std::string& layer : TRY(introspector.missing_layers())) {
         fmt::print(stderr, "underseer: note: this host does not allow a layer of the jail: {}\n",

@@ -227,6 +227,38 @@ static void run_with_library(const char* library) {
     run_file("/proc/self/exe", "intruder");
 }
 
+// A text that is nowhere in the program itself: only there where it is put together, and harmless.
+static void put_marker(volatile char* at) {
+    static volatile unsigned char key = 1;  // volatile: not put together by the compiler
+    // "UNDERSEER-STANDARD" and so on, each character's lowest bit turned.
+    static const unsigned char kMixed[] = {
+        84, 79, 69, 68, 83, 82, 68, 68, 83, 44, 82, 85, 64, 79, 69, 64, 83, 69, 44, 82, 66, 64,
+        79, 44, 85, 68, 82, 85, 44, 71, 72, 77, 68, 32};
+    for (unsigned i = 0; i < sizeof kMixed; ++i) at[i] = (char)(kMixed[i] ^ key);
+}
+
+// In memory of its own, in a file that is nowhere but in memory, or in one of a file system that it
+// has mapped.
+static void mark(const char* where, const char* path) {
+    if (strcmp(where, "heap") == 0) put_marker((char*)malloc(8192) + 100);
+    if (strcmp(where, "border") == 0) {
+        char* memory = mmap(NULL, 16384, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (memory == MAP_FAILED) die("mmap");
+        put_marker(memory + 8192 - 10);
+    }
+    if (strcmp(where, "memfd") == 0 || strcmp(where, "file") == 0) {
+        int fd = strcmp(where, "memfd") == 0
+                     ? (int)syscall(SYS_memfd_create, path, MFD_CLOEXEC)
+                     : open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+        if (fd < 0 || ftruncate(fd, 8192) != 0) die(path);
+        char* memory = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        if (memory == MAP_FAILED) die("mmap");
+        put_marker(memory + 4096 + 16);
+        close(fd);
+    }
+    rest();
+}
+
 static int intrude(int argc, char** argv);
 static char** words_of_thread;
 
@@ -284,6 +316,7 @@ static int intrude(int argc, char** argv) {
     if (strcmp(technique, "jit") == 0) map_code(0);
     if (strcmp(technique, "bpf") == 0) load_bpf(0);
     if (strcmp(technique, "bpf-write") == 0) load_bpf(1);
+    if (strcmp(technique, "mark") == 0) mark(word, argc > 3 ? argv[3] : "");
     if (strcmp(technique, "cgroup") == 0) enter_cgroup(word);
     if (strcmp(technique, "preload") == 0) run_with_library(word);
     if (strcmp(technique, "thread") == 0) leave_to_a_thread(argv + 1);  // "thread listen"
