@@ -434,9 +434,9 @@ bool InstanceWatch::scan(std::uint64_t asker, const Question& question, JobRunne
                            [this](const Error& why, auto) {
                                callbacks_.note(*this, "a scan has ended: " + why.to_text());
                                loop_->cancel(scan_lost_);
-                               scan_lost_ = loop_->after(0ms, [this] {
+                               scan_lost_ = loop_->after(0ms, [this, said = why.to_text()] {
                                    scan_lost_ = 0;
-                                   end_scan();
+                                   end_scan(said);  // a question may have come since
                                });
                            }});
         scanner_->start();

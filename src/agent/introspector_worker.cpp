@@ -442,7 +442,9 @@ Result<void> run_introspector(jail::Channel channel) {
         channel.fd(), readable(source, kFirstMemoryFd), kMaxReadBytes,
         source.scans ? jail::IntrospectorDuty::scans : jail::IntrospectorDuty::looks);
     guest_linux::Disassembler::warm_up();
-    if (source.scans) scan::warm_up();
+    if (source.scans && !scan::warm_up()) {
+        return fail(Code::unavailable, "libyara is not whole: one of its modules does not work");
+    }
     const auto missing =
         TRY(jail::close_jail(policy, {.max_memory_bytes = kMaxWorkerMemory}, keep));
     TRY(channel.send(event::encode(missing)));

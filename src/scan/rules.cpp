@@ -4,6 +4,8 @@
 #include <yara.h>
 
 #include <algorithm>
+#include <array>
+#include <cstdlib>
 #include <map>
 #include <optional>
 
@@ -21,17 +23,21 @@ namespace {
 constexpr const char* kWarmUpRules = R"(
 import "pe" import "elf" import "math" import "hash" import "magic" import "time" import "dotnet"
 import "dex" import "macho" import "cuckoo" import "console"
-rule modules {
+rule strings_ {
     strings:
         $text = "warm" wide ascii
         $expression = /w[a-z]{2,3}m+ up/ nocase
     condition:
-        any of them and not pe.is_pe and elf.type != elf.ET_CORE and time.now() > 0 and
+        all of them
+}
+rule parsers { condition: not pe.is_pe and not defined elf.type and time.now() > 0 }
+rule hashes {
+    condition:
         hash.md5(0, filesize) != "" and hash.sha1(0, filesize) != "" and
         hash.sha256(0, filesize) != "" and hash.checksum32(0, filesize) != 0 and
-        hash.crc32(0, filesize) != 0 and math.entropy(0, filesize) >= 0 and
-        magic.type() != "" and magic.mime_type() != ""
+        hash.crc32(0, filesize) != 0 and math.entropy(0, filesize) > 0
 }
+rule magic_ { condition: magic.type() != "" and magic.mime_type() != "" }
 )";
 
 class WarmUpContent final : public Content {
@@ -133,8 +139,19 @@ class Compilation {
                                text.substr(kNotIncluded.size()));
         }
         auto& compilation = *static_cast<Compilation*>(self);
-        compilation.tell({compilation.name_of(file), static_cast<std::uint32_t>(std::max(line, 0)),
+        const std::string name = compilation.name_of(file);
+        compilation.tell({name,
+                          line > 0 ? static_cast<std::uint32_t>(line) : compilation.last_line(name),
                           std::move(text)});
+    }
+
+    // Where libyara is at the end of a file, it names no line.
+    std::uint32_t last_line(const std::string& name) const {
+        const auto found = by_name_.find(name);
+        if (found == by_name_.end() || found->second->text.empty()) return 0;
+        const std::string& text = found->second->text;
+        const auto ends = std::ranges::count(text, '\n');
+        return static_cast<std::uint32_t>(ends + (text.back() == '\n' ? 0 : 1));
     }
 
     static const char* on_include(const char* wanted, const char* file, const char*, void* self) {
@@ -176,15 +193,22 @@ void initialize() {
     (void)done;
 }
 
-void warm_up() {
+bool warm_up() {
+    // At its first large array, qsort(3) asks the system how much memory there is.
+    std::array<int, 1024> numbers{};
+    std::qsort(numbers.data(), numbers.size(), sizeof(int), [](const void* a, const void* b) {
+        return *static_cast<const int*>(a) - *static_cast<const int*>(b);
+    });
     std::vector<RuleError> errors;
     const std::vector<RuleFile> wrong{{"wrong", "rule a { condition: $b /* */"}};
     (void)Rules::compile(wrong, errors);  // errors are told by another way
     const std::vector<RuleFile> right{{"warm", kWarmUpRules}};
     const auto rules = Rules::compile(right, errors);
-    if (!rules.has_value()) return;  // a library without one of the modules: rules say so
+    if (!rules.has_value()) return false;  // a library without one of the modules
     WarmUpContent content;
-    (void)scan(*rules, content, {.file_bytes = 23}, std::chrono::seconds(60));
+    const auto held = scan(*rules, content, {.file_bytes = content.block(0)->size_bytes},
+                           std::chrono::seconds(60));
+    return held.has_value() && held->size() == rules->count();
 }
 
 Result<Rules> Rules::compile(std::span<const RuleFile> files, std::vector<RuleError>& errors) {

@@ -15,8 +15,9 @@ struct YR_RULES;
 namespace underseer::scan {
 
 // Makes libyara ready, with everything that it and its modules open or allocate at their first use.
-// REQUIRES: called before a jail closes; without a jail it is done by itself.
-void warm_up();
+// REQUIRES: called before a jail closes; without a jail it is done by itself. False when a module
+// did not do its work: rules that use it will fail, or end the process in a jail.
+bool warm_up();
 
 struct RuleFile {
     std::string name;  // for messages, and what an include directive of another file may call it

@@ -107,6 +107,11 @@ TEST(Rules, errors_name_the_file_and_the_line_of_every_wrong_file) {
     EXPECT_NE(said.find("unknown"), std::string::npos) << said;
 }
 
+TEST(Rules, what_is_missing_at_the_end_is_said_of_the_last_line) {
+    EXPECT_EQ(errors_of({{"cut.yar", "\nrule cut {"}}), Names{"cut.yar:2"});
+    EXPECT_EQ(errors_of({{"cut.yar", "\nrule cut {\n"}}), Names{"cut.yar:2"});
+}
+
 TEST(Rules, a_file_that_is_no_text_is_refused) {
     EXPECT_EQ(errors_of({{"zero.yar", std::string(kMarker) + std::string(1, '\0')}}),
               Names{"zero.yar:0"});
@@ -283,7 +288,7 @@ TEST(Scan, content_full_of_one_string_hides_no_other) {
 }
 
 TEST(Scan, is_ready_before_a_jail_closes) {
-    warm_up();
+    EXPECT_TRUE(warm_up());
     EXPECT_EQ(names_of(scanned(compiled(kMarker), {{0, "MARKER"}})), Names{"marker"});
 }
 
