@@ -183,15 +183,16 @@ int main(int argc, char** argv) {
         fmt::print("{}\n", vm.error().to_text());
         return 0;
     }
-    // One process with some 130 MiB of text, and fifty small ones.
+    // One process with 100 MB of text, and fifty small ones.
     vm->output_of(
-        "(x=$(head -c 100000000 /dev/urandom | base64); echo ${#x} > /tmp/filled; sleep 100000) "
-        "> /dev/null 2>&1 & i=0; while [ $i -lt 50 ]; do /bin/workload sleeper > /dev/null & "
-        "i=$((i+1)); done; true");
+        "(x=$(tr -dc ' -~' < /dev/urandom | head -c 100000000); echo ${#x} > /tmp/filled; "
+        "while :; do sleep 1000; done) > /dev/null 2>&1 & i=0; while [ $i -lt 50 ]; do "
+        "/bin/workload sleeper > /dev/null & i=$((i+1)); done; true");
     for (int i = 0; i < 120; ++i) {
         if (vm->run("test -s /tmp/filled").value().status == 0) break;
         ::sleep(1);
     }
+    CHECK(vm->output_of("cat /tmp/filled") == "100000000\n");
     vm->pause();
     const auto found = hypervisor::select(hypervisor::discover().value(), vm->name()).value();
     auto ram = hypervisor::open_ram(found).value();
