@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <optional>
 #include <set>
@@ -44,9 +45,10 @@ constexpr std::array<std::array<std::uint8_t, kNearBranchBytes>, 6> kNothing{
 }  // namespace
 
 // Where the kernel alters its own code.
-class CodeBaseline::Sites {
+class PatchSites {
   public:
-    Sites(Kernel& kernel, const CodeMap& code) : kernel_(kernel), code_(code), ftrace_(kernel) {
+    PatchSites(Kernel& kernel, const CodeMap& code)
+        : kernel_(kernel), code_(code), ftrace_(kernel) {
         part("jump labels", [&] { return read_jump_labels(); });
         part("static calls", [&]() -> Result<void> {
             calls_ = TRY(StaticCalls::read(kernel_));
@@ -262,7 +264,7 @@ Result<CodeComparison> CodeBaseline::compare(Kernel& kernel, const CodeMap& code
             return std::ranges::find(present, known.second.piece) == present.end();
         });
     }
-    std::optional<Sites> sites;  // only where something differs
+    std::optional<PatchSites> sites;  // only where something differs
     for (const Piece& piece : present) {
         const bool is_text = piece.begin == text.begin;
         const PageHashes own =
@@ -305,9 +307,49 @@ bool CodeBaseline::keep_page(Kernel& kernel, Known& known, std::size_t page) {
     return true;
 }
 
-// What differs in a page, place by place. A place may lie across the border to a neighbour.
-void CodeBaseline::compare_page(Kernel& kernel, const Sites& sites, Known& known, std::size_t page,
-                                CodeComparison& result) {
+namespace {
+
+// What differs from offset `first` to `last`, place by place; both begin at `at`.
+void compare_places(const PatchSites& sites, GuestVirt at, Bytes before, std::vector<std::byte> now,
+                    std::size_t first, std::size_t last,
+                    const std::function<std::string(GuestVirt)>& name_of, CodeComparison& result) {
+    now.resize(now.size() + kSiteBytes);  // so that one at the very end can be looked at
+    const auto is_lock = [](std::byte one) { return one == kLock || one == kSegmentPrefix; };
+    for (std::size_t i = first; i < last;) {
+        // Locks are dropped and taken up again with the number of CPUs (.smp_locks).
+        if (before[i] == now[i] || (is_lock(before[i]) && is_lock(now[i]))) {
+            ++i;
+            continue;
+        }
+        std::size_t explained = 0;
+        for (std::size_t back = 0; back < kSiteBytes && back <= i; ++back) {
+            const std::size_t held =
+                sites.holds(at + (i - back), std::span(now).subspan(i - back).first<kSiteBytes>());
+            if (held > back) explained = held - back;
+            if (explained > 0) break;
+        }
+        if (explained > 0) {
+            i += explained;
+            continue;
+        }
+        const std::size_t left = i - std::min(i, kAround),
+                          right = std::min(i + kSiteBytes + kAround, before.size());
+        if (result.altered.size() < limits::kMaxWaysOut) {
+            const auto text = [&](Bytes of) {
+                return std::string(as_text(of.subspan(left, right - left)));
+            };
+            result.altered.push_back({name_of(at + i), at + i, at + left, text(before), text(now)});
+        }
+        // What stands beside it is told with it.
+        i += kSiteBytes;
+    }
+}
+
+}  // namespace
+
+// A place may lie across the border to a neighbour.
+void CodeBaseline::compare_page(Kernel& kernel, const PatchSites& sites, Known& known,
+                                std::size_t page, CodeComparison& result) {
     const Piece& piece = known.piece;
     const auto has = [&](std::size_t which) {
         return which < known.pages.size() && known.pages.hash(which).has_value();
@@ -329,43 +371,25 @@ void CodeBaseline::compare_page(Kernel& kernel, const Sites& sites, Known& known
         ++result.unreadable;
         return;
     }
-    now.resize(now.size() + kSiteBytes);  // so that one at the very end can be looked at
-    const auto is_lock = [](std::byte one) { return one == kLock || one == kSegmentPrefix; };
-    for (std::size_t at = first; at < last;) {
-        const std::byte was = before[at - from], is = now[at - from];
-        // Locks are dropped and taken up again with the number of CPUs (.smp_locks).
-        if (was == is || (is_lock(was) && is_lock(is))) {
-            ++at;
-            continue;
-        }
-        std::size_t explained = 0;
-        for (std::size_t back = 0; back < kSiteBytes && back <= at - from; ++back) {
-            const std::size_t place = at - back - from;
-            if (place + kSiteBytes > now.size()) continue;
-            const std::size_t held = sites.holds(piece.begin + (at - back),
-                                                 std::span(now).subspan(place).first<kSiteBytes>());
-            if (held > back) explained = held - back;
-            if (explained > 0) break;
-        }
-        if (explained > 0) {
-            at += explained;
-            continue;
-        }
-        const std::size_t left = at - std::min(at - from, kAround),
-                          right = std::min(at + kSiteBytes + kAround, to);
-        const auto text = [&](const std::vector<std::byte>& of) {
-            return std::string(reinterpret_cast<const char*>(of.data()) + (left - from),
-                               right - left);
-        };
-        if (result.altered.size() < limits::kMaxWaysOut) {
-            const GuestVirt where = piece.begin + at;
-            result.altered.push_back({piece.name.empty() ? symbol_text(kernel, where)
-                                                         : fmt::format("{}+{:#x}", piece.name, at),
-                                      where, piece.begin + left, text(before), text(now)});
-        }
-        // What stands beside it is told with it.
-        at += kSiteBytes;
-    }
+    compare_places(
+        sites, piece.begin + from, before, std::move(now), first - from, last - from,
+        [&](GuestVirt at) {
+            return piece.name.empty() ? symbol_text(kernel, at)
+                                      : fmt::format("{}+{:#x}", piece.name, at - piece.begin);
+        },
+        result);
+}
+
+CodeComparison compare_code(Kernel& kernel, const CodeMap& code, GuestVirt at, Bytes before,
+                            Bytes now) {
+    CHECK(before.size() == now.size());
+    CodeComparison result;
+    const PatchSites sites(kernel, code);
+    compare_places(
+        sites, at, before, {now.begin(), now.end()}, 0, now.size(),
+        [&](GuestVirt place) { return symbol_text(kernel, place); }, result);
+    result.gaps = sites.gaps;
+    return result;
 }
 
 }  // namespace underseer::guest_linux

@@ -34,6 +34,13 @@ struct CodeComparison {
 // The kernel's own code, now. Code::unavailable where it does not say where that is.
 Result<PageHashes> hash_text(Kernel& kernel);
 
+// The same of a stretch of code that somebody else has kept, `before`, and as it is `now`. Both
+// stand at `at` and are equally long.
+CodeComparison compare_code(Kernel& kernel, const CodeMap& code, GuestVirt at, Bytes before,
+                            Bytes now);
+
+class PatchSites;
+
 class CodeBaseline {
   public:
     // Against what the first call has seen of each, which itself finds nothing. A module that was
@@ -41,7 +48,6 @@ class CodeBaseline {
     Result<CodeComparison> compare(Kernel& kernel, const CodeMap& code, const PageHashes& text);
 
   private:
-    class Sites;
     // What is compared as a whole.
     struct Piece {
         GuestVirt begin;
@@ -59,8 +65,8 @@ class CodeBaseline {
     static std::vector<Piece> pieces(Kernel& kernel, const CodeMap& code, const PageHashes& text,
                                      Gaps& gaps);
     static bool keep_page(Kernel& kernel, Known& known, std::size_t page);
-    static void compare_page(Kernel& kernel, const Sites& sites, Known& known, std::size_t page,
-                             CodeComparison& result);
+    static void compare_page(Kernel& kernel, const PatchSites& sites, Known& known,
+                             std::size_t page, CodeComparison& result);
 
     std::map<GuestVirt, Known> known_;  // by where it begins
 };

@@ -8,6 +8,7 @@
 #include "guest_linux/disassembly.h"
 #include "guest_linux/hooks.h"
 #include "guest_linux/syscall_names.h"
+#include "guest_linux/watch_list.h"
 
 namespace underseer::guest_linux {
 
@@ -154,7 +155,7 @@ Result<void> read_interrupts(Kernel& kernel, DispatchReport& report) {
         const std::uint64_t low = words[2 * i], high = words[2 * i + 1];
         ++report.gates;
         if ((low >> 47 & 1) == 0) continue;  // not present
-        const GuestVirt target{(low & 0xffff) | (low >> 32 & 0xffff0000) | high << 32};
+        const GuestVirt target = gate_target(low, high);
         if (target >= begin && target < end) continue;
         // Exceptions that this CPU does not have keep the gate of the kernel's start, whose code is
         // gone (idt_setup_early_handler(), arch/x86/kernel/idt.c).

@@ -377,7 +377,7 @@ void FakeGuest::build_types() {
     define("pid", 80, "level:int@4 tasks:ptr[4]@16 numbers:upid[1]@64");
     define("xarray", 16, "xa_head:ptr@8");
     define("xa_node", 40 + 512, "shift:char@0 slots:ptr[64]@40");
-    define("idr", 24, "idr_rt:xarray@0");
+    define("idr", 24, "idr_rt:xarray@0 idr_base:int@16 idr_next:int@20");
     define("pid_namespace", 64, "idr:idr@8");
     define("signal_struct", 64, "nr_threads:int@8 thread_head:list_head@16");
     define("css_set", 80,

@@ -20,11 +20,13 @@
 #include "guest_linux/open_files.h"
 #include "guest_linux/operations.h"
 #include "guest_linux/paths.h"
+#include "guest_linux/running_tasks.h"
 #include "guest_linux/task_scan.h"
 #include "guest_linux/task_views.h"
 #include "guest_linux/tasks.h"
 #include "guest_linux/user_code.h"
 #include "guest_linux/user_memory.h"
+#include "guest_linux/watch_list.h"
 
 namespace underseer::guest_linux {
 
@@ -46,6 +48,10 @@ class Guest {
     // large guest), which of them live is read anew each time. `views` are those of task_views().
     TaskPlaces find_task_places(const std::vector<TaskViewResult>& views);
     TaskViewResult ram_scan(const TaskPlaces& places, const std::vector<TaskViewResult>& views);
+    // What the CPUs run, read past `memory`'s cache.
+    Result<RunningTasks> running_tasks(guest_memory::GuestMemory* memory) {
+        return RunningTasks::of(kernel_.get(), memory);
+    }
     Result<event::Task> task(GuestVirt address, TaskDetail detail = {}) {
         return tasks_.read(address, detail);
     }
@@ -78,6 +84,11 @@ class Guest {
     Result<CodeComparison> compare_code(const CodeMap& code) {
         return code_baseline_.compare(*kernel_, code, *TRY(text()));
     }
+    // The same of bytes that somebody else has kept.
+    CodeComparison compare_code(const CodeMap& code, GuestVirt at, Bytes before, Bytes now) {
+        return guest_linux::compare_code(*kernel_, code, at, before, now);
+    }
+    WatchList watched() { return list_watched(*kernel_); }
     DispatchReport system_calls() { return inspect_syscalls(*kernel_); }
     DispatchReport interrupts() { return inspect_interrupts(*kernel_); }
     BindingList bindings() { return list_bindings(*kernel_); }
