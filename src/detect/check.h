@@ -60,7 +60,8 @@ std::span<const CheckKind> all_checks();
 std::span<const std::string_view> check_names();
 // Null when there is none of that name.
 const CheckKind* find_check(std::string_view name);
-// Of a check, or of decoy_kernel, which is none of all_checks(). Empty when there is none.
+// Of a check, or of decoy_kernel, watched_memory or hidden_runner, which are none of all_checks().
+// Empty when there is none.
 std::span<const Rule> rules_of(std::string_view check);
 
 // Those of these names; all, where none is given.

@@ -11,6 +11,7 @@
 #include "detect/guest_view/guest_view.h"
 #include "detect/helper_programs/helper_programs.h"
 #include "detect/hidden_process/hidden_process.h"
+#include "detect/hidden_runner/hidden_runner.h"
 #include "detect/io_uring/io_uring.h"
 #include "detect/kernel_code/kernel_code.h"
 #include "detect/kernel_hooks/kernel_hooks.h"
@@ -24,6 +25,7 @@
 #include "detect/program_files/program_files.h"
 #include "detect/system_calls/system_calls.h"
 #include "detect/tracing/tracing.h"
+#include "detect/watched_memory/watched_memory.h"
 
 namespace underseer::detect {
 
@@ -137,6 +139,8 @@ std::vector<std::unique_ptr<Check>> make_checks(std::span<const std::string> nam
 
 std::span<const Rule> rules_of(std::string_view check) {
     if (check == DecoyKernelCheck::kName) return DecoyKernelCheck::rules();
+    if (check == MemoryWatch::kName) return MemoryWatch::rules();
+    if (check == HiddenRunnerWatch::kName) return HiddenRunnerWatch::rules();
     const CheckKind* kind = find_check(check);
     return kind == nullptr ? std::span<const Rule>() : kind->rules;
 }

@@ -36,17 +36,17 @@ constexpr std::array kSettings{
     Setting{"uevent_helper", "kernel.hotplug"}, Setting{"poweroff_cmd", "kernel.poweroff_cmd"}};
 constexpr std::size_t kMaxTextBytes = 256;
 
-// The program that a setting names; "" when it names none.
-std::string_view program_of(const Setting& setting, std::string_view text) {
-    if (setting.symbol == "core_pattern") {
+}  // namespace
+
+std::string_view foreign_program(std::string_view symbol, std::string_view text) {
+    if (symbol == "core_pattern") {
         if (!text.starts_with('|')) return {};  // a file's name: nothing is started
         text.remove_prefix(1);
     }
     while (text.starts_with(' ')) text.remove_prefix(1);
-    return text.substr(0, text.find(' '));
+    const std::string_view program = text.substr(0, text.find(' '));
+    return is_system(program) ? std::string_view() : program;
 }
-
-}  // namespace
 
 std::span<const Rule> rules() {
     return kRules;
@@ -72,8 +72,8 @@ event::CheckReport inspect(Snapshot& snapshot) {
             continue;
         }
         ++report.coverage.looked_at;
-        const std::string_view program = program_of(setting, *text);
-        if (program.empty() || is_system(program)) continue;
+        const std::string_view program = foreign_program(setting.symbol, *text);
+        if (program.empty()) continue;
         event::Finding finding = kRules[0].about(fmt::format("{} = {}", setting.name, *text),
                                                  fmt::format("{}:{}", setting.name, *text));
         finding.evidence = {{"program", std::string(program), 0, {}},
