@@ -10,6 +10,7 @@
 #include "agent/agent_client.h"
 #include "agent/paths.h"
 #include "base/counted.h"
+#include "detect/check.h"
 #include "event_log/reader.h"
 #include "event_log/verify.h"
 #include "json/value.h"
@@ -68,7 +69,9 @@ std::string result_text(const InstanceStatus& status) {
 std::uint64_t tasks_of(const InstanceStatus& status) {
     std::uint64_t most = 0;
     for (const agent::CheckStatus& one : status.each) {
-        most = std::max(most, one.coverage.looked_at);
+        const detect::CheckKind* kind = detect::find_check(one.check);
+        if (kind != nullptr && kind->counts == "task")
+            most = std::max(most, one.coverage.looked_at);
     }
     return most;
 }
