@@ -8,6 +8,7 @@
 
 #include "detect/check.h"
 #include "detect/decoy_kernel/decoy_kernel.h"
+#include "detect/watches.h"
 #include "output.h"
 #include "program/described.h"
 #include "table.h"
@@ -28,6 +29,8 @@ std::vector<Explained> all_explained() {
     };
     add(detect::DecoyKernelCheck::kName);
     for (const std::string_view check : detect::check_names()) add(check);
+    add(detect::MemoryWatch::kName);
+    add(detect::HiddenRunnerWatch::kName);
     return all;
 }
 

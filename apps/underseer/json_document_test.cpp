@@ -102,6 +102,7 @@ TEST(JsonDocument, describes_every_key_as_it_is) {
     expect_documented<agent::AgentStatus>("### Agent");
     expect_documented<agent::InstanceStatus>("### Instance status");
     expect_documented<agent::CheckStatus>("### Check status");
+    expect_documented<agent::WatchTally>("### Watch");
     expect_documented<event::Instance>("### Instance");
     expect_documented<Explained>("## explain");
     expect_documented<ScanReport>("## scan");

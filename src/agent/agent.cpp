@@ -339,6 +339,7 @@ void Agent::look_around() {
         }
         impostors_ = std::move(impostors);
         close_orphans();
+        share_out();
     }
     tell_status();
 }
@@ -413,6 +414,15 @@ void Agent::take_in(const hypervisor::Vm& vm) {
     say(LogLevel::info, fmt::format("VM {} (pid {}) is here", instance.name, vm.pid));
     watched.watch->start();
     count_open(instance.id);
+}
+
+void Agent::share_out() {
+    const auto count = std::max<std::ptrdiff_t>(
+        1, std::ranges::count_if(
+               watched_, [](const auto& entry) { return entry.second.watch->is_looked_into(); }));
+    for (auto& [key, watched] : watched_) {
+        watched.watch->bound_cost(policy_.host_cpu_percent / static_cast<double>(count));
+    }
 }
 
 void Agent::end_instance(const std::string& key, const std::string& why) {

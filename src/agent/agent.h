@@ -63,6 +63,8 @@ class Agent {
     void refresh(InstanceWatch& watch, const hypervisor::Vm& vm);
     // Whose the VM is, and what is known of it beyond doubt.
     void identify(const hypervisor::Vm& vm, event::Instance& instance) const;
+    // Of the CPU time that all may take together.
+    void share_out();
     void end_instance(const std::string& id, const std::string& why);
     event::Instance instance_of(const hypervisor::Vm& vm) const;
     InstanceWatch* find_watch(const std::string& instance_id) const;

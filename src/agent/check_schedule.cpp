@@ -48,9 +48,18 @@ void CheckSchedule::made(const std::vector<std::string>& names, Instant started,
     for (Entry& entry : entries_) {
         if (std::ranges::find(names, entry.name) == names.end()) continue;
         entry.cost = cost;
-        if (entry.every) entry.due = started + *entry.every;
+        if (entry.every && started > entry.due + kTogether) entry.late += started - entry.due;
+        if (entry.every && entry.hurried <= started) entry.due = started + *entry.every;
     }
     paid_at_ = started + afforded(cost);
+}
+
+void CheckSchedule::hurry(std::span<const std::string_view> names, Instant now) {
+    for (Entry& entry : entries_) {
+        if (std::ranges::find(names, entry.name) == names.end()) continue;
+        entry.due = entry.hurried = now;
+    }
+    paid_at_ = std::min(paid_at_, now);
 }
 
 std::optional<milliseconds> CheckSchedule::period(const std::string& name) const {
@@ -59,9 +68,16 @@ std::optional<milliseconds> CheckSchedule::period(const std::string& name) const
     return std::max(*entry->every, afforded(entry->cost));
 }
 
+nanoseconds CheckSchedule::late(const std::string& name) const {
+    const Entry* entry = find(name);
+    return entry == nullptr ? nanoseconds(0) : entry->late;
+}
+
 milliseconds CheckSchedule::afforded(nanoseconds cost) const {
+    const double share = std::min(cpu_percent_, bound_percent_);
+    const double percent = std::max(share - left_to_others_, share / 2);
     return milliseconds(
-        static_cast<std::int64_t>(static_cast<double>(cost.count()) / 1e6 / (cpu_percent_ / 100)));
+        static_cast<std::int64_t>(static_cast<double>(cost.count()) / 1e6 / (percent / 100)));
 }
 
 const CheckSchedule::Entry* CheckSchedule::find(const std::string& name) const {

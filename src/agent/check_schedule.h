@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -22,6 +23,13 @@ class CheckSchedule {
     // From `when` on, all are due.
     void begin(Instant when);
 
+    // Never more than this, in percent of a core, whatever the policy says of one VM.
+    void bound(double percent) { bound_percent_ = percent; }
+    // So much of the share, in percent of a core, goes to somebody else; half is always left.
+    void leave(double percent) { left_to_others_ = percent; }
+    // These are due now, whatever was paid for before: once for each time that something is seen.
+    void hurry(std::span<const std::string_view> names, Instant now);
+
     // Nothing: no check is made by itself.
     std::optional<Instant> next() const;
     std::vector<std::string> due(Instant now) const;
@@ -30,6 +38,8 @@ class CheckSchedule {
               std::chrono::nanoseconds cost);
     // Between two of a check, after the budget. Nothing: it is off.
     std::optional<std::chrono::milliseconds> period(const std::string& name) const;
+    // How long in all the looks of a check have been later than the policy says.
+    std::chrono::nanoseconds late(const std::string& name) const;
     // What costs so much may come again after this.
     std::chrono::milliseconds afforded(std::chrono::nanoseconds cost) const;
 
@@ -38,12 +48,14 @@ class CheckSchedule {
         std::string name;
         std::optional<std::chrono::milliseconds> every;
         Instant due;
+        Instant hurried;
         std::chrono::nanoseconds cost{0};  // of the last look that it was part of
+        std::chrono::nanoseconds late{0};
     };
     const Entry* find(const std::string& name) const;
 
     std::vector<Entry> entries_;
-    double cpu_percent_ = 1.0;
+    double cpu_percent_ = 1.0, bound_percent_ = 1e9, left_to_others_ = 0;
     Instant paid_at_;  // when the last look is paid for
 };
 

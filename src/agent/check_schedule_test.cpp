@@ -57,6 +57,42 @@ TEST_F(Schedule, spaces_looks_by_what_they_cost) {
     EXPECT_EQ(schedule_.period("credentials"), 50s);
 }
 
+TEST_F(Schedule, leaves_a_part_of_the_share_to_others) {
+    schedule_.leave(0.5);
+    EXPECT_EQ(schedule_.afforded(10ms), 2s);
+    schedule_.leave(7);
+    EXPECT_EQ(schedule_.afforded(10ms), 2s) << "but half at most";
+    schedule_.leave(0);
+    EXPECT_EQ(schedule_.afforded(10ms), 1s);
+}
+
+TEST_F(Schedule, shares_a_bound_with_others_and_counts_how_late_it_is) {
+    schedule_.bound(0.1);
+    EXPECT_EQ(schedule_.afforded(10ms), 10s);
+    schedule_.made({"hidden_process"}, at(0s), 50ms);
+    EXPECT_EQ(schedule_.next(), at(50s));
+    EXPECT_EQ(schedule_.late("hidden_process"), 0s);
+    schedule_.made({"hidden_process"}, at(50s), 1ms);
+    EXPECT_EQ(schedule_.late("hidden_process"), 40s);
+    EXPECT_EQ(schedule_.late("credentials"), 0s);
+    schedule_.bound(100);
+    EXPECT_EQ(schedule_.afforded(10ms), 1s) << "the policy's word for one VM holds all the same";
+}
+
+TEST_F(Schedule, makes_at_once_what_is_needed_whatever_it_has_paid_for) {
+    constexpr std::string_view kWanted[] = {"credentials"};
+    schedule_.made({"hidden_process", "credentials"}, at(0s), 500ms);
+    schedule_.hurry(kWanted, at(3s));
+    EXPECT_EQ(schedule_.next(), at(3s));
+    EXPECT_EQ(schedule_.due(at(3s)), Names{"credentials"});
+    schedule_.made({"credentials"}, at(3s), 1ms);
+    EXPECT_TRUE(schedule_.due(at(4s)).empty());
+    // A look that was being taken has seen nothing of it.
+    schedule_.hurry(kWanted, at(6s));
+    schedule_.made({"credentials"}, at(5s), 1ms);
+    EXPECT_EQ(schedule_.due(at(6s)), Names{"credentials"});
+}
+
 TEST_F(Schedule, makes_nothing_that_is_off) {
     EXPECT_EQ(schedule_.period("process_names"), std::nullopt);
     policy_.check_every["hidden_process"] = policy_.check_every["credentials"] = std::nullopt;

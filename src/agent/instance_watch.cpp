@@ -11,6 +11,7 @@
 #include "detect/check.h"
 #include "detect/decoy_kernel/decoy_kernel.h"
 #include "detect/hidden_process/hidden_process.h"
+#include "detect/watches.h"
 #include "hypervisor/discover.h"
 #include "hypervisor/ram.h"
 
@@ -32,6 +33,20 @@ constexpr auto kHearingHolds = 3 * ManagerWatch::kAskEvery;
 constexpr std::chrono::milliseconds kQuietStart = 10s;
 constexpr auto kScanDeadline = 30s;
 constexpr std::chrono::milliseconds kScanIdle = 30s;
+// A watch in which nothing changes ends after this, and the next one begins.
+// The first is short: it says that there is a watch.
+constexpr std::chrono::milliseconds kWatchFor = 10s, kFirstWatchFor = 500ms;
+constexpr std::chrono::milliseconds kSuspiciousPeriod = 1ms;
+// The reports of a watch, in their order, and the checks that judge the like of what they tell.
+constexpr std::string_view kWatches[] = {detect::MemoryWatch::kName,
+                                         detect::HiddenRunnerWatch::kName};
+constexpr std::string_view kOfMemory[] = {"system_calls", "kernel_tables",  "kernel_hooks",
+                                          "kernel_code",  "kernel_modules", "helper_programs"};
+constexpr std::string_view kOfRunners[] = {detect::HiddenProcessCheck::kName};
+
+bool is_watch(std::string_view check) {
+    return std::ranges::find(kWatches, check) != std::end(kWatches);
+}
 
 }  // namespace
 
@@ -70,8 +85,10 @@ InstanceWatch::InstanceWatch(EventLoop* loop, const policy::Policy* policy, hype
 void InstanceWatch::follow_policy() {
     schedule_.follow(*policy_);
     std::vector<CheckStatus> each;
-    for (const std::string_view name : detect::check_names()) {
-        if (!schedule_.period(std::string(name))) continue;
+    std::vector<std::string_view> names(detect::check_names().begin(), detect::check_names().end());
+    names.insert(names.end(), std::begin(kWatches), std::end(kWatches));
+    for (const std::string_view name : names) {
+        if (!period_of(std::string(name))) continue;
         const auto known = std::ranges::find(status_.each, name, &CheckStatus::check);
         each.push_back(known != status_.each.end()
                            ? *known
@@ -85,9 +102,14 @@ void InstanceWatch::follow_policy() {
     summarise();
 }
 
+std::optional<std::chrono::milliseconds> InstanceWatch::period_of(const std::string& check) const {
+    return is_watch(check) ? policy_->watch_every : schedule_.period(check);
+}
+
 InstanceWatch::~InstanceWatch() {
     end_scan();
     loop_->cancel(next_check_);
+    loop_->cancel(watch_again_);
     loop_->cancel(tell_blindness_);
 }
 
@@ -104,10 +126,10 @@ void InstanceWatch::start() {
     }
     status_.state = WatchState::attaching;
     worker_ = std::make_unique<JobRunner>(
-        loop_,
-        JobRunner::Callbacks{.start = [this] { return start_worker(/*scans=*/false); },
-                             .ready = [this](const auto& missing) { on_ready(missing); },
-                             .lost = [this](const Error& why, auto wait) { on_lost(why, wait); }});
+        loop_, JobRunner::Callbacks{
+                   .start = [this] { return start_worker("introspector", /*scans=*/false); },
+                   .ready = [this](const auto& missing) { on_ready(missing); },
+                   .lost = [this](const Error& why, auto wait) { on_lost(why, wait); }});
     worker_->start();
 }
 
@@ -115,11 +137,13 @@ void InstanceWatch::policy_changed() {
     loop_->cancel(std::exchange(next_check_, 0));
     follow_policy();
     if (worker_ && policy::excluded(*policy_, status_.instance).empty()) {
+        if (!policy_->watch_every) stop_watching();
         schedule_.begin(std::chrono::steady_clock::now());
         return plan_check(kFirstCheckAfter);
     }
     give_up("it is not looked into as before: the policy or the VM has changed");
     worker_.reset();
+    stop_watching();
     start();
 }
 
@@ -135,10 +159,11 @@ void InstanceWatch::refresh(const hypervisor::Vm& vm, event::Instance instance) 
     loop_->cancel(std::exchange(next_check_, 0));
     give_up("it is not looked into as before: the policy or the VM has changed");
     worker_.reset();
+    stop_watching();
     start();
 }
 
-Result<StartedWorker> InstanceWatch::start_worker(bool scans) {
+Result<StartedWorker> InstanceWatch::start_worker(std::string_view role, bool scans) {
     hypervisor::OpenRam ram = TRY(hypervisor::open_ram(vm_));
     GuestSource source;
     source.name = vm_.label();
@@ -146,7 +171,7 @@ Result<StartedWorker> InstanceWatch::start_worker(bool scans) {
     source.fds = std::move(ram.fds);
     source.layout = std::move(ram.layouts.front());
     if (ram.layouts.size() > 1) source.alternative = std::move(ram.layouts[1]);
-    return TRY(Introspector::begin(std::move(source))).release();
+    return TRY(Introspector::begin(std::move(source), role)).release();
 }
 
 void InstanceWatch::on_ready(const std::vector<std::string>& missing_layers) {
@@ -198,7 +223,7 @@ bool InstanceWatch::search_due() const {
 void InstanceWatch::plan_check(std::chrono::milliseconds from_now) {
     loop_->cancel(next_check_);
     next_check_ = 0;
-    if (status_.each.empty()) return begin_blindness("all checks are off by policy");
+    if (!schedule_.next()) return begin_blindness("all checks are off by policy");
     next_check_ = loop_->after(from_now, [this] {
         next_check_ = 0;
         check();
@@ -212,8 +237,9 @@ void InstanceWatch::plan_next_check() {
     plan_check(std::max(wait, 0ms));
 }
 
-bool InstanceWatch::ask_for_reports(const Question& question, std::size_t count, OnReports done) {
-    return worker_->submit(
+bool InstanceWatch::ask_for_reports(JobRunner& worker, const Question& question, std::size_t count,
+                                    OnReports done) {
+    return worker.submit(
         {.question = event::encode(question),
          .deadline = kCheckDeadline,
          .on_frame =
@@ -256,11 +282,16 @@ void InstanceWatch::check() {
     // Counted from its start: one that no worker survives must not be tried again at once.
     if (searching_) last_search_ = look_began_;
     question.deep = suspicion || searching_;
-    const bool taken = ask_for_reports(question, question.checks.size(),
+    const bool taken = ask_for_reports(*worker_, question, question.checks.size(),
                                        [this, names = question.checks](Result<Reports> reports) {
                                            checks_answered(names, std::move(reports));
                                        });
     if (!taken) plan_check(kRetryAfter);
+}
+
+void InstanceWatch::bound_cost(double percent) {
+    bound_percent_ = percent;
+    schedule_.bound(percent);
 }
 
 void InstanceWatch::hear(std::vector<event::CpuRegisters> cpus) {
@@ -269,7 +300,7 @@ void InstanceWatch::hear(std::vector<event::CpuRegisters> cpus) {
         unheard_ = std::move(cpus);
         return;
     }
-    ask_for_reports({.topic = Topic::decoy_kernel, .cpus = std::move(cpus)}, 1,
+    ask_for_reports(*worker_, {.topic = Topic::decoy_kernel, .cpus = std::move(cpus)}, 1,
                     [this](Result<Reports> reports) {
                         if (!reports.has_value()) {
                             heard(event::Outcome::unavailable, reports.error().message);
@@ -321,6 +352,111 @@ void InstanceWatch::checks_answered(const std::vector<std::string>& names,
         callbacks_.report(*this, names[i], std::move((*reports)[i]));
     }
     plan_next_check();
+    start_watching();
+}
+
+// ---- watched memory ---------------------------------------------------------------------------
+
+// Not before a check has found the kernel: a VM in which there is no Linux costs a search of all
+// its RAM each time, and one worker that makes it is enough.
+void InstanceWatch::start_watching() {
+    if (watcher_ || !policy_->watch_every) return;
+    watcher_ = std::make_unique<JobRunner>(
+        loop_,
+        JobRunner::Callbacks{
+            .start = [this] { return start_worker("watcher", /*scans=*/false); },
+            .ready = [this](const auto&) { watch_soon(); },
+            .lost = [this](const Error& why,
+                           std::chrono::milliseconds) { no_longer_watched(why.to_text()); }});
+    watcher_->start();
+}
+
+void InstanceWatch::stop_watching() {
+    loop_->cancel(std::exchange(watch_again_, 0));
+    if (watcher_) earlier_watchers_ += watcher_->cpu_time();
+    watcher_.reset();
+}
+
+void InstanceWatch::no_longer_watched(const std::string& why) {
+    loop_->cancel(std::exchange(watch_again_, 0));
+    for (const std::string_view check : kWatches) {
+        judged(std::string(check), {.reason = why}, Recorder::now_ns());
+    }
+}
+
+void InstanceWatch::watch() {
+    if (!policy_->watch_every) return stop_watching();
+    watch_began_ = std::chrono::steady_clock::now();
+    watch_cost_at_start_ = watcher_->cpu_time();
+    Question question{.topic = Topic::watch};
+    // Who hides may do so again: as often as all of the share allows.
+    const bool suspicion = hidden_open_;
+    const auto length = status_.watch.looks == 0 ? kFirstWatchFor : kWatchFor;
+    const auto period = suspicion ? kSuspiciousPeriod : std::min(*policy_->watch_every, kWatchFor);
+    question.watch = {
+        .for_ms = static_cast<std::uint32_t>(length.count()),
+        .period_us = static_cast<std::uint32_t>(std::chrono::microseconds(period).count()),
+        .core_ppm = 1 + static_cast<std::uint32_t>(std::min(policy_->cpu_percent, bound_percent_) *
+                                                   1e4 / (suspicion ? 1 : 2))};
+    ask_for_reports(*watcher_, question, 1 + std::size(kWatches),
+                    [this](Result<Reports> reports) { watched(std::move(reports)); });
+}
+
+void InstanceWatch::count(const WatchTally& tally) {
+    WatchTally& all = status_.watch;
+    all.looks += tally.looks;
+    all.longest_pause_ns = tally.longest_pause_ns;
+    all.late_ns += tally.late_ns;
+    all.samples += tally.samples;
+    all.tasks_ran += tally.tasks_ran;
+    all.pids_used += tally.pids_used;
+    all.pids_unseen += tally.pids_unseen;
+    for (CheckStatus& one : status_.each) {
+        if (is_watch(one.check)) one.blind_ns += tally.late_ns;
+    }
+}
+
+// First the tally, then the reports.
+void InstanceWatch::watched(Result<Reports> reports) {
+    Result<WatchTally> tally;
+    if (reports.has_value()) {
+        tally = event::decode<WatchTally>(as_bytes(reports->front()));
+        if (!tally.has_value()) reports = fail(tally.error());
+    }
+    if (!reports.has_value()) {
+        no_longer_watched(reports.error().message);
+        // As long as the checks do not find the kernel, the watch would not either.
+        watch_again_ = loop_->after(retry_delay(), [this] {
+            watch_again_ = 0;
+            if (status_.state == WatchState::watched) return watch();
+            stop_watching();  // the next check that finds it starts it
+        });
+        return;
+    }
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - watch_began_,
+                                        cost = watcher_->cpu_time() - watch_cost_at_start_;
+    if (took > kWatchFor / 2) schedule_.leave(100 * (cost / took));
+    count(*tally);
+    for (std::size_t i = 0; i < std::size(kWatches); ++i) {
+        callbacks_.report(*this, std::string(kWatches[i]), std::move((*reports)[i + 1]));
+    }
+    watch_soon();
+}
+
+// Not from inside what the worker has called: watch() may be the end of it.
+void InstanceWatch::watch_soon() {
+    watch_again_ = loop_->after(0ms, [this] {
+        watch_again_ = 0;
+        watch();
+    });
+}
+
+void InstanceWatch::follow_up(std::string_view watch) {
+    const bool of_memory = watch == detect::MemoryWatch::kName;
+    schedule_.hurry(of_memory ? std::span<const std::string_view>(kOfMemory) : kOfRunners,
+                    std::chrono::steady_clock::now());
+    // A look that is being taken plans the next one itself.
+    if (next_check_ != 0) plan_next_check();
 }
 
 void InstanceWatch::judged(const std::string& check, AnalyserVerdict verdict,
@@ -328,6 +464,9 @@ void InstanceWatch::judged(const std::string& check, AnalyserVerdict verdict,
     const auto found = std::ranges::find(status_.each, check, &CheckStatus::check);
     if (found == status_.each.end()) return;  // off by now
     CheckStatus& status = *found;
+    const bool is_new =
+        verdict.outcome == event::Outcome::finding && status.outcome != event::Outcome::finding;
+    if (is_new && is_watch(check)) follow_up(check);
     ++status.made;
     status.last_ns = status_.last_check_ns = time_ns;
     status.outcome = verdict.outcome;
@@ -401,6 +540,10 @@ bool InstanceWatch::ask(std::uint64_t asker, const Question& question, JobRunner
     if (question.topic == Topic::scan) {
         return scan(asker, question, std::move(on_frame), std::move(failed));
     }
+    if (question.topic == Topic::watch) {  // it would keep the checks waiting
+        refuse(failed, "it is watched by the agent itself; underseer status says how");
+        return true;
+    }
     if (question.topic == Topic::decoy_kernel) {
         answer_from_hearing(std::move(on_frame), std::move(failed));
         return true;
@@ -427,7 +570,7 @@ bool InstanceWatch::scan(std::uint64_t asker, const Question& question, JobRunne
         scanning_for_ = asker;
         scanner_ = std::make_unique<JobRunner>(
             loop_, JobRunner::Callbacks{
-                       .start = [this] { return start_worker(/*scans=*/true); },
+                       .start = [this] { return start_worker("introspector", /*scans=*/true); },
                        .ready = [](const auto&) {},
                        // What it was told is gone with it. Not from inside its own handler.
                        .lost =
@@ -514,18 +657,25 @@ InstanceStatus InstanceWatch::status() const {
         const auto ns = [](auto duration) {
             return static_cast<std::uint64_t>(std::chrono::nanoseconds(duration).count());
         };
-        one.period_ns = ns(schedule_.period(one.check).value_or(0ms));
+        one.period_ns = ns(period_of(one.check).value_or(0ms));
+        one.late_ns = ns(schedule_.late(one.check));
         if (const auto silent = silent_since_.find(one.check); silent != silent_since_.end()) {
             one.blind_ns += ns(now - silent->second);
         }
+        if (is_watch(one.check)) continue;
         if (status.period_ns == 0 || one.period_ns < status.period_ns) {
             status.period_ns = one.period_ns;
         }
     }
+    status.cpu_ns = static_cast<std::uint64_t>(earlier_watchers_.count());
     if (worker_) {
-        status.cpu_ns = static_cast<std::uint64_t>(worker_->cpu_time().count());
+        status.cpu_ns += static_cast<std::uint64_t>(worker_->cpu_time().count());
         status.resident_bytes = worker_->resident_bytes();
         status.restarts = worker_->restarts();
+    }
+    if (watcher_) {
+        status.cpu_ns += static_cast<std::uint64_t>(watcher_->cpu_time().count());
+        status.resident_bytes += watcher_->resident_bytes();
     }
     return status;
 }

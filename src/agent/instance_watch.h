@@ -1,5 +1,5 @@
-// InstanceWatch: one VM under watch. Its introspector, the schedule of its checks within the
-// budget, and an honest account of when nobody was looking.
+// InstanceWatch: one VM under watch. Its introspector and the schedule of its checks, the watcher
+// of its memory, both within the budget, and an honest account of when nobody was looking.
 #pragma once
 
 #include <functional>
@@ -43,6 +43,9 @@ class InstanceWatch {
     // What discovery says of the same VM by now: a VMM that has just started has no RAM yet.
     void refresh(const hypervisor::Vm& vm, event::Instance instance);
 
+    // How much of a core it may take at most, in percent, whatever the policy says of one VM.
+    void bound_cost(double percent);
+
     // The registers of its CPUs, just told; empty: nothing was. Does the kernel that is looked into
     // run on them?
     void hear(std::vector<event::CpuRegisters> cpus);
@@ -68,6 +71,8 @@ class InstanceWatch {
     // The VM has ended, or will not be looked into any more: whoever waits for an answer is told.
     void give_up(const std::string& why);
 
+    // Neither excluded nor unreadable.
+    bool is_looked_into() const { return worker_ != nullptr; }
     const hypervisor::Vm& vm() const { return vm_; }
     const event::Instance& instance() const { return status_.instance; }
     InstanceStatus status() const;
@@ -75,7 +80,7 @@ class InstanceWatch {
   private:
     using Instant = std::chrono::steady_clock::time_point;
 
-    Result<StartedWorker> start_worker(bool scans);
+    Result<StartedWorker> start_worker(std::string_view role, bool scans);
     void on_ready(const std::vector<std::string>& missing_layers);
     void on_lost(const Error& why, std::chrono::milliseconds until_restart);
     void learn_kernel();
@@ -86,10 +91,23 @@ class InstanceWatch {
     // why there are none; nothing when the worker is lost. False: too many wait.
     using Reports = std::vector<std::string>;
     using OnReports = std::function<void(Result<Reports> reports)>;
-    bool ask_for_reports(const Question& question, std::size_t count, OnReports done);
+    bool ask_for_reports(JobRunner& worker, const Question& question, std::size_t count,
+                         OnReports done);
     void check();
+    // Its memory is watched by a worker of its own: that of the checks is busy for seconds.
+    void start_watching();
+    void stop_watching();
+    void watch();
+    void watch_soon();
+    void watched(Result<Reports> reports);
+    void no_longer_watched(const std::string& why);
+    void count(const WatchTally& tally);
+    // The checks that judge the like of what a watch has seen are made now.
+    void follow_up(std::string_view watch);
     void checks_answered(const std::vector<std::string>& names, Result<Reports> reports);
     void follow_policy();
+    // Nothing: it is off.
+    std::optional<std::chrono::milliseconds> period_of(const std::string& check) const;
     bool hearing_is_old() const;
     // A scan has a worker of its own, so that the checks go on beside it, and nothing of it
     // remains.
@@ -116,6 +134,7 @@ class InstanceWatch {
     EventLoop::Timer tell_blindness_ = 0;
     std::chrono::nanoseconds blind_before_{0};
     CheckSchedule schedule_;
+    double bound_percent_ = 100;
     std::map<std::string, Instant> silent_since_;  // checks that can say nothing
     Instant look_began_;
     std::chrono::nanoseconds cost_at_start_{0};
@@ -131,8 +150,11 @@ class InstanceWatch {
     EventLoop::Timer next_check_ = 0;
     std::uint64_t scanning_for_ = 0;
     EventLoop::Timer scan_idle_ = 0, scan_lost_ = 0;
+    EventLoop::Timer watch_again_ = 0;
+    Instant watch_began_;
+    std::chrono::nanoseconds watch_cost_at_start_{0}, earlier_watchers_{0};
     // Last members: they end first, and their handlers use the rest.
-    std::unique_ptr<JobRunner> worker_, scanner_;
+    std::unique_ptr<JobRunner> worker_, scanner_, watcher_;
 };
 
 }  // namespace underseer::agent

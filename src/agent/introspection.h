@@ -31,11 +31,49 @@ enum class Topic : std::uint8_t {
     symbol_file,   // the kernel model as an ISF, in parts of text
     ram_regions,   // where there is RAM; answered without looking for a kernel
     ram_bytes,     // what is in it, for a dump
+    watch,         // a WatchTally and two reports, when there is news or the time is over
     scan,          // YARA over the memory of processes, in steps: Question::scan
 };
 constexpr Topic last_enumerator(Topic) {
     return Topic::scan;
 }
+
+// How to watch: for so long, with a look each period, or as often as the share of a core allows.
+struct WatchOrder {
+    std::uint32_t for_ms = 0;
+    std::uint32_t period_us = 0;
+    std::uint32_t core_ppm = 0;  // parts of a million of a core's time
+
+    static constexpr auto fields() {
+        using event::Field;
+        return std::tuple{Field{"for_ms", &WatchOrder::for_ms},
+                          Field{"period_us", &WatchOrder::period_us},
+                          Field{"core_ppm", &WatchOrder::core_ppm}};
+    }
+};
+
+// What a watch has looked at, whether it has found something or not.
+struct WatchTally {
+    std::uint64_t looks = 0;
+    std::uint64_t longest_pause_ns = 0;  // between two of them
+    std::uint64_t late_ns = 0;           // in which the last one was more than 10 ms ago
+    std::uint64_t samples = 0;           // of what the CPUs run
+    std::uint64_t tasks_ran = 0;         // that were seen running, each once
+    // Numbers that the guest's kernel has given to tasks meanwhile, and how many of those belong to
+    // tasks that were not seen running and are gone again.
+    std::uint64_t pids_used = 0, pids_unseen = 0;
+
+    static constexpr auto fields() {
+        using event::Field;
+        return std::tuple{Field{"looks", &WatchTally::looks},
+                          Field{"longest_pause_ns", &WatchTally::longest_pause_ns},
+                          Field{"late_ns", &WatchTally::late_ns},
+                          Field{"samples", &WatchTally::samples},
+                          Field{"tasks_ran", &WatchTally::tasks_ran},
+                          Field{"pids_used", &WatchTally::pids_used},
+                          Field{"pids_unseen", &WatchTally::pids_unseen}};
+    }
+};
 
 // A scan is rules (in as many questions as they need), compile, begin, and go_on until it is
 // finished: none of these takes long. Only a worker that was started for it takes part.
@@ -80,6 +118,7 @@ struct Question {
     bool deep = false;
     std::uint64_t address = 0;  // of ram_bytes: physical, and at most kMaxRamQuestion bytes
     std::uint64_t size_bytes = 0;
+    WatchOrder watch;
     // The guest's CPUs a moment ago, when the asker knows: the kernel that they run is looked into.
     std::vector<event::CpuRegisters> cpus;
     ScanRequest scan;  // of Topic::scan
@@ -95,6 +134,7 @@ struct Question {
                           Field{"deep", &Question::deep},
                           Field{"address", &Question::address},
                           Field{"size_bytes", &Question::size_bytes},
+                          Field{"watch", &Question::watch},
                           Field{"cpus", &Question::cpus},
                           Field{"scan", &Question::scan}};
     }

@@ -35,11 +35,11 @@ Result<Introspector> Introspector::start(GuestSource source) {
     return started;
 }
 
-Result<Introspector> Introspector::begin(GuestSource source) {
+Result<Introspector> Introspector::begin(GuestSource source, std::string_view role) {
     auto [ours, theirs] = TRY(jail::Channel::pair());
     std::vector<int> fds{theirs.fd()};
     for (const Fd& fd : source.fds) fds.push_back(fd.get());
-    auto child = TRY(jail::Child::exec_worker("introspector", fds));
+    auto child = TRY(jail::Child::exec_worker(role, fds));
     Introspector started(source.name, std::move(child), std::move(ours), std::move(source.vmm));
     TRY(started.channel_.send(event::encode(start_form(source))));
     return started;

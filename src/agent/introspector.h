@@ -31,8 +31,8 @@ class Introspector {
     // Starts the worker and hands it the fds. Nothing of the guest is read in this process.
     static Result<Introspector> start(GuestSource source);
     // The same without waiting until the jail is closed, for an event loop: the first frame is
-    // then that of missing_layers().
-    static Result<Introspector> begin(GuestSource source);
+    // then that of missing_layers(). `role` is what the worker is called.
+    static Result<Introspector> begin(GuestSource source, std::string_view role = "introspector");
 
     // Asks and waits. Code::unavailable with the way it ended when the worker is gone; Code::gone
     // when the VM has ended.

@@ -12,6 +12,7 @@
 
 #include "detect/decoy_kernel/decoy_kernel.h"
 #include "detect/hidden_process/hidden_process.h"
+#include "detect/watches.h"
 #include "guest_linux/guest.h"
 #include "guest_linux/isf.h"
 #include "guest_memory/cached_memory.h"
@@ -36,6 +37,66 @@ constexpr unsigned kAttempts = 3;
 constexpr std::size_t kOneItemAFrame = 0;
 constexpr std::size_t kTextPartBytes = kItemsFrameBytes - 64;  // one fills a frame
 constexpr std::uint64_t kRamPieceBytes = 64u << 10;  // of a dump: a frame holds a few of them
+
+using Clock = std::chrono::steady_clock;
+using std::chrono::milliseconds;
+using std::chrono::nanoseconds;
+constexpr milliseconds kLongestWatch{60'000}, kShortestWatch{1};
+constexpr std::chrono::microseconds kShortestPeriod{500};
+constexpr nanoseconds kProofStep{1'000'000};
+// On suspicion, so often, whatever it costs; in one watch at most so long.
+constexpr nanoseconds kSuspiciousPeriod{1'000'000};
+constexpr milliseconds kSuspicionLasts{2'000};
+// News that come right after news may wait so long: they cost a report each.
+constexpr milliseconds kBetweenNews{250};
+
+// When to look again: each period, or less often where the share of a core is used up.
+class Pace {
+  public:
+    explicit Pace(const WatchOrder& order)
+        : period_(std::chrono::microseconds(order.period_us)),
+          share_(static_cast<double>(order.core_ppm) / 1e6),
+          due_(Clock::now()),
+          paid_(cpu_time()) {}
+
+    void wait(bool suspicion = false) {
+        const bool hurries = suspicion && hurried_ < kSuspicionLasts;
+        if (hurries) hurried_ += kSuspiciousPeriod;
+        // What a look costs is averaged over a few: the clock has its own grain.
+        if (++looks_ == kAverageOf) {
+            const nanoseconds now = cpu_time();
+            const double cost = static_cast<double>((now - paid_).count()) / kAverageOf;
+            afforded_ = nanoseconds(static_cast<std::int64_t>(cost / share_));
+            paid_ = now;
+            looks_ = 0;
+        }
+        const nanoseconds step =
+            hurries ? std::min(period_, kSuspiciousPeriod) : std::max(period_, afforded_);
+        due_ = std::max(due_ + step, Clock::now());
+        const nanoseconds rest = due_ - Clock::now();
+        if (rest > nanoseconds(0)) sleep(rest);
+    }
+
+    static void sleep(nanoseconds time) {
+        const timespec spec{time.count() / 1'000'000'000, time.count() % 1'000'000'000};
+        ::clock_nanosleep(CLOCK_MONOTONIC, 0, &spec, nullptr);
+    }
+
+  private:
+    static constexpr unsigned kAverageOf = 16;
+
+    static nanoseconds cpu_time() {
+        timespec now{};
+        ::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+        return std::chrono::seconds(now.tv_sec) + nanoseconds(now.tv_nsec);
+    }
+
+    nanoseconds period_, afforded_{0}, hurried_{0};
+    double share_;
+    Clock::time_point due_;
+    nanoseconds paid_;
+    unsigned looks_ = 0;
+};
 
 class Worker {
   public:
@@ -113,6 +174,7 @@ class Worker {
     }
 
     void leave_guest() {
+        watch_.reset(), runners_.reset();  // they hold on to the guest
         guest_.reset();
         seen_running_ = false;
         suspect_ = false;
@@ -127,13 +189,12 @@ class Worker {
 
     // That what was read since attach() is the truth about a kernel that runs (or is paused), and
     // not what one that has ended left behind.
-    Result<void> confirm() {
+    Result<void> confirm(const std::function<void()>& pause = [] { sleep_ms(kStepMs); }) {
         if (!cache_->live()) return {};
         using guest_linux::Acquaintance;
         auto proof = guest_linux::prove_running(
             guest_->kernel(), signs_,
-            seen_running_ ? Acquaintance::seen_running : Acquaintance::new_here,
-            [] { sleep_ms(kStepMs); });
+            seen_running_ ? Acquaintance::seen_running : Acquaintance::new_here, pause);
         if (!proof.has_value()) {
             leave_kernel();
             return fail(std::move(std::move(proof).error().with_context(source_.name)));
@@ -223,6 +284,7 @@ class Worker {
                 return send_all(frames_of(scan_.compile()));
             }
         }
+        if (question.topic == Topic::watch) return watch(question);
         Error last;
         for (unsigned i = 0; i < kAttempts; ++i) {
             auto attached = attach(question.cpus);
@@ -234,6 +296,90 @@ class Worker {
             last = std::move(confirmed).error();
         }
         return send_failure(last);
+    }
+
+    // What is watched is looked at until there is news, or the time is over; what the watches know
+    // is kept for the next question.
+    Result<void> watch(const Question& question) {
+        const WatchOrder& order = question.watch;
+        const milliseconds length(order.for_ms);
+        if (length < kShortestWatch || length > kLongestWatch || order.core_ppm == 0 ||
+            std::chrono::microseconds(order.period_us) < kShortestPeriod) {
+            return send_failure({Code::invalid_argument, 0, "this is no way to watch"});
+        }
+        if (source_.image) {
+            return send_failure({Code::unsupported, 0, "an image does not change"});
+        }
+        if (auto attached = attach(question.cpus); !attached.has_value()) {
+            return send_failure(attached.error());
+        }
+        const auto begin = Clock::now();
+        if (!watch_) {
+            watch_ = std::make_unique<detect::MemoryWatch>(guest_.get(), memory_.get(), begin);
+            runners_ = std::make_unique<detect::HiddenRunnerWatch>(guest_.get(), memory_.get());
+        }
+        watch_->begin(begin);
+        runners_->begin(begin);
+        const auto news_from = begin + std::exchange(after_news_, nanoseconds(0));
+        Pace pace(order);
+        bool news = false;
+        for (;;) {
+            news |= look();
+            if ((news && Clock::now() >= news_from) || Clock::now() - begin >= length) break;
+            pace.wait(runners_->suspects());
+        }
+        if (news) {
+            after_news_ = kBetweenNews;
+            // Memory changes as well when the guest is reset: that it has run since is what counts.
+            const auto signs = guest_linux::read_vital_signs(guest_->kernel());
+            if (!signs.has_value() || !guest_linux::check_same_life(signs_, *signs).has_value()) {
+                leave_kernel();
+                return send_failure({Code::gone, 0, "the guest has booted anew, or is about to"});
+            }
+            signs_ = *signs;
+        }
+        Listing<event::CheckReport> listing;
+        listing.items.push_back(watch_->report(std::chrono::system_clock::now(), Clock::now()));
+        listing.items.push_back(runners_->report(std::chrono::system_clock::now(), Clock::now()));
+        if (auto confirmed = confirm_watching(pace); !confirmed.has_value()) {
+            return send_failure(confirmed.error());
+        }
+        TRY(channel_.send(items_frame(event::encode(tally()))));
+        return send_all(frames_of<event::CheckReport>(std::move(listing), kOneItemAFrame));
+    }
+
+    // Whether there is something to tell.
+    bool look() {
+        const bool changed = watch_->poll(Clock::now());
+        return runners_->sample(Clock::now()) || changed;
+    }
+
+    WatchTally tally() const {
+        const detect::HiddenRunnerWatch::Tally& runners = runners_->tally();
+        return {.looks = watch_->polls(),
+                .longest_pause_ns = static_cast<std::uint64_t>(watch_->longest_pause().count()),
+                .late_ns = static_cast<std::uint64_t>(watch_->late().count()),
+                .samples = runners.samples,
+                .tasks_ran = runners.ran,
+                .pids_used = runners.pids_used,
+                .pids_unseen = runners.pids_unseen};
+    }
+
+    // As confirm(), but sooner where the guest's clock ticks, and without looking away.
+    Result<void> confirm_watching(Pace& pace) {
+        for (unsigned i = 0; i < kStepMs; ++i) {
+            const auto now = guest_linux::read_vital_signs(guest_->kernel());
+            if (now.has_value() && now->ticks != signs_.ticks) break;
+            Pace::sleep(kProofStep);
+            look();
+        }
+        return confirm([&] {
+            const auto begin = Clock::now();
+            while (Clock::now() - begin < milliseconds(kStepMs)) {
+                pace.wait();
+                look();
+            }
+        });
     }
 
     Result<void> send_all(const Frames& frames) {
@@ -276,6 +422,7 @@ class Worker {
                                                                        : scan_.go_on(*guest_));
             case Topic::ram_regions:
             case Topic::ram_bytes:
+            case Topic::watch:
                 break;
         }
         return {failure({Code::unsupported, 0, "an unknown question"})};
@@ -366,6 +513,13 @@ class Worker {
         return frames;
     }
 
+    static std::string items_frame(std::string_view bytes) {
+        event::Encoder frame;
+        frame.put(FrameKind::items);
+        frame.put_raw(bytes);
+        return frame.take();
+    }
+
     static std::string end(const AnswerEnd& end) {
         event::Encoder frame;
         frame.put(FrameKind::end);
@@ -387,6 +541,9 @@ class Worker {
     std::unique_ptr<GuestMemory> ram_;  // for a dump of what holds no Linux
     std::unique_ptr<CachedMemory> cache_;
     std::unique_ptr<Guest> guest_;
+    std::unique_ptr<detect::MemoryWatch> watch_;
+    std::unique_ptr<detect::HiddenRunnerWatch> runners_;
+    nanoseconds after_news_{0};
     detect::DecoyKernelCheck decoys_;
     MemoryScan scan_;
     std::vector<event::CpuRegisters> image_cpus_;  // that its writer told

@@ -28,15 +28,16 @@ struct CheckStatus {
     std::string reason;
     event::Coverage coverage;
     std::uint64_t blind_ns = 0;  // in which it could say nothing, the present stretch included
+    std::uint64_t late_ns = 0;   // its looks came so much later, in all, than the policy says
 
     static constexpr auto fields() {
         using event::Field;
         using S = CheckStatus;
-        return std::tuple{Field{"check", &S::check},      Field{"period_ns", &S::period_ns},
-                          Field{"made", &S::made},        Field{"last", &S::last_ns},
-                          Field{"outcome", &S::outcome},  Field{"severity", &S::severity},
-                          Field{"reason", &S::reason},    Field{"coverage", &S::coverage},
-                          Field{"blind_ns", &S::blind_ns}};
+        return std::tuple{Field{"check", &S::check},       Field{"period_ns", &S::period_ns},
+                          Field{"made", &S::made},         Field{"last", &S::last_ns},
+                          Field{"outcome", &S::outcome},   Field{"severity", &S::severity},
+                          Field{"reason", &S::reason},     Field{"coverage", &S::coverage},
+                          Field{"blind_ns", &S::blind_ns}, Field{"late_ns", &S::late_ns}};
     }
 };
 
@@ -53,6 +54,7 @@ struct InstanceStatus {
     event::Outcome last_outcome = event::Outcome::unavailable;
     std::string last_reason;
     std::vector<CheckStatus> each;     // that the policy has made by itself
+    WatchTally watch;                  // in all; its longest pause is that of the last watch
     std::uint64_t last_search_ns = 0;  // of all RAM, by schedule; since the epoch, 0: never
     // Whether the guest's CPUs run the kernel that is looked into, and why that is not known.
     event::Outcome kernel_outcome = event::Outcome::unavailable;
@@ -80,6 +82,7 @@ struct InstanceStatus {
                           Field{"last_outcome", &S::last_outcome},
                           Field{"last_reason", &S::last_reason},
                           Field{"each", &S::each},
+                          Field{"watch", &S::watch},
                           Field{"last_search", &S::last_search_ns},
                           Field{"kernel_outcome", &S::kernel_outcome},
                           Field{"kernel_reason", &S::kernel_reason},

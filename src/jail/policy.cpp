@@ -38,7 +38,9 @@ std::vector<SyscallRule> common_rules(int channel_fd) {
              {2, Op::at_most, PROT_READ | PROT_WRITE}, {4, Op::equal, 0xffffffff}),
         RULE(munmap, "the heap shrinks"),
         RULE(brk, "the heap"),
-        rare(RULE(clock_gettime, "deadlines, on hosts whose clock the vDSO cannot read")),
+        rare(RULE(clock_gettime,
+                  "deadlines, on hosts whose clock the vDSO cannot read; what a "
+                  "watch has cost so far")),
         RULE(clock_nanosleep, "the pause between two looks that must agree"),
         RULE(close, "files are given up, and nothing can be opened in their place"),
         RULE(exit_group, "the worker ends"),

@@ -13,6 +13,9 @@ constexpr std::array kKeys{
         "How often each VM is checked for hidden processes: at least \"1s\", or \"off\". Every "
         "other "
         "check has a key of its own name: underseer check --list."},
+    Key{"[schedule]", "watch", "\"8ms\"", "\"8ms\"",
+        "How often the memory that decides who answers in each VM's kernel is compared, and what "
+        "its CPUs run is looked for in the kernel's lists: at least \"1ms\", or \"off\"."},
     Key{"[schedule]", "deep_search", "\"off\"", "\"off\"",
         "How often a check for hidden processes also searches all of a VM's RAM, for a task that "
         "no "
@@ -20,8 +23,11 @@ constexpr std::array kKeys{
         "process is "
         "known, it does so anyway."},
     Key{"[schedule]", "cpu_percent", "1.0", "1.0",
-        "Share of one core, in percent, that the checks of one VM may take. A check that costs "
-        "more is run less often, and underseer status says so."},
+        "Share of one core, in percent, that one VM may take: at most half of it for the watch, "
+        "the rest for the checks. A check that costs more is run less often, and underseer status "
+        "says so."},
+    Key{"[schedule]", "host_cpu_percent", "100", "100",
+        "The same for all VMs of the host together, of which each has an equal part."},
     Key{"[instances]", "only", "[\"name:web-*\"]", "all",
         "Only the instances that one of these patterns names are looked into. A pattern is "
         "\"name:\", \"uuid:\", \"tenant:\" or \"app:\" (MEC appInstanceId) and a text in which * "

@@ -34,15 +34,27 @@ auto into_duration(milliseconds* target, milliseconds least) {
     };
 }
 
-auto into_check_period(std::optional<milliseconds>* target) {
+auto into_check_period(std::optional<milliseconds>* target,
+                       milliseconds least = milliseconds(1000)) {
     return [=](const toml::node& node) -> Result<void> {
         if (TRY(text_of(node)) == "off") {
             target->reset();
             return {};
         }
         milliseconds period{};
-        TRY(into_duration(&period, milliseconds(1000))(node));
+        TRY(into_duration(&period, least)(node));
         *target = period;
+        return {};
+    };
+}
+
+auto into_percent(double* target, double most) {
+    return [=](const toml::node& node) -> Result<void> {
+        const auto share = node.value<double>();
+        if (!share || !(*share > 0) || *share > most) {
+            return wants(fmt::format("a number from above 0 to {}", most));
+        }
+        *target = *share;
         return {};
     };
 }
@@ -150,13 +162,10 @@ Result<void> read_schedule(Section section, std::span<const std::string_view> ch
             return into_check_period(&policy.check_every[std::string(check)])(node);
         }));
     }
+    TRY(section.take("watch", into_check_period(&policy.watch_every, milliseconds(1))));
     TRY(section.take("deep_search", into_check_period(&policy.deep_search_every)));
-    TRY(section.take("cpu_percent", [&](const toml::node& node) -> Result<void> {
-        const auto share = node.value<double>();
-        if (!share || !(*share > 0) || *share > 100) return wants("a number from above 0 to 100");
-        policy.cpu_percent = *share;
-        return {};
-    }));
+    TRY(section.take("cpu_percent", into_percent(&policy.cpu_percent, 100)));
+    TRY(section.take("host_cpu_percent", into_percent(&policy.host_cpu_percent, 100'000)));
     return section.end();
 }
 

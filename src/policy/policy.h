@@ -68,6 +68,11 @@ struct Policy {
     // Share of one core that the checks of one VM may take, in percent. A check that costs more
     // is run less often, and status says so.
     double cpu_percent = 1.0;
+    // And that all VMs of the host may take together; each has an equal part of it.
+    double host_cpu_percent = 100.0;
+    // How often each VM is looked at by the watch; nothing: never. At most half of cpu_percent goes
+    // there.
+    std::optional<std::chrono::milliseconds> watch_every = std::chrono::milliseconds(8);
 
     std::vector<InstancePattern> only;     // empty: all instances are watched
     std::vector<InstancePattern> exclude;  // never looked into; wins over `only`

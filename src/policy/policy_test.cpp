@@ -37,6 +37,7 @@ event::Instance web_server() {
 TEST(Policy, an_empty_file_is_the_built_in_policy) {
     const auto policy = parse("", "policy.toml", kChecks).value();
     EXPECT_EQ(policy.period_of("hidden_process", 10s), 10s);
+    EXPECT_EQ(policy.watch_every, 8ms);
     EXPECT_EQ(policy.on_mismatch, OnMismatch::report);
     EXPECT_TRUE(policy.redact_environment);
 }
@@ -47,8 +48,10 @@ TEST(Policy, every_key_is_read) {
 discover_every = "500ms"
 hidden_process = "off"
 credentials = "30s"
+watch = "1ms"
 deep_search = "6h"
 cpu_percent = 2.5
+host_cpu_percent = 250
 [instances]
 exclude = ["name:lawful-*", "tenant:police"]
 [access]
@@ -73,8 +76,10 @@ until = 2027-01-31
     EXPECT_EQ(policy.period_of("hidden_process", 10s), std::nullopt);
     EXPECT_EQ(policy.period_of("credentials", 10s), 30s);
     EXPECT_EQ(policy.period_of("another", 10s), 10s);
+    EXPECT_EQ(policy.watch_every, 1ms);
     EXPECT_EQ(policy.deep_search_every, 6h);
     EXPECT_EQ(policy.cpu_percent, 2.5);
+    EXPECT_EQ(policy.host_cpu_percent, 250);
     ASSERT_EQ(policy.exclude.size(), 2u);
     EXPECT_EQ(policy.exclude[0].to_text(), "name:lawful-*");
     EXPECT_EQ(role_of(policy, 1000, {}), Role::viewer);
@@ -100,13 +105,15 @@ TEST(Policy, errors_name_file_line_and_key) {
         "kernel_modules, "
         "kernel_code, system_calls, kernel_tables, kernel_hooks, bpf_programs, helper_programs, "
         "guest_view, "
-        "deep_search, cpu_percent");
+        "watch, deep_search, cpu_percent, host_cpu_percent");
     EXPECT_NE(error_of("[shedule]\n").find("policy.toml:1:"), std::string::npos);
     EXPECT_NE(error_of("schedule = 3\n").find("wants a section"), std::string::npos);
     EXPECT_NE(error_of("[schedule\n").find("policy.toml:1:"), std::string::npos);
     EXPECT_NE(error_of("[schedule]\nhidden_process = 10\n").find("text in quotes"),
               std::string::npos);
     EXPECT_NE(error_of("[schedule]\nhidden_process = \"1ms\"\n").find("at least 1000 ms"),
+              std::string::npos);
+    EXPECT_NE(error_of("[schedule]\nhost_cpu_percent = 0\n").find("from above 0 to 100000"),
               std::string::npos);
     EXPECT_NE(error_of("[access]\nviewers = [\"root\"]\n").find("user:NAME"), std::string::npos);
     EXPECT_NE(error_of("[access]\nviewers = [\"user:nobody-has-this\"]\n").find("no user"),
