@@ -45,7 +45,7 @@ constexpr milliseconds kLongestWatch{60'000}, kShortestWatch{1};
 constexpr std::chrono::microseconds kShortestPeriod{500};
 constexpr nanoseconds kProofStep{1'000'000};
 // On suspicion, so often, whatever it costs; in one watch at most so long.
-constexpr nanoseconds kSuspiciousPeriod{1'000'000};
+constexpr nanoseconds kHurriedPeriod{1'000'000};
 constexpr milliseconds kSuspicionLasts{2'000};
 // News that come right after news may wait so long: they cost a report each.
 constexpr milliseconds kBetweenNews{250};
@@ -61,7 +61,7 @@ class Pace {
 
     void wait(bool suspicion = false) {
         const bool hurries = suspicion && hurried_ < kSuspicionLasts;
-        if (hurries) hurried_ += kSuspiciousPeriod;
+        if (hurries) hurried_ += kHurriedPeriod;
         // What a look costs is averaged over a few: the clock has its own grain.
         if (++looks_ == kAverageOf) {
             const nanoseconds now = cpu_time();
@@ -71,7 +71,7 @@ class Pace {
             looks_ = 0;
         }
         const nanoseconds step =
-            hurries ? std::min(period_, kSuspiciousPeriod) : std::max(period_, afforded_);
+            hurries ? std::min(period_, kHurriedPeriod) : std::max(period_, afforded_);
         due_ = std::max(due_ + step, Clock::now());
         const nanoseconds rest = due_ - Clock::now();
         if (rest > nanoseconds(0)) sleep(rest);

@@ -9,13 +9,13 @@ namespace underseer::guest_linux {
 
 namespace {
 
-constexpr std::uint64_t kPfExiting = 0x4;  // include/linux/sched.h
-constexpr std::uint64_t kMaxTaskBytes = 16u << 10;
-constexpr std::size_t kMaxCpus = 8192;           // CONFIG_NR_CPUS' bound
+constexpr std::uint64_t kTaskExiting = 0x4;  // include/linux/sched.h
+constexpr std::uint64_t kMaxTaskStructBytes = 16u << 10;
+constexpr std::size_t kMostCpus = 8192;          // CONFIG_NR_CPUS' bound
 constexpr std::uint32_t kLargestPid = 4u << 20;  // PID_MAX_LIMIT
 constexpr std::uint32_t kReservedPids = 300;     // RESERVED_PIDS, kernel/pid.c
-constexpr std::uint64_t kNodeTag = 2, kEntryTags = 3, kSlotMask = 63;
-constexpr unsigned kAttempts = 3;
+constexpr std::uint64_t kIdrNodeTag = 2, kIdrEntryTags = 3, kSlotMask = 63;
+constexpr unsigned kReadAttempts = 3;
 
 constexpr std::uint32_t bit(TaskView view) {
     return 1u << static_cast<unsigned>(view);
@@ -68,12 +68,12 @@ Result<RunningTasks> RunningTasks::of(Kernel* kernel, guest_memory::GuestMemory*
          {f.pid, f.tgid, f.start, f.exit_state, f.flags, f.mm, f.ran, f.comm}) {
         bytes = std::max(bytes, field.offset + field.size_bytes);
     }
-    if (bytes > kMaxTaskBytes) return fail(Code::malformed, "a task_struct is too long");
+    if (bytes > kMaxTaskStructBytes) return fail(Code::malformed, "a task_struct is too long");
     tasks.bytes_.resize(bytes);
     tasks.pid_ns_ = TRY(kernel->symbol("init_pid_ns"));
     const GuestVirt queues = TRY(kernel->symbol("runqueues"));
     for (const unsigned cpu : TRY(kernel->possible_cpus())) {
-        if (tasks.cpus_.size() == kMaxCpus) return fail(Code::limit, "it has too many CPUs");
+        if (tasks.cpus_.size() == kMostCpus) return fail(Code::limit, "it has too many CPUs");
         tasks.cpus_.push_back({cpu, TRY(kernel->per_cpu(queues, cpu)), {}});
     }
     return tasks;
@@ -113,7 +113,7 @@ Result<std::optional<RunningTask>> RunningTasks::read(Cpu& cpu) {
     task.tgid = static_cast<std::uint32_t>(member(f_.tgid));
     task.start_time = member(f_.start);
     task.ran_ns = member(f_.ran);
-    const bool marked = member(f_.exit_state) != 0 || (member(f_.flags) & kPfExiting) != 0;
+    const bool marked = member(f_.exit_state) != 0 || (member(f_.flags) & kTaskExiting) != 0;
     task.exiting = marked && member(f_.mm) == 0;
     const auto name = as_text(Bytes(bytes_).subspan(f_.comm.offset, f_.comm.size_bytes));
     task.comm = name.substr(0, name.find('\0'));
@@ -140,9 +140,9 @@ Result<bool> RunningTasks::in_idr(const RunningTask& task) {
     const auto number =
         TRY(live_.read<std::uint32_t>(pid + f_.pid_numbers.offset + f_.upid_nr.offset));
     auto entry = TRY(live_.read<std::uint64_t>(pid_ns_ + f_.ns_idr.offset + f_.idr_head.offset));
-    for (std::size_t depth = 0; (entry & kEntryTags) == kNodeTag; ++depth) {
+    for (std::size_t depth = 0; (entry & kIdrEntryTags) == kIdrNodeTag; ++depth) {
         if (depth > limits::kMaxTreeDepth) return fail(Code::limit, "the pid IDR is too deep");
-        const GuestVirt node{entry - kNodeTag};
+        const GuestVirt node{entry - kIdrNodeTag};
         const auto shift = TRY(live_.read<std::uint8_t>(node + f_.node_shift.offset));
         if (shift > 30) return fail(Code::malformed, "the pid IDR is too deep");
         const std::uint64_t slot = number >> shift & kSlotMask;
@@ -172,9 +172,9 @@ Result<std::uint32_t> RunningTasks::missing(const RunningTask& task) {
     };
     for (const TaskView view : {TaskView::task_list, TaskView::thread_list, TaskView::tree,
                                 TaskView::css_set, TaskView::pid_idr}) {
-        for (unsigned i = 1; i <= kAttempts && (views & bit(view)) != 0; ++i) {
+        for (unsigned i = 1; i <= kReadAttempts && (views & bit(view)) != 0; ++i) {
             const auto is_there = ask(view);
-            if (!is_there.has_value() && i == kAttempts) return fail(is_there.error());
+            if (!is_there.has_value() && i == kReadAttempts) return fail(is_there.error());
             if (is_there.has_value() && *is_there) views &= ~bit(view);
         }
     }

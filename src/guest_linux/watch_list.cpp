@@ -12,11 +12,11 @@ namespace underseer::guest_linux {
 
 namespace {
 
-using Kind = WatchedPlace::Kind;
+using PlaceKind = WatchedPlace::Kind;
 
-constexpr std::size_t kWordBytes = 8, kGateBytes = 16;
-constexpr std::size_t kInterrupts = 256;
-constexpr std::uint64_t kFirstX32 = 512;
+constexpr std::size_t kWordBytes = 8, kIdtGateBytes = 16;
+constexpr std::size_t kIdtGates = 256;
+constexpr std::uint64_t kFirstX32Call = 512;
 constexpr std::uint64_t kMaxPlaceBytes = 64u << 10;
 constexpr std::size_t kMaxSecurityHooks = 4096;
 constexpr std::size_t kMaxProgramBytes = 128;  // CORENAME_MAX_SIZE; the others are longer
@@ -58,14 +58,14 @@ class WatchLister {
 
     WatchList list() {
         for (const std::string_view name : kCallTables) {
-            part(name, [&] { return to_next_symbol(Kind::pointers, name); });
+            part(name, [&] { return to_next_symbol(PlaceKind::pointers, name); });
         }
         for (const std::string_view name : kEntryCode) {
-            part(name, [&] { return to_next_symbol(Kind::code, name); });
+            part(name, [&] { return to_next_symbol(PlaceKind::code, name); });
         }
         part("idt_table", [&]() -> Result<void> {
-            add({Kind::gates, "idt_table", TRY(kernel_.symbol("idt_table")),
-                 kInterrupts * kGateBytes});
+            add({PlaceKind::gates, "idt_table", TRY(kernel_.symbol("idt_table")),
+                 kIdtGates * kIdtGateBytes});
             return {};
         });
         for (const Operations& table : kOperations) {
@@ -79,7 +79,7 @@ class WatchLister {
         part("security_hook_heads", [&] { return security_lists(); });
         for (const std::string_view name : kPrograms) {
             part(name, [&]() -> Result<void> {
-                add({Kind::program, std::string(name), TRY(kernel_.symbol(name)),
+                add({PlaceKind::program, std::string(name), TRY(kernel_.symbol(name)),
                      kMaxProgramBytes});
                 return {};
             });
@@ -102,7 +102,7 @@ class WatchLister {
         if (place.size_bytes > 0) list_.places.push_back(std::move(place));
     }
 
-    Result<void> to_next_symbol(Kind kind, std::string_view name) {
+    Result<void> to_next_symbol(PlaceKind kind, std::string_view name) {
         const GuestVirt begin = TRY(kernel_.symbol(name));
         const auto end = kernel_.symbols().after(begin);
         if (!end || *end - begin > kMaxPlaceBytes) return fail(Code::unavailable, "it has no end");
@@ -116,7 +116,7 @@ class WatchLister {
         const auto members = function_members(kernel_.types(), structure);
         if (members.empty()) return fail(Code::unavailable, fmt::format("no type {}", structure));
         const auto [first, last] = std::ranges::minmax(members, {}, &FunctionMember::offset);
-        add({Kind::pointers, std::move(name), at + first.offset,
+        add({PlaceKind::pointers, std::move(name), at + first.offset,
              last.offset - first.offset + kWordBytes, std::string(structure), first.offset});
         return {};
     }
@@ -126,7 +126,7 @@ class WatchLister {
         for (const std::string_view member : {"proc_iops", "proc_dir_ops"}) {
             const Field field = kernel_.field("proc_dir_entry", member);
             if (!field.known()) continue;
-            add({Kind::pointers, fmt::format("proc_root.{}", member), root + field.offset,
+            add({PlaceKind::pointers, fmt::format("proc_root.{}", member), root + field.offset,
                  kWordBytes});
         }
         return {};
@@ -143,14 +143,14 @@ class WatchLister {
         TRY(kernel_.require({node, function}));
         std::vector<GuestVirt> firsts(bytes / kWordBytes);
         TRY(kernel_.memory().read(heads, std::as_writable_bytes(std::span(firsts))));
-        add({Kind::pointers, "security_hook_heads", heads, firsts.size() * kWordBytes});
+        add({PlaceKind::pointers, "security_hook_heads", heads, firsts.size() * kWordBytes});
         std::size_t hooks = 0;
         for (const GuestVirt first : firsts) {
             for (GuestVirt at = first; at; at = TRY(kernel_.memory().read<GuestVirt>(at))) {
                 if (++hooks > kMaxSecurityHooks) return fail(Code::limit, "it has too many hooks");
                 const GuestVirt hook = at - node.offset;
-                add({Kind::pointers, "security_hook_list", at, kWordBytes});
-                add({Kind::pointers, "security_hook_list.hook", hook + function.offset,
+                add({PlaceKind::pointers, "security_hook_list", at, kWordBytes});
+                add({PlaceKind::pointers, "security_hook_list.hook", hook + function.offset,
                      kWordBytes});
             }
         }
@@ -172,10 +172,11 @@ class WatchLister {
             const GuestVirt call = table + at;
             const GuestVirt hook = TRY(kernel_.read_pointer(call, registered));
             if (!hook) continue;
-            add({Kind::pointers, "static_calls_table", call, step / kWordBytes * kWordBytes});
-            add({Kind::pointers, "security_hook_list.hook", hook + function.offset, kWordBytes});
+            add({PlaceKind::pointers, "static_calls_table", call, step / kWordBytes * kWordBytes});
+            add({PlaceKind::pointers, "security_hook_list.hook", hook + function.offset,
+                 kWordBytes});
             const GuestVirt called = TRY(kernel_.read_pointer(call, key));
-            add({Kind::pointers, "static_call_key.func", called + target.offset, kWordBytes});
+            add({PlaceKind::pointers, "static_call_key.func", called + target.offset, kWordBytes});
         }
         return {};
     }
@@ -188,12 +189,12 @@ class WatchLister {
 
 std::size_t WatchedPlace::unit_bytes() const {
     switch (kind) {
-        case Kind::pointers:
+        case PlaceKind::pointers:
             return kWordBytes;
-        case Kind::gates:
-            return kGateBytes;
-        case Kind::code:
-        case Kind::program:
+        case PlaceKind::gates:
+            return kIdtGateBytes;
+        case PlaceKind::code:
+        case PlaceKind::program:
             break;
     }
     return size_bytes;
@@ -204,9 +205,10 @@ WatchList list_watched(Kernel& kernel) {
 }
 
 std::string watched_name(const Kernel& kernel, const WatchedPlace& place, std::uint64_t offset) {
-    if (place.kind == Kind::program) return place.name;
-    if (place.kind == Kind::gates) return fmt::format("interrupt {:#x}", offset / kGateBytes);
-    if (place.kind == Kind::code) return symbol_text(kernel, place.begin + offset);
+    if (place.kind == PlaceKind::program) return place.name;
+    if (place.kind == PlaceKind::gates)
+        return fmt::format("interrupt {:#x}", offset / kIdtGateBytes);
+    if (place.kind == PlaceKind::code) return symbol_text(kernel, place.begin + offset);
     if (!place.structure.empty()) {
         for (const FunctionMember& member : function_members(kernel.types(), place.structure)) {
             if (member.offset != place.first_byte + offset) continue;
@@ -216,7 +218,7 @@ std::string watched_name(const Kernel& kernel, const WatchedPlace& place, std::u
     }
     if (!place.name.ends_with("sys_call_table")) return symbol_text(kernel, place.begin + offset);
     const std::uint64_t number = offset / kWordBytes;
-    const std::string_view call = place.name == "ia32_sys_call_table" || number >= kFirstX32
+    const std::string_view call = place.name == "ia32_sys_call_table" || number >= kFirstX32Call
                                       ? std::string_view()
                                       : syscall_name(number);
     return call.empty() ? fmt::format("{}[{}]", place.name, number)

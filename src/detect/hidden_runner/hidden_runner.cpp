@@ -19,7 +19,7 @@ using std::chrono::system_clock;
 
 // More tasks than any guest runs in the time of one report are not remembered one by one.
 constexpr std::size_t kMaxKnown = 1u << 16;
-constexpr std::size_t kMaxSuspects = 64;
+constexpr std::size_t kMaxRunners = 64;
 // Who was in all lists is asked again after this: it may have been hidden since.
 constexpr std::chrono::milliseconds kHolds{50};
 // Who was not seen running for so long is no suspect any more.
@@ -119,7 +119,7 @@ bool HiddenRunnerWatch::sample(Moment now) {
             again.last = now;
             ++again.samples;
             again.task = std::move(task);
-        } else if (suspects_.size() < kMaxSuspects) {
+        } else if (suspects_.size() < kMaxRunners) {
             const std::uint64_t ran = task.ran_ns.value_or(0);
             suspects_.emplace(who, Suspect{std::move(task), *missing, 1, now, now, ran, false, {}});
         }
