@@ -349,7 +349,11 @@ void MemoryWatch::judge_code(Place& place, std::size_t index, Moment now) {
     const auto first = static_cast<std::size_t>(
         std::ranges::mismatch(place.before, place.seen).in1 - place.before.begin());
     const bool settled = place.unsettled_since && now - *place.unsettled_since >= kSettles;
-    if (place.seen[first] == kBreakpoint && !settled) return wait_to_settle(place, now);
+    // Where an instruction begins: a byte of an operand may look like that too.
+    const bool is_being_written =
+        place.seen[first] == kBreakpoint &&
+        instruction_around(place.before, place.what.begin, place.what.begin + first) == first;
+    if (is_being_written && !settled) return wait_to_settle(place, now);
     place.unsettled_since.reset();
     if (!code_) {
         guest_->new_epoch();

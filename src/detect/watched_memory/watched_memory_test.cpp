@@ -159,6 +159,12 @@ TEST_F(WatchedMemory, code_that_is_being_written_is_judged_when_it_has_been) {
     EXPECT_EQ(report().findings.size(), 1u);
 }
 
+TEST_F(WatchedMemory, an_operand_that_looks_like_a_breakpoint_is_told_at_once) {
+    fake_.write(switch_ + 6, '\xcc');
+    EXPECT_TRUE(poll());
+    EXPECT_EQ(report().findings.size(), 1u);
+}
+
 TEST_F(WatchedMemory, a_program_that_is_not_the_systems_is_told_once_it_stands_there) {
     fake_.write(program_, std::array{'|', '/', 't', 'm', 'p', '/', 'x', '\0'});
     EXPECT_FALSE(poll());
