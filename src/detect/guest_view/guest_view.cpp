@@ -58,7 +58,7 @@ class LieDetector {
             for (const TableWord& word : view.tables) judge_table(view, word);
         }
         judge_bindings(code);
-        judge_code();
+        judge_code(code);
         judge_hooks(code);
         judge_bpf();
         if (!causes_.empty()) add_finding(report_, finding());
@@ -175,7 +175,7 @@ class LieDetector {
     }
 
     // ---- functions are what they were ----------------------------------------------------------
-    void judge_code() {
+    void judge_code(const guest_linux::CodeMap& code) {
         const auto about = [&](GuestVirt at, std::string_view what) {
             const auto function = kernel_.symbols().nearest(at);
             if (!function) return;
@@ -187,15 +187,19 @@ class LieDetector {
                                at, snapshot_)});
         };
         const auto& ways = snapshot_.ways_out_of_code();
-        if (ways.has_value()) {
-            note(ways->gaps);
-            for (const guest_linux::WayOut& way : ways->found) about(way.at, "altered code:");
-        } else {
-            doubt(ways.error().to_text());
-        }
+        if (!ways.has_value()) return doubt(ways.error().to_text());
+        note(ways->gaps);
+        for (const guest_linux::WayOut& way : ways->found) about(way.at, "altered code:");
         const auto& altered = snapshot_.altered_code();
         if (!altered.has_value()) return doubt(altered.error().to_text());
-        note(altered->gaps);
+        add_gaps(report_, altered->gaps);
+        if (altered->unreadable > 0) {
+            report_.coverage.unreadable += altered->unreadable;
+            doubt(fmt::format("{} pages of code cannot be read", altered->unreadable));
+        }
+        // Who could not be asked may have been the one.
+        const auto& gaps = code.gaps.empty() ? altered->gaps : code.gaps;
+        if (!altered->altered.empty() && !gaps.empty()) return doubt(gaps.texts.front());
         for (const guest_linux::CodeAlteration& one : altered->altered) {
             about(one.at, "altered code:");
         }
@@ -220,6 +224,10 @@ class LieDetector {
                 through.merge(views_through(function));
             }
             if (through.empty() && !hook.functions.empty()) continue;
+            if (!owner && !code.gaps.empty()) {  // who could not be asked may own it
+                doubt(code.gaps.texts.front());
+                continue;
+            }
             causes_.push_back(
                 {std::move(through),
                  code_evidence(fmt::format("{} hook of {} calls", guest_linux::to_string(hook.kind),
