@@ -493,9 +493,10 @@ event::CheckReport MemoryWatch::report(system_clock::time_point wall_now, Moment
             change.told_undone = change.undone.has_value();
         }
     }
-    settle_doubt(report, judging_gaps_.broken.empty() && !judging_gaps_.empty()
-                             ? judging_gaps_.texts.front()
-                             : judging_gaps_.broken);
+    // A place that the guest may itself have made unfindable, and a change that could not be
+    // judged.
+    settle_doubt(report, gaps_.broken);
+    if (!judging_gaps_.empty()) settle_doubt(report, judging_gaps_.texts.front());
     const bool saw_nothing = report.coverage.looked_at == 0 || (polls_ > 0 && blind_ == polls_);
     if (saw_nothing && report.findings.empty()) {
         report.outcome = event::Outcome::unavailable;
