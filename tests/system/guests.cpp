@@ -65,4 +65,11 @@ agent::Question ask_for_hidden(bool deep) {
             .deep = deep};
 }
 
+std::string start_long_arguments(TestVm& vm) {
+    return vm.output_of(
+        "/bin/workload long > /dev/null & while [ \"$(tr -cd '\\0' < /proc/$!/cmdline | wc -c)\" "
+        "!= "
+        "201 ]; do usleep 20000; done; echo $!");
+}
+
 }  // namespace underseer::testing

@@ -23,5 +23,7 @@ agent::GuestSource source_of(const TestVm& vm);
 agent::GuestSource image_source(const std::string& path);
 agent::Introspector attach(const TestVm& vm);
 agent::Question ask_for_hidden(bool deep = false);
+// Starts a process in the guest, and returns its pid when it has its 201 arguments.
+std::string start_long_arguments(TestVm& vm);
 
 }  // namespace underseer::testing

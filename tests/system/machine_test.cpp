@@ -54,8 +54,7 @@ TEST_P(Machines, is_seen_into) {
         GTEST_SKIP() << vm.error().to_text();
     ASSERT_TRUE(vm.has_value()) << vm.error().to_text();
     // All memory touched, so that a wrong layout cannot hide.
-    const std::string pid = vm->output_of("/bin/workload long > /dev/null & echo $!");
-    vm->output_of("sleep 1");
+    const std::string pid = start_long_arguments(*vm);
     Introspector introspector = attach(*vm);
     const auto tasks = processes_seen_by(introspector);
     const auto found = std::ranges::find(tasks, std::stoul(pid), &event::Task::pid);
@@ -119,8 +118,7 @@ TEST_P(HugePages, is_seen_into) {
     const auto found = std::ranges::find(host.vms, vm->pid(), &hypervisor::Vm::pid);
     ASSERT_NE(found, host.vms.end());
     EXPECT_EQ(to_string(found->backing), "hugetlbfs");
-    const std::string pid = vm->output_of("/bin/workload long > /dev/null & echo $!");
-    vm->output_of("sleep 1");
+    const std::string pid = start_long_arguments(*vm);
     Introspector introspector = attach(*vm);
     const auto tasks = processes_seen_by(introspector);
     const auto task = std::ranges::find(tasks, std::stoul(pid), &event::Task::pid);

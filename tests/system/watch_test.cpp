@@ -23,7 +23,8 @@ class Watching : public ::testing::TestWithParam<std::string> {
         if (GetParam() != "6.1-cloud" && !nightly()) GTEST_SKIP() << "in the nightly run only";
         if (!guest_ || guest_->kernel != GetParam()) {
             guest_.reset();
-            auto booted = TestVm::boot({.kernel = GetParam(), .vcpus = 2, .workload = false});
+            auto booted = TestVm::boot(
+                {.kernel = GetParam(), .vcpus = 2, .one_thread = true, .workload = false});
             if (!booted.has_value() && booted.error().code == Code::unavailable) {
                 GTEST_SKIP() << booted.error().to_text();
             }

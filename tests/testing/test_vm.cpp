@@ -88,7 +88,7 @@ std::vector<std::string> command_line(const VmSpec& spec, const std::string& nam
                                    "-name",
                                    name,
                                    "-accel",
-                                   "tcg",
+                                   spec.one_thread ? "tcg,thread=single" : "tcg",
                                    "-cpu",
                                    spec.cpu,
                                    "-smp",

@@ -19,6 +19,10 @@ struct VmSpec {
     std::string kernel = "6.1-cloud";  // a name of tools/guests/make.py
     unsigned memory_mib = 512;
     unsigned vcpus = 1;
+    // All CPUs by one thread of QEMU. Up to 8.0, with a thread for each, one can go on running code
+    // that another has replaced: of a breakpoint that is gone from memory it never gets out, and a
+    // kernel that patches itself (tracers, probes) stands still some day.
+    bool one_thread = false;
     std::string append;  // kernel command line
     Ram ram = Ram::memfd;
     std::string ram_directory;  // of hugetlbfs: where it is mounted

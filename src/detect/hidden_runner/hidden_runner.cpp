@@ -76,12 +76,12 @@ void HiddenRunnerWatch::begin(Moment now) {
     unreadable_ = 0;
     last_error_.clear();
     seen_pids_.clear();
-    next_pid_.reset();
     // Who has been found in all lists is looked for anew in each report.
     known_.clear();
     std::erase_if(suspects_, [&](const auto& one) { return now - one.second.last > kForgets; });
     if (!running_) return;
     running_->forget();
+    if (next_pid_) return;
     if (auto next = running_->next_pid(); next.has_value()) next_pid_ = *next;
 }
 
@@ -131,8 +131,8 @@ bool HiddenRunnerWatch::sample(Moment now) {
 // How far the kernel has counted, and who of them was seen running or is there now.
 void HiddenRunnerWatch::count_pids(event::CheckReport& report) {
     const auto counted = [&]() -> Result<void> {
-        const std::uint32_t first = next_pid_ ? *next_pid_ : TRY(running_->next_pid());
         const std::uint32_t next = TRY(running_->next_pid());
+        const std::uint32_t first = std::exchange(next_pid_, next).value_or(next);
         const std::uint32_t limit = TRY(running_->pid_limit());
         tally_.pids_used = next >= first ? next - first : limit - (first - next) % limit;
         guest_->new_epoch();

@@ -32,7 +32,7 @@ class HiddenRunnerWatch {
     static constexpr std::chrono::milliseconds kSpan{12};
     using Moment = std::chrono::steady_clock::time_point;
 
-    // What was sampled since begin().
+    // What was sampled since begin(); of the pids, since the report before.
     struct Tally {
         std::uint64_t samples = 0;      // of all CPUs
         std::uint64_t ran = 0;          // tasks that were seen running, each once
@@ -86,7 +86,7 @@ class HiddenRunnerWatch {
     std::uint64_t unreadable_ = 0;                 // samples of one CPU
     std::string last_error_;
     Moment begun_{};
-    std::optional<std::uint32_t> next_pid_;  // at begin()
+    std::optional<std::uint32_t> next_pid_;  // at the last report, or the first begin()
     Tally tally_;
 };
 

@@ -162,8 +162,15 @@ TEST_F(HiddenRunner, pids_that_nobody_saw_are_counted) {
     EXPECT_EQ(watch_->tally().samples, 2u);
     EXPECT_EQ(watch_->tally().pids_used, 10u);
     EXPECT_EQ(watch_->tally().pids_unseen, 10u);
-    // They start over at 300.
+    // Nobody looks between two reports, and the kernel counts on.
+    count_to(25);
+    watch_->begin(now_);
+    (void)watch_->report(std::chrono::system_clock::now(), now_);
+    EXPECT_EQ(watch_->tally().pids_used, 6u);
+    EXPECT_EQ(watch_->tally().pids_unseen, 6u);
     count_to(32'700);
+    (void)watch_->report(std::chrono::system_clock::now(), now_);
+    // They start over at 300.
     watch_->begin(now_);
     count_to(310);
     (void)watch_->report(std::chrono::system_clock::now(), now_);
