@@ -78,8 +78,9 @@ void cost(Rig& rig, const char* what) {
     runners.begin(Clock::now());
     const double memory = us_of([&] { CHECK(!watch.poll(Clock::now())); });
     const double sampling = us_of([&] { CHECK(!runners.sample(Clock::now())); });
-    fmt::print("{:<8}{:>4} places in {:>3} reads: {:.1f} us a look; sampling: {:.1f} us\n", what,
-               watch.places(), watch.reads(), memory, sampling);
+    fmt::print(
+        "{:<8}{:>4} places in {:>3} reads of {} bytes: {:.1f} us a look; sampling: {:.1f} us\n",
+        what, watch.places(), watch.reads(), watch.bytes_read(), memory, sampling);
     for (const auto period : {8ms, 1ms}) {
         const auto until = Clock::now() + 3s;
         const double from = thread_cpu_s();

@@ -82,7 +82,6 @@ class TestVm {
     const std::string& release() const { return release_; }
 
   private:
-    static Result<TestVm> boot_once(const VmSpec& spec);
     TestVm(std::string name, std::string directory, jail::Child qemu)
         : name_(std::move(name)), directory_(std::move(directory)), qemu_(std::move(qemu)) {}
     Result<void> wait_until_restored();

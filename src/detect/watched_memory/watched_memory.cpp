@@ -142,17 +142,22 @@ MemoryWatch::MemoryWatch(guest_linux::Guest* guest, guest_memory::GuestMemory* m
         place.before.resize(place.what.size_bytes);
         places_.push_back(std::move(place));
     }
-    locate(now);
+    (void)locate(now);
     for (Place& place : places_) {
         place.readable = !place.pages.empty();
     }
     plan_reads();
-    memory_->read_many(ops_);
-    for (const Piece& piece : pieces_) {
-        Place& place = places_[piece.place];
-        if (ops_[piece.op].status != guest_memory::ReadStatus::ok) place.readable = false;
-        std::memcpy(place.before.data() + piece.offset, buffer_.data() + piece.at,
-                    piece.size_bytes);
+    for (const Read& read : reads_) {
+        const Bytes bytes = bytes_of(read);
+        for (const Piece& piece : pieces_of(read)) {
+            Place& place = places_[piece.place];
+            if (bytes.empty()) {
+                place.readable = false;
+            } else {
+                std::memcpy(place.before.data() + piece.offset, bytes.data() + piece.at,
+                            piece.size_bytes);
+            }
+        }
     }
     for (Place& place : places_) {
         place.seen = place.before;
@@ -162,9 +167,21 @@ MemoryWatch::MemoryWatch(guest_linux::Guest* guest, guest_memory::GuestMemory* m
     plan_reads();
 }
 
+Bytes MemoryWatch::bytes_of(const Read& read) {
+    const auto into = std::span(scratch_).first(read.size_bytes);
+    guest_memory::ReadOp op{read.from, into};
+    memory_->read_many({&op, 1});
+    return op.status == guest_memory::ReadStatus::ok ? Bytes(into) : Bytes();
+}
+
+std::span<const MemoryWatch::Piece> MemoryWatch::pieces_of(const Read& read) const {
+    return std::span(pieces_).subspan(read.first_piece, read.pieces_end - read.first_piece);
+}
+
 // Through the guest's page tables, as they are now. What is in the kernel's image stays where it
 // is.
-void MemoryWatch::locate(Moment now) {
+bool MemoryWatch::locate(Moment now) {
+    bool moved = false;
     guest_linux::VirtualMemory& memory = guest_->kernel().memory();
     for (std::size_t i = 0; i < places_.size(); ++i) {
         Place& place = places_[i];
@@ -196,8 +213,10 @@ void MemoryWatch::locate(Moment now) {
             change.moved = fmt::format("from {:#x} to {:#x}", place.home[k].value, pages[k].value);
             note(std::move(change));
         }
+        moved |= place.pages != pages;
         place.pages = std::move(pages);
     }
+    return moved;
 }
 
 void MemoryWatch::plan_reads() {
@@ -220,47 +239,38 @@ void MemoryWatch::plan_reads() {
         }
     }
     std::ranges::sort(parts, {}, &Part::at);
-    struct Stretch {
-        GuestPhys begin, end;
-    };
-    std::vector<Stretch> spans;
+    reads_.clear();
+    pieces_.clear();
+    std::size_t longest = 0, bytes = 0;
     for (Part& part : parts) {
         const GuestPhys end = part.at + part.piece.size_bytes;
-        const bool joins = !spans.empty() && part.at.value <= spans.back().end.value + kGapBytes &&
-                           end.value - spans.back().begin.value <= kMaxReadBytes;
-        if (joins) {
-            spans.back().end = std::max(spans.back().end, end);
-        } else {
-            spans.push_back({part.at, end});
+        Read* last = reads_.empty() ? nullptr : &reads_.back();
+        const bool joins = last != nullptr &&
+                           part.at.value <= last->from.value + last->size_bytes + kGapBytes &&
+                           end.value - last->from.value <= kMaxReadBytes;
+        if (!joins) {
+            reads_.push_back({.from = part.at, .first_piece = pieces_.size()});
+            last = &reads_.back();
         }
-        part.piece.op = spans.size() - 1;
-        part.piece.at = part.at - spans.back().begin;
-    }
-    std::size_t bytes = 0;
-    for (const Stretch& one : spans) bytes += one.end - one.begin;
-    buffer_.resize(bytes);
-    ops_.clear();
-    std::vector<std::size_t> begins;
-    std::size_t at = 0;
-    for (const Stretch& span : spans) {
-        const std::size_t size = span.end - span.begin;
-        begins.push_back(at);
-        ops_.push_back({span.begin, std::span(buffer_).subspan(at, size)});
-        at += size;
-    }
-    pieces_.clear();
-    for (Part& part : parts) {
-        part.piece.at += begins[part.piece.op];
+        last->size_bytes = std::max<std::size_t>(last->size_bytes, end - last->from);
+        part.piece.at = part.at - last->from;
         pieces_.push_back(part.piece);
+        last->pieces_end = pieces_.size();
     }
+    for (Read& read : reads_) {
+        read.kept_at = bytes;
+        bytes += read.size_bytes;
+        longest = std::max(longest, read.size_bytes);
+    }
+    kept_.resize(bytes);
+    scratch_.resize(longest);
 }
 
 void MemoryWatch::begin(Moment now) {
     guest_->new_epoch();
     begun_ = last_;
     std::erase_if(changes_, [](const Change& one) { return one.told_undone && one.undone; });
-    locate(now);
-    plan_reads();
+    if (locate(now)) plan_reads();
     late_ = longest_ = {};
     polls_ = partial_ = blind_ = untold_ = 0;
     judging_gaps_ = {};
@@ -271,25 +281,29 @@ bool MemoryWatch::poll(Moment now) {
     longest_ = std::max(longest_, pause);
     if (pause > kMayBeLate) late_ += pause - kMayBeLate;
     ++polls_;
-    memory_->read_many(ops_);
     std::vector<std::size_t> differing;
     std::size_t unread = 0;
-    for (const Piece& piece : pieces_) {
-        if (ops_[piece.op].status != guest_memory::ReadStatus::ok) {
+    for (Read& read : reads_) {
+        const Bytes bytes = bytes_of(read);
+        if (bytes.empty()) {
             ++unread;
             continue;
         }
-        Place& place = places_[piece.place];
-        std::byte* const seen = place.seen.data() + piece.offset;
-        const std::byte* const is = buffer_.data() + piece.at;
-        if (std::memcmp(seen, is, piece.size_bytes) == 0) continue;
-        std::memcpy(seen, is, piece.size_bytes);
-        if (differing.empty() || differing.back() != piece.place) differing.push_back(piece.place);
+        std::byte* const kept = kept_.data() + read.kept_at;
+        if (read.is_kept && std::memcmp(kept, bytes.data(), bytes.size()) == 0) continue;
+        std::memcpy(kept, bytes.data(), bytes.size());
+        read.is_kept = true;
+        for (const Piece& piece : pieces_of(read)) {
+            std::byte* const seen = places_[piece.place].seen.data() + piece.offset;
+            const std::byte* const is = bytes.data() + piece.at;
+            if (std::memcmp(seen, is, piece.size_bytes) == 0) continue;
+            std::memcpy(seen, is, piece.size_bytes);
+            differing.push_back(piece.place);
+        }
     }
-    if (unread > 0) ++(unread == pieces_.size() ? blind_ : partial_);
-    for (std::size_t i = 0; i < places_.size(); ++i) {
-        const auto& since = places_[i].unsettled_since;
-        if (since && now - *since >= kSettles) differing.push_back(i);
+    if (unread > 0) ++(unread == reads_.size() ? blind_ : partial_);
+    for (const std::size_t place : unsettled_) {
+        if (now - *places_[place].unsettled_since >= kSettles) differing.push_back(place);
     }
     std::ranges::sort(differing);
     const auto [from, to] = std::ranges::unique(differing);
@@ -297,7 +311,11 @@ bool MemoryWatch::poll(Moment now) {
     for (const std::size_t place : differing) {
         mark_undone(place, now);
         judge(place, now);
+        unsettled_.push_back(place);
     }
+    std::erase_if(unsettled_, [&](std::size_t one) { return !places_[one].unsettled_since; });
+    std::ranges::sort(unsettled_);
+    unsettled_.erase(std::ranges::unique(unsettled_).begin(), unsettled_.end());
     code_.reset();
     last_ = now;
     return std::ranges::any_of(changes_, [](const Change& change) { return !change.told; });
@@ -400,11 +418,15 @@ void MemoryWatch::judge_code(Place& place, std::size_t index, Moment now) {
 }
 
 bool MemoryWatch::is_still(std::size_t place) {
-    memory_->read_many(ops_);
-    return std::ranges::all_of(pieces_, [&](const Piece& piece) {
-        return piece.place != place ||
-               std::memcmp(places_[place].seen.data() + piece.offset, buffer_.data() + piece.at,
-                           piece.size_bytes) == 0;
+    const std::byte* const seen = places_[place].seen.data();
+    return std::ranges::all_of(reads_, [&](const Read& read) {
+        const auto pieces = pieces_of(read);
+        if (std::ranges::find(pieces, place, &Piece::place) == pieces.end()) return true;
+        const Bytes bytes = bytes_of(read);
+        return !bytes.empty() && std::ranges::all_of(pieces, [&](const Piece& piece) {
+            return piece.place != place ||
+                   std::memcmp(seen + piece.offset, bytes.data() + piece.at, piece.size_bytes) == 0;
+        });
     });
 }
 

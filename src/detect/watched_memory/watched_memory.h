@@ -53,7 +53,8 @@ class MemoryWatch {
     std::chrono::nanoseconds late() const { return late_; }
 
     std::size_t places() const { return places_.size(); }
-    std::size_t reads() const { return ops_.size(); }  // of one poll
+    std::size_t reads() const { return reads_.size(); }      // of one poll
+    std::size_t bytes_read() const { return kept_.size(); }  // by one poll
 
   private:
     struct Place {
@@ -67,7 +68,15 @@ class MemoryWatch {
     // A part of a place that lies in one page, in what one read brings.
     struct Piece {
         std::size_t place = 0, offset = 0, size_bytes = 0;
-        std::size_t op = 0, at = 0;  // which read, and where in it
+        std::size_t at = 0;  // where in that read
+    };
+    // Of places that lie close together, and what lies between them.
+    struct Read {
+        GuestPhys from;
+        std::size_t size_bytes = 0;
+        std::size_t kept_at = 0;                      // in `kept_`
+        std::size_t first_piece = 0, pieces_end = 0;  // in `pieces_`
+        bool is_kept = false;                         // `kept_` is what it brought last
     };
     struct Change {
         std::size_t place = 0;
@@ -80,8 +89,12 @@ class MemoryWatch {
         bool told = false, told_undone = false;
     };
 
-    void locate(Moment now);
+    // Whether places have moved.
+    bool locate(Moment now);
     void plan_reads();
+    // What is there now, until the next one; empty where it cannot be read.
+    Bytes bytes_of(const Read& read);
+    std::span<const Piece> pieces_of(const Read& read) const;
     void judge(std::size_t place, Moment now);
     static void wait_to_settle(Place& place, Moment now);
     void judge_code(Place& place, std::size_t index, Moment now);
@@ -94,9 +107,12 @@ class MemoryWatch {
     guest_linux::Guest* guest_;
     guest_memory::GuestMemory* memory_;
     std::vector<Place> places_;
+    std::vector<Read> reads_;
     std::vector<Piece> pieces_;
-    std::vector<std::byte> buffer_;
-    std::vector<guest_memory::ReadOp> ops_;
+    // A look costs what it brings into the CPU's caches: what was read last lies in one piece and
+    // is compared as such, and what is read now goes where the read before it went.
+    std::vector<std::byte> kept_, scratch_;
+    std::vector<std::size_t> unsettled_;  // places whose unsettled_since is set
     std::vector<Change> changes_;
     std::optional<guest_linux::CodeMap> code_;  // while something is judged
     guest_linux::Gaps gaps_, judging_gaps_;
