@@ -310,6 +310,30 @@ Result<int> findings(const Options& options) {
     return alarming ? 1 : 0;
 }
 
+Result<int> act(const Options& options) {
+    const auto action = event::action_of(options.argument);
+    if (!action) {
+        return fail(Code::invalid_argument,
+                    fmt::format("there is no action '{}'; wants pause, resume, isolate, reconnect "
+                                "or kill",
+                                options.argument));
+    }
+    auto client = TRY(connect(options));
+    const auto results = TRY(client.ask<agent::ActionResult>({.kind = ControlRequest::Kind::act,
+                                                              .instance = options.target,
+                                                              .action = *action,
+                                                              .dry_run = options.dry_run}))
+                             .items;
+    if (options.json) {
+        print_json(results);
+        return 0;
+    }
+    for (const agent::ActionResult& one : results) {
+        fmt::print("{}: {}\n", printable(one.instance), printable(one.result));
+    }
+    return 0;
+}
+
 Result<int> log(const Options& options) {
     if (options.target == "show") return show(options, false);
     if (options.target == "follow") return show(options, true);

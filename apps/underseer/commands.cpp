@@ -291,6 +291,25 @@ const std::vector<Row>& rows() {
                     {3, "no agent runs"},
                     {5, "not allowed"}}},
          findings},
+        {{.name = "act",
+          .group = kJudge,
+          .what = "something is done to a VM: paused, cut off from the network, ended",
+          .more = "pause: its CPUs stop, its memory stays as it is and can be dumped; resume lets "
+                  "it go on. isolate: each network card that QEMU gives it loses its link; "
+                  "reconnect undoes that. kill: as pulling the plug. The agent does it, through "
+                  "libvirt where that manages the VM, else through QEMU's monitor, and logs who "
+                  "wanted it and what came of it. Policy does the same by itself about what is "
+                  "found: [[act]] in underseer-policy(5).",
+          .words = {{"INSTANCE", Kind::target},
+                    {.name = "pause|resume|isolate|reconnect|kill",
+                     .kind = Kind::choice,
+                     .choices = {"pause", "resume", "isolate", "reconnect", "kill"}}},
+          .options = {&kDryRun, &kJson, &kRun},
+          .exits = {{3, "no agent runs, or there is no such VM"},
+                    {5, "not allowed"},
+                    {6, "it was not done: the message says why"},
+                    {8, "it was not done: libvirt keeps that, and the message says how"}}},
+         act},
         {{.name = "status",
           .group = kAgent,
           .what = "the agent, and how well it sees each instance",

@@ -296,7 +296,9 @@ TEST(Manual, names_every_command_and_option) {
             text.find(fmt::format("\n\\fB{}\\fR", command.name)) != std::string::npos;
         EXPECT_EQ(named, !command.group.empty()) << command.name;
         for (const program::Option* option : command.options) {
-            std::string name = fmt::format(".TP\n\\fB\\-\\-{}\\fR", option->name.substr(2));
+            std::string name;
+            for (const char c : option->name) name += c == '-' ? "\\-" : std::string(1, c);
+            name = ".TP\n\\fB" + name + "\\fR";
             EXPECT_NE(text.find(name), std::string::npos) << name;
         }
     }

@@ -99,6 +99,7 @@ TEST(JsonDocument, describes_every_key_as_it_is) {
     expect_documented<event::Evidence>("### Evidence");
     expect_documented<event::Coverage>("### Coverage");
     expect_documented<event::OpenFinding>("## findings");
+    expect_documented<agent::ActionResult>("## act");
     expect_documented<agent::AgentStatus>("### Agent");
     expect_documented<agent::InstanceStatus>("### Instance status");
     expect_documented<agent::CheckStatus>("### Check status");

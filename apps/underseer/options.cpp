@@ -71,7 +71,7 @@ struct Taker {
     const program::Option* option;
     Result<void> (*take)(Options&, const std::string& value);
 };
-constexpr std::array<Taker, 20> kTakers{{
+constexpr std::array<Taker, 21> kTakers{{
     {&option::kPid, take_pid},
     {&option::kJson, set<&Options::json>},
     {&option::kThreads, set<&Options::threads>},
@@ -81,6 +81,7 @@ constexpr std::array<Taker, 20> kTakers{{
     {&option::kBulk, set<&Options::bulk>},
     {&option::kForce, set<&Options::force>},
     {&option::kDeep, set<&Options::deep>},
+    {&option::kDryRun, set<&Options::dry_run>},
     {&option::kOnly, take_checks},
     {&option::kRules, take_rules},
     {&option::kTimeout, take_timeout},

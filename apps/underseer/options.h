@@ -25,6 +25,7 @@ struct Options {
     bool force = false;
     bool once = false;               // of the demo: do not stay
     bool deep = false;               // of check: search all RAM
+    bool dry_run = false;            // of act: say what would be done
     std::vector<std::string> only;   // of check: these; empty: all
     std::vector<std::string> rules;  // of scan: files, or folders of them
     std::optional<std::chrono::milliseconds> timeout;
@@ -62,6 +63,7 @@ inline constexpr Option kInstances{
 inline constexpr Option kPolicy{"--policy", "FILE",
                                 "the agent's policy (/etc/underseer/policy.toml)", Kind::file};
 inline constexpr Option kDeep{"--deep", "", "search all RAM too, for what no list leads to"};
+inline constexpr Option kDryRun{"--dry-run", "", "say what would be done, and do nothing"};
 inline constexpr Option kOnly{"--only", "CHECK,..", "these checks; underseer explain lists all"};
 inline constexpr Option kRules{
     "--rules", "FILE", "YARA rules, or a folder of them; may be given several times", Kind::file};

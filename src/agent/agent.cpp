@@ -144,6 +144,16 @@ Result<void> Agent::open() {
                      fmt::format("user {} {} '{}' of {}", asker.user,
                                  granted ? "asked for" : "was refused", operation, instance.name)));
              },
+         .act =
+             [this](InstanceWatch& watch, const event::Asker& asker, event::Action action,
+                    bool dry_run, Done done) {
+                 if (dry_run) return actor_.act(watch.vm(), action, true, std::move(done));
+                 act(watch,
+                     {.action = action,
+                      .because = fmt::format("user {} wants it", asker.user),
+                      .asker = asker},
+                     std::move(done));
+             },
          .left =
              [this](std::uint64_t asker) {
                  for (const auto& [key, watched] : watched_) watched.watch->asker_left(asker);
@@ -691,6 +701,33 @@ void Agent::log_change(const event::Instance& instance, const event::FindingChan
         fmt::format("{}{} {}: {} in {}: {}{}", loud ? "ALERT: " : "", finding.rule,
                     to_string(change.change), finding.title, instance.name, finding.subject,
                     change.reason.empty() ? "" : " (" + change.reason + ")"));
+    if (change.change == event::Change::opened) respond(change.open, decision.actions);
+}
+
+void Agent::act(const InstanceWatch& watch, event::ActionTaken taken, Done done) {
+    actor_.act(watch.vm(), taken.action, /*dry_run=*/false,
+               [this, taken, vm = watch.vm(), instance = watch.instance(),
+                done = std::move(done)](const Result<std::string>& result) mutable {
+                   taken.done = result.has_value();
+                   taken.result = result.has_value() ? *result : result.error().to_text();
+                   recorder_->critical(event::action_event(recorder_->source(), Recorder::now_ns(),
+                                                           instance, taken));
+                   say(taken.done ? LogLevel::notice : LogLevel::critical,
+                       fmt::format("{} {}: {}{} ({})", to_string(taken.action), instance.name,
+                                   taken.done ? "" : "NOT DONE: ", taken.result, taken.because));
+                   managers_->ask_soon(vm);
+                   if (done) done(result);
+               });
+}
+
+void Agent::respond(const event::OpenFinding& finding, const std::vector<event::Action>& actions) {
+    const InstanceWatch* watch = find_watch(finding.instance_id);
+    if (watch == nullptr) return;
+    for (const event::Action action : actions) {
+        act(*watch, {.action = action,
+                     .because = fmt::format("policy, because of {}", finding.finding.rule),
+                     .finding_uid = finding.uid});
+    }
 }
 
 void Agent::count_open(const std::string& instance_id) {

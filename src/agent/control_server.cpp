@@ -27,6 +27,8 @@ std::string_view operation_of(const ControlRequest& request) {
             return "status";
         case ControlRequest::Kind::findings:
             return "findings";
+        case ControlRequest::Kind::act:
+            return to_string(request.action);
         case ControlRequest::Kind::question:
             break;
     }
@@ -122,8 +124,9 @@ Result<void> ControlServer::take_requests(Client& client) {
 }
 
 void ControlServer::answer(Client& client, const ControlRequest& request) {
-    const bool needs_examiner = request.kind == ControlRequest::Kind::question;
-    const auto needed = needs_examiner ? policy::Role::examiner : policy::Role::viewer;
+    const auto needed = request.kind == ControlRequest::Kind::act        ? policy::Role::responder
+                        : request.kind == ControlRequest::Kind::question ? policy::Role::examiner
+                                                                         : policy::Role::viewer;
     const std::string_view operation = operation_of(request);
     if (client.role < needed) {
         callbacks_.access(client.asker, {.name = request.instance}, operation, false);
@@ -144,7 +147,38 @@ void ControlServer::answer(Client& client, const ControlRequest& request) {
             return send_items(client, callbacks_.findings());
         case ControlRequest::Kind::question:
             return relay(client, request);
+        case ControlRequest::Kind::act:
+            return act(client, request);
     }
+}
+
+void ControlServer::answered(std::uint64_t id) {
+    const auto still = clients_.find(id);
+    if (still == clients_.end()) return;
+    still->second->busy = false;
+    if (!take_requests(*still->second).has_value()) drop(id);
+}
+
+void ControlServer::act(Client& client, const ControlRequest& request) {
+    auto found = callbacks_.instance(request.instance);
+    if (!found.has_value()) return send_failure(client, found.error());
+    client.busy = true;
+    callbacks_.act(
+        **found, client.asker, request.action, request.dry_run,
+        [this, id = client.id,
+         answer = ActionResult{.instance = (*found)->instance().name,
+                               .action = std::string(to_string(request.action)),
+                               .dry_run = request.dry_run}](const Result<std::string>& result) {
+            const auto still = clients_.find(id);
+            if (still != clients_.end() && result.has_value()) {
+                ActionResult done = answer;
+                done.result = *result;
+                send_items(*still->second, std::vector{done});
+            } else if (still != clients_.end()) {
+                send_failure(*still->second, result.error());
+            }
+            answered(id);
+        });
 }
 
 void ControlServer::relay(Client& client, const ControlRequest& request) {
@@ -160,25 +194,19 @@ void ControlServer::relay(Client& client, const ControlRequest& request) {
     }
     client.busy = true;
     const std::uint64_t id = client.id;
-    const auto done = [this, id] {
-        const auto still = clients_.find(id);
-        if (still == clients_.end()) return;
-        still->second->busy = false;
-        if (!take_requests(*still->second).has_value()) drop(id);
-    };
     const bool asked = watch.ask(
         id, question,
         // The frames go on as they came: the client trusts them as little as we do.
-        [this, id, done](std::string_view frame, bool last) {
+        [this, id](std::string_view frame, bool last) {
             const auto still = clients_.find(id);
             if (still != clients_.end()) post(*still->second, frame);
-            if (last) done();
+            if (last) answered(id);
             return true;
         },
-        [this, id, done](const Error& error) {
+        [this, id](const Error& error) {
             const auto still = clients_.find(id);
             if (still != clients_.end()) send_failure(*still->second, error);
-            done();
+            answered(id);
         });
     if (asked) return;
     client.busy = false;

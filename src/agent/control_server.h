@@ -28,6 +28,10 @@ class ControlServer {
         std::function<void(const event::Asker&, const event::Instance&, std::string_view operation,
                            bool granted)>
             access;
+        // Does it, or says what would be done; `done` is called once, later.
+        std::function<void(InstanceWatch&, const event::Asker&, event::Action, bool dry_run,
+                           std::function<void(const Result<std::string>&)> done)>
+            act;
         // A client has gone; its count is that of InstanceWatch::ask.
         std::function<void(std::uint64_t asker)> left;
     };
@@ -57,6 +61,9 @@ class ControlServer {
     Result<void> take_requests(Client& client);
     void answer(Client& client, const ControlRequest& request);
     void relay(Client& client, const ControlRequest& request);
+    void act(Client& client, const ControlRequest& request);
+    // The next question may come.
+    void answered(std::uint64_t id);
     template <typename T>
     void send_items(Client& client, const std::vector<T>& items);
     void send_end(Client& client, const AnswerEnd& end);

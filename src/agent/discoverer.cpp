@@ -57,18 +57,35 @@ Result<std::vector<ManagerFacts>> ask_monitor(jail::Channel& channel,
     TRY(close_jail(channel, monitor.has_value() ? std::vector{monitor->get()} : std::vector<int>(),
                    jail::ManagerKind::monitor));
     if (!monitor.has_value()) return fail(std::move(monitor).error());
+    if (question.ordered) {
+        return std::vector{
+            ManagerFacts{.source = "QMP",
+                         .done = TRY(hypervisor::order_qmp(monitor->get(), question.order.action,
+                                                           question.order.dry_run, kMonitorTime))}};
+    }
     return std::vector{TRY(hypervisor::ask_qmp(monitor->get(), kMonitorTime))};
 }
 
 Result<std::vector<ManagerFacts>> ask_libvirt(jail::Channel& channel,
                                               const DiscovererQuestion& question) {
-    auto libvirt = hypervisor::Libvirt::connect(question.path);
+    const auto& order = question.order;
+    using Access = hypervisor::Libvirt::Access;
+    auto libvirt = hypervisor::Libvirt::connect(question.path,
+                                                question.ordered ? Access::control : Access::read);
     TRY(close_jail(channel, open_fds(channel.fd()), jail::ManagerKind::libvirt));
     if (!libvirt.has_value()) return fail(std::move(libvirt).error());
-    auto domains = libvirt->domains();
+    Result<std::vector<ManagerFacts>> answer;
+    if (question.ordered) {
+        auto done = libvirt->act(order.uuid, order.action, order.dry_run);
+        answer = done.has_value()
+                     ? std::vector{ManagerFacts{.source = "libvirt", .done = std::move(*done)}}
+                     : Result<std::vector<ManagerFacts>>(fail(std::move(done).error()));
+    } else {
+        answer = libvirt->domains();
+    }
     // Saying good-bye is more than its jail allows, and nobody misses it.
     libvirt->abandon();
-    return domains;
+    return answer;
 }
 
 Result<void> answer(jail::Channel& channel, const Result<std::vector<ManagerFacts>>& answer) {

@@ -63,6 +63,29 @@ Result<Inquiry> Inquiry::of_libvirt(const std::string& uri) {
         event::encode(DiscovererQuestion{.kind = DiscovererQuestion::Kind::libvirt, .path = uri}));
 }
 
+Result<Inquiry> Inquiry::to_act(const Vm& vm, event::Action action, bool dry_run) {
+    const DiscovererQuestion::Order order{.action = action, .dry_run = dry_run, .uuid = vm.uuid};
+    if (is_libvirts(vm)) {
+        return start(event::encode(DiscovererQuestion{.kind = DiscovererQuestion::Kind::libvirt,
+                                                      .path = libvirt_uri(),
+                                                      .ordered = true,
+                                                      .order = order}));
+    }
+    if (!hypervisor::has_monitor(vm)) {
+        return fail(Code::unavailable,
+                    fmt::format("nobody can be told: its VMM (pid {}) has no QMP socket (-qmp "
+                                "unix:PATH,server=on,wait=off)",
+                                vm.pid));
+    }
+    return start(event::encode(DiscovererQuestion{.kind = DiscovererQuestion::Kind::monitor,
+                                                  .path = vm.qmp_socket,
+                                                  .pid = static_cast<std::uint32_t>(vm.pid),
+                                                  .user = vm.user,
+                                                  .group = vm.group,
+                                                  .ordered = true,
+                                                  .order = order}));
+}
+
 Result<std::optional<std::vector<ManagerFacts>>> Inquiry::take() {
     const bool open = TRY(channel_.fill());
     while (const auto frame = TRY(channel_.next())) {
@@ -299,6 +322,88 @@ void ManagerWatch::finish(const std::string& key, Result<std::vector<ManagerFact
         for (ManagerFacts& facts : subject.facts) facts.state.clear();
     }
     callbacks_.changed();
+}
+
+// ---- orders -----------------------------------------------------------------------------------
+
+struct Actor::Deed {
+    Vm vm;
+    event::Action action{};
+    bool dry_run = false;
+    Done done;
+    unsigned attempts = 0;
+    std::optional<Inquiry> inquiry;
+    EventLoop::Timer timer = 0;
+};
+
+Actor::Actor(EventLoop* loop) : loop_(loop) {}
+
+Actor::~Actor() {
+    for (const auto& [vm, queue] : deeds_) {
+        loop_->cancel(queue.front()->timer);
+        if (queue.front()->inquiry) loop_->unwatch(queue.front()->inquiry->fd());
+    }
+}
+
+void Actor::act(const Vm& vm, event::Action action, bool dry_run, Done done) {
+    const std::string key = key_of(vm);
+    auto& queue = deeds_[key];
+    queue.push_back(std::make_unique<Deed>(
+        Deed{.vm = vm, .action = action, .dry_run = dry_run, .done = std::move(done)}));
+    if (queue.size() > 1) return;
+    queue.front()->timer = loop_->after(std::chrono::milliseconds(0), [this, key] { begin(key); });
+}
+
+void Actor::begin(const std::string& vm) {
+    Deed& deed = *deeds_.at(vm).front();
+    deed.timer = 0;
+    ++deed.attempts;
+    auto inquiry = Inquiry::to_act(deed.vm, deed.action, deed.dry_run);
+    if (!inquiry.has_value()) {
+        deed.attempts = kAttempts;  // it would be no better a moment later
+        return finish(vm, fail(std::move(inquiry).error()));
+    }
+    deed.inquiry.emplace(std::move(*inquiry));
+    loop_->watch(deed.inquiry->fd(), [this, vm] { on_readable(vm); });
+    deed.timer = loop_->after(Inquiry::kLongest, [this, vm] {
+        deeds_.at(vm).front()->timer = 0;
+        finish(vm, fail(late()));
+    });
+}
+
+void Actor::on_readable(const std::string& vm) {
+    auto answer = deeds_.at(vm).front()->inquiry->take();
+    if (!answer.has_value()) return finish(vm, fail(std::move(answer).error()));
+    if (!*answer) return;
+    if ((*answer)->size() != 1) {
+        return finish(vm, fail(Code::malformed, "the discoverer does not say what was done"));
+    }
+    finish(vm, std::move((*answer)->front().done));
+}
+
+void Actor::finish(const std::string& vm, Result<std::string> result) {
+    const std::string key = vm;  // that may belong to the watch which ends here
+    auto& queue = deeds_.at(key);
+    Deed& deed = *queue.front();
+    loop_->cancel(std::exchange(deed.timer, 0));
+    if (deed.inquiry) {
+        loop_->unwatch(deed.inquiry->fd());
+        deed.inquiry.reset();
+    }
+    if (!result.has_value() && result.error().code == Code::unavailable &&
+        deed.attempts < kAttempts) {
+        deed.timer = loop_->after(kBetweenAttempts, [this, key] { begin(key); });
+        return;
+    }
+    const Done done = std::move(deed.done);
+    queue.pop_front();
+    if (queue.empty()) {
+        deeds_.erase(key);
+    } else {
+        queue.front()->timer =
+            loop_->after(std::chrono::milliseconds(0), [this, key] { begin(key); });
+    }
+    done(result);
 }
 
 }  // namespace underseer::agent

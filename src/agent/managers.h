@@ -1,9 +1,11 @@
-// What manages the VMs of this host is asked about them: libvirt where it does, a VMM's own QMP
-// monitor else. One process a question, the discoverer: it connects, closes its jail, asks, parses
-// and ends; whatever comes of it, a question has its answer or the reason why not in bounded time.
+// What manages the VMs of this host is asked about them, and told what is to be done to them:
+// libvirt where it does, a VMM's own QMP monitor else. One process a question or order, the
+// discoverer: it connects, closes its jail, asks, parses and ends; whatever comes of it, a question
+// has its answer or the reason why not in bounded time.
 #pragma once
 
 #include <chrono>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -28,6 +30,9 @@ class Inquiry {
 
     static Result<Inquiry> of_monitor(const hypervisor::Vm& vm);
     static Result<Inquiry> of_libvirt(const std::string& uri);
+    // An order: the answer is one ManagerFacts that says what was done. Code::unavailable, with
+    // what to do instead, when nobody can be told.
+    static Result<Inquiry> to_act(const hypervisor::Vm& vm, event::Action action, bool dry_run);
 
     int fd() const { return channel_.fd(); }  // readable when take() has something to do
     // The answer once it is whole; nothing before. Code::unavailable when the discoverer has ended
@@ -106,6 +111,33 @@ class ManagerWatch {
     Callbacks callbacks_;
     // By pid and start time; libvirt has the key "".
     std::map<std::string, std::unique_ptr<Subject>> subjects_;
+};
+
+// Does things to VMs, for an event loop: a process for each, and one after the other to one VM. A
+// monitor serves one client at a time: when another holds it, it is tried again for a while.
+class Actor {
+  public:
+    // What is so now, or why it was not done.
+    using Done = std::function<void(const Result<std::string>& result)>;
+
+    explicit Actor(EventLoop* loop);  // must outlive this
+    Actor(const Actor&) = delete;
+    ~Actor();
+
+    // `done` is called once, by the loop, after this has returned.
+    void act(const hypervisor::Vm& vm, event::Action action, bool dry_run, Done done);
+
+  private:
+    static constexpr unsigned kAttempts = 4;
+    static constexpr std::chrono::milliseconds kBetweenAttempts{200};
+
+    struct Deed;
+    void begin(const std::string& vm);
+    void on_readable(const std::string& vm);
+    void finish(const std::string& vm, Result<std::string> result);
+
+    EventLoop* loop_;
+    std::map<std::string, std::deque<std::unique_ptr<Deed>>> deeds_;  // by pid and start time
 };
 
 // The inside of the jail: answers the one question that comes over the channel.

@@ -127,21 +127,39 @@ struct AgentStatus {
     }
 };
 
-// What a client of the control socket asks. The answer has the form of an introspector's: items
-// frames, then one end frame.
-struct ControlRequest {
-    enum class Kind : std::uint8_t { agent, instances, findings, question };
-    friend constexpr Kind last_enumerator(Kind) { return Kind::question; }
-
-    Kind kind = Kind::agent;
-    std::string instance;  // of a question: name, id or pid
-    Question question;
+// What came of an order, or would come of it.
+struct ActionResult {
+    std::string instance;  // its name
+    std::string action;    // "pause"
+    bool dry_run = false;
+    std::string result;  // what is so now
 
     static constexpr auto fields() {
         using event::Field;
-        return std::tuple{Field{"kind", &ControlRequest::kind},
-                          Field{"instance", &ControlRequest::instance},
-                          Field{"question", &ControlRequest::question}};
+        using R = ActionResult;
+        return std::tuple{Field{"instance", &R::instance}, Field{"action", &R::action},
+                          Field{"dry_run", &R::dry_run}, Field{"result", &R::result}};
+    }
+};
+
+// What a client of the control socket asks. The answer has the form of an introspector's: items
+// frames, then one end frame.
+struct ControlRequest {
+    enum class Kind : std::uint8_t { agent, instances, findings, question, act };
+    friend constexpr Kind last_enumerator(Kind) { return Kind::act; }
+
+    Kind kind = Kind::agent;
+    std::string instance;  // of a question or an action: name, id or pid
+    Question question;
+    event::Action action{};
+    bool dry_run = false;
+
+    static constexpr auto fields() {
+        using event::Field;
+        return std::tuple{
+            Field{"kind", &ControlRequest::kind}, Field{"instance", &ControlRequest::instance},
+            Field{"question", &ControlRequest::question}, Field{"action", &ControlRequest::action},
+            Field{"dry_run", &ControlRequest::dry_run}};
     }
 };
 

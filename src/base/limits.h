@@ -117,6 +117,7 @@ inline constexpr std::size_t kMaxQmpEvents = 256;
 inline constexpr std::size_t kMaxToldCpus = 1024;
 // -object and -numa together name fewer; QEMU itself takes at most 128 NUMA nodes (MAX_NODES).
 inline constexpr std::size_t kMaxRamBackends = 1024;
+inline constexpr std::size_t kMaxNetworkCards = 256;
 // A domain's XML has some 10 KB; one with a hundred devices 100 KB. A host runs some hundred VMs.
 inline constexpr std::size_t kMaxDomainXmlBytes = 4u << 20;
 inline constexpr std::size_t kMaxDomains = 4096;

@@ -38,6 +38,30 @@ std::string_view to_string(Outcome outcome) {
     return "unknown";
 }
 
+std::string_view to_string(Action action) {
+    switch (action) {
+        case Action::pause:
+            return "pause";
+        case Action::resume:
+            return "resume";
+        case Action::isolate:
+            return "isolate";
+        case Action::reconnect:
+            return "reconnect";
+        case Action::kill:
+            return "kill";
+    }
+    return "unknown";
+}
+
+std::optional<Action> action_of(std::string_view name) {
+    for (const Action action :
+         {Action::pause, Action::resume, Action::isolate, Action::reconnect, Action::kill}) {
+        if (to_string(action) == name) return action;
+    }
+    return std::nullopt;
+}
+
 std::string_view to_string(Change change) {
     switch (change) {
         case Change::opened:

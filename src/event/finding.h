@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "event/fields.h"
@@ -45,6 +47,20 @@ constexpr Outcome last_enumerator(Outcome) {
     return Outcome::unavailable;
 }
 std::string_view to_string(Outcome outcome);
+
+// What can be done to an instance.
+enum class Action : std::uint8_t {
+    pause,  // its CPUs stop, its memory stays
+    resume,
+    isolate,  // its network cards lose their link
+    reconnect,
+    kill,  // as pulling the plug
+};
+constexpr Action last_enumerator(Action) {
+    return Action::kill;
+}
+std::string_view to_string(Action action);
+std::optional<Action> action_of(std::string_view name);
 
 // One piece of what a finding rests on.
 struct Evidence {

@@ -22,6 +22,7 @@ constexpr Class kConfigChange{5019, "Device Config State Change", "Discovery"};
 constexpr Class kLifecycle{6002, "Application Lifecycle", "Application Activity"};
 constexpr Class kApi{6003, "API Activity", "Application Activity"};
 constexpr Class kScan{6007, "Scan Activity", "Application Activity"};
+constexpr Class kRemediation{7001, "Remediation Activity", "Remediation"};
 
 // OCSF severity_id: 1 Informational to 5 Critical.
 unsigned severity_id(Severity severity) {
@@ -315,6 +316,43 @@ std::string access_event(const Source& source, TimeNs time, const Asker& asker,
     event->key("src_endpoint").begin_object().member("hostname", source.host).end_object();
     if (!instance.id.empty()) event.instance_device(instance);
     event->key("unmapped").begin_object().member("role", asker.role).end_object();
+    return event.take();
+}
+
+// activity_id of Remediation Activity: 1 Isolate, 2 Evict, 3 Restore, 99 anything else.
+std::string action_event(const Source& source, TimeNs time, const Instance& instance,
+                         const ActionTaken& taken) {
+    struct Activity {
+        unsigned id;
+        std::string_view name;
+    };
+    const Activity activity = taken.action == Action::isolate     ? Activity{1, "Isolate"}
+                              : taken.action == Action::kill      ? Activity{2, "Evict"}
+                              : taken.action == Action::resume    ? Activity{3, "Restore"}
+                              : taken.action == Action::reconnect ? Activity{3, "Restore"}
+                                                                  : Activity{99, "Pause"};
+    Event event(source, time, kRemediation, activity.id, activity.name,
+                taken.done ? Severity::high : Severity::critical,
+                fmt::format("{} {}: {}{}", to_string(taken.action), instance.name,
+                            taken.done ? "" : "not done: ", taken.result),
+                instance.tenant);
+    event.status(taken.done ? 1 : 2, taken.done ? "Success" : "Failure");
+    event->member("command_uid", to_string(taken.action));
+    if (taken.asker) {
+        event->key("actor").begin_object();
+        event->key("user")
+            .begin_object()
+            .member("uid", std::to_string(taken.asker->user))
+            .end_object();
+        event->key("process").begin_object().member("pid", taken.asker->process).end_object();
+        event->end_object();
+    }
+    event.instance_device(instance);
+    event->key("unmapped")
+        .begin_object()
+        .member("because", taken.because)
+        .member("finding_uid", taken.finding_uid)
+        .end_object();
     return event.take();
 }
 

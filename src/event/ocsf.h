@@ -59,6 +59,18 @@ std::string access_event(const Source& source, TimeNs time, const Asker& asker,
                          const Instance& instance, std::string_view operation, bool granted,
                          std::string_view message);
 
+// Remediation Activity (7001): something was done to an instance, or could not be done.
+struct ActionTaken {
+    Action action{};
+    bool done = false;
+    std::string result;          // what is so now, or why it is not
+    std::string because;         // who or what asked for it, for people
+    std::string finding_uid;     // that policy answered with it; "" when a person asked
+    std::optional<Asker> asker;  // who asked; nothing when it was policy
+};
+std::string action_event(const Source& source, TimeNs time, const Instance& instance,
+                         const ActionTaken& taken);
+
 // Device Config State Change (5019): the policy that is in force.
 std::string policy_event(const Source& source, TimeNs time, std::string_view message,
                          const Details& details);

@@ -136,6 +136,23 @@ TEST(Ocsf, every_other_class_has_what_it_requires) {
     EXPECT_EQ(text(access.at("api").value(), "operation"), "ps");
     EXPECT_EQ(text(access.at("src_endpoint").value(), "hostname"), "edge-1");
 
+    const auto action = parsed(action_event(kSource, kTime, web(),
+                                            {.action = Action::isolate,
+                                             .done = true,
+                                             .result = "cut off: net0",
+                                             .because = "policy, because of hidden_process",
+                                             .finding_uid = "u1"}));
+    expect_base(action, 7001, 1);
+    EXPECT_EQ(text(action, "status"), "Success");
+    EXPECT_EQ(text(action, "message"), "isolate web-7: cut off: net0");
+    EXPECT_EQ(text(action.at("unmapped").value(), "finding_uid"), "u1");
+    const auto refused = parsed(action_event(
+        kSource, kTime, web(),
+        {.action = Action::kill, .result = "no socket", .asker = Asker{1000, 4711, "responder"}}));
+    expect_base(refused, 7001, 2);
+    EXPECT_EQ(text(refused, "status"), "Failure");
+    EXPECT_EQ(text(refused.at("actor").value().at("user").value(), "uid"), "1000");
+
     const auto policy = parsed(policy_event(kSource, kTime, "policy loaded", {{"sha256", "00"}}));
     expect_base(policy, 5019, 1);
     EXPECT_EQ(text(policy.at("device").value(), "hostname"), "edge-1");

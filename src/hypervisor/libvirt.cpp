@@ -45,6 +45,10 @@ struct Libvirt::Library {
     decltype(&::virDomainGetXMLDesc) xml = nullptr;
     decltype(&::virDomainGetState) state = nullptr;
     decltype(&::virDomainFree) free_domain = nullptr;
+    decltype(&::virDomainLookupByUUIDString) look_up = nullptr;
+    decltype(&::virDomainSuspend) suspend = nullptr;
+    decltype(&::virDomainResume) resume = nullptr;
+    decltype(&::virDomainDestroy) destroy = nullptr;
     decltype(&::virGetLastErrorMessage) error = nullptr;
     decltype(&::virSetErrorFunc) set_error_function = nullptr;
 
@@ -68,14 +72,19 @@ void Libvirt::abandon() {
     library_->connection = nullptr;
 }
 
-Result<Libvirt> Libvirt::connect(const std::string& uri) {
+Result<Libvirt> Libvirt::connect(const std::string& uri, Access access) {
     auto library = std::make_unique<Library>();
     library->handle = ::dlopen("libvirt.so.0", RTLD_NOW | RTLD_LOCAL);
     if (library->handle == nullptr) {
         return fail(Code::not_found,
                     "libvirt's client library is not installed (the package libvirt0)");
     }
-    const bool complete = library->load(library->open, "virConnectOpenReadOnly") &&
+    const char* open = access == Access::control ? "virConnectOpen" : "virConnectOpenReadOnly";
+    const bool complete = library->load(library->open, open) &&
+                          library->load(library->look_up, "virDomainLookupByUUIDString") &&
+                          library->load(library->suspend, "virDomainSuspend") &&
+                          library->load(library->resume, "virDomainResume") &&
+                          library->load(library->destroy, "virDomainDestroy") &&
                           library->load(library->close, "virConnectClose") &&
                           library->load(library->list, "virConnectListAllDomains") &&
                           library->load(library->xml, "virDomainGetXMLDesc") &&
@@ -124,6 +133,44 @@ Result<std::vector<ManagerFacts>> Libvirt::domains() {
     std::free(found);
     TRY(std::move(done));
     return all;
+}
+
+Result<std::string> Libvirt::act(const std::string& uuid, event::Action action, bool dry_run) {
+    const std::unique_ptr<virDomain, decltype(&::virDomainFree)> domain(
+        library_->look_up(library_->connection, uuid.c_str()), library_->free_domain);
+    if (domain == nullptr) {
+        return fail(Code::not_found,
+                    fmt::format("libvirt knows no domain {}: {}", uuid, library_->error()));
+    }
+    const auto state = [&] {
+        int now = 0, reason = 0;
+        return library_->state(domain.get(), &now, &reason, 0) == 0 ? state_text(now) : "";
+    };
+    const std::string before(state());
+    const auto tell = [&](std::string_view done, int (*order)(virDomainPtr),
+                          std::string_view after) -> Result<std::string> {
+        if (dry_run) return fmt::format("would be {}: it is {}", done, before);
+        if (before == after) return fmt::format("it was {} already", after);
+        if (order(domain.get()) != 0) {
+            return fail(Code::unavailable, fmt::format("libvirt refuses: {}", library_->error()));
+        }
+        return std::string(done);
+    };
+    switch (action) {
+        case event::Action::pause:
+            return tell("paused", library_->suspend, "paused");
+        case event::Action::resume:
+            return tell("resumed", library_->resume, "running");
+        case event::Action::kill:
+            return tell("ended", library_->destroy, "shutdown");
+        case event::Action::isolate:
+        case event::Action::reconnect:
+            break;
+    }
+    return fail(Code::unsupported,
+                fmt::format("libvirt keeps the links of its domains: virsh domif-setlink {} "
+                            "INTERFACE {} (virsh domiflist {} lists them)",
+                            uuid, action == event::Action::isolate ? "down" : "up", uuid));
 }
 
 }  // namespace underseer::hypervisor

@@ -19,6 +19,7 @@
 
 #include "base/limits.h"
 #include "json/value.h"
+#include "json/writer.h"
 
 namespace underseer::hypervisor {
 
@@ -50,6 +51,16 @@ class FileSystemUser {
 
 // ---- talking ----------------------------------------------------------------------------------
 
+std::string cut(std::string text) {
+    if (text.size() > limits::kMaxManagerTextBytes) text.resize(limits::kMaxManagerTextBytes);
+    return text;
+}
+
+Result<void> take_text(const Value& answer, std::string_view key, std::string& into) {
+    if (const auto member = answer.find(key)) into = cut(TRY(member->as_string()));
+    return {};
+}
+
 class Conversation {
   public:
     explicit Conversation(QmpPeer* peer) : peer_(peer) {}
@@ -64,6 +75,24 @@ class Conversation {
     // What the command returns; nothing when this QEMU answers with an error: it does not know the
     // command, or has nothing to say (query-sev without SEV).
     Result<std::optional<Value>> ask(std::string_view command, std::string_view arguments) {
+        const Value answer = TRY(answer_to(command, arguments));
+        if (answer.find("error")) return std::optional<Value>();
+        return std::optional(TRY(answer.at("return")));
+    }
+
+    // The same where an error is one.
+    Result<Value> order(std::string_view command, std::string_view arguments) {
+        const Value answer = TRY(answer_to(command, arguments));
+        if (const auto error = answer.find("error")) {
+            std::string why;
+            TRY(take_text(*error, "desc", why));
+            return fail(Code::unavailable, fmt::format("QEMU refuses {}: {}", command, why));
+        }
+        return answer.at("return");
+    }
+
+  private:
+    Result<Value> answer_to(std::string_view command, std::string_view arguments) {
         const std::uint64_t id = ++last_id_;
         TRY(peer_->write(fmt::format(R"({{"execute": "{}", "id": {}{}{}}})"
                                      "\n",
@@ -80,12 +109,10 @@ class Conversation {
             if (TRY(TRY(answer.at("id")).as_uint()) != id) {
                 return fail(Code::malformed, "the monitor answers what was not asked");
             }
-            if (answer.find("error")) return std::optional<Value>();
-            return std::optional(TRY(answer.at("return")));
+            return answer;
         }
     }
 
-  private:
     // One line, which must hold one JSON value.
     Result<Value> next_object() {
         std::size_t end = 0, searched = 0;
@@ -110,16 +137,6 @@ class Conversation {
     std::size_t taken_ = 0, events_ = 0;
     std::uint64_t last_id_ = 0;
 };
-
-std::string cut(std::string text) {
-    if (text.size() > limits::kMaxManagerTextBytes) text.resize(limits::kMaxManagerTextBytes);
-    return text;
-}
-
-Result<void> take_text(const Value& answer, std::string_view key, std::string& into) {
-    if (const auto member = answer.find(key)) into = cut(TRY(member->as_string()));
-    return {};
-}
 
 Result<void> take_status(const Value& answer, ManagerFacts& facts) {
     return take_text(answer, "status", facts.state);
@@ -244,6 +261,86 @@ Result<void> take_registers(const Value& answer, ManagerFacts& facts) {
         facts.cpus.push_back(cpu);
     }
     return {};
+}
+
+// ---- orders -----------------------------------------------------------------------------------
+
+Result<std::string> status_of(Conversation& monitor) {
+    std::string status;
+    TRY(take_text(TRY(monitor.order("query-status", "")), "status", status));
+    return status;
+}
+
+// The network cards of "info network" (print_net_client() in net/net.c and net_hub_info() in
+// net/hub.c of QEMU 7.2): "virtio-net-pci.0: index=0,type=nic,model=..", behind the name of its
+// port where it is at a hub: "port: virtio-net-pci.0: index=..".
+Result<std::vector<std::string>> network_cards(Conversation& monitor) {
+    const std::string text =
+        TRY(TRY(monitor.order("human-monitor-command", R"({"command-line": "info network"})"))
+                .as_string());
+    std::vector<std::string> cards;
+    for (std::size_t at = 0; at < text.size();) {
+        const std::size_t end = std::min(text.find('\n', at), text.size());
+        std::string_view line = std::string_view(text).substr(at, end - at);
+        at = end + 1;
+        const std::size_t colon = line.find(": index=");
+        if (colon == std::string_view::npos || line.find(",type=nic,") == std::string_view::npos) {
+            continue;
+        }
+        line = line.substr(0, colon);
+        line.remove_prefix(line.find_last_of(' ') + 1);  // npos + 1: none
+        if (cards.size() >= limits::kMaxNetworkCards) {
+            return fail(Code::limit, "the monitor tells of too many network cards");
+        }
+        if (std::ranges::find(cards, line) == cards.end()) cards.emplace_back(line);
+    }
+    return cards;
+}
+
+std::string list_text(const std::vector<std::string>& names) {
+    std::string text;
+    for (const std::string& name : names) text += (text.empty() ? "" : ", ") + cut(name);
+    return text;
+}
+
+Result<std::string> run_or_stop(Conversation& monitor, bool run, bool dry_run) {
+    const std::string_view wanted = run ? "resumed" : "paused";
+    const std::string before = TRY(status_of(monitor));
+    if (dry_run) return fmt::format("would be {}: it is {}", wanted, before);
+    TRY(monitor.order(run ? "cont" : "stop", ""));
+    const std::string after = TRY(status_of(monitor));
+    const bool runs = after == "running";
+    if (runs != run) {
+        return fail(Code::unavailable,
+                    fmt::format("it is {} after the order, and not {}", after, wanted));
+    }
+    return before == after ? fmt::format("it was {} already", after) : std::string(wanted);
+}
+
+Result<std::string> set_links(Conversation& monitor, bool up, bool dry_run) {
+    const auto cards = TRY(network_cards(monitor));
+    if (cards.empty()) {
+        return fail(Code::unavailable,
+                    "it has no network card of QEMU's; a device that is passed through cannot be "
+                    "cut from here");
+    }
+    const std::string_view word = up ? "connected" : "cut off";
+    if (dry_run) return fmt::format("would be {}: {}", word, list_text(cards));
+    for (const std::string& card : cards) {
+        std::string arguments;
+        json::Writer(&arguments).begin_object().member("name", card).member("up", up).end_object();
+        TRY(monitor.order("set_link", arguments));
+    }
+    return fmt::format("{}: {}", word, list_text(cards));
+}
+
+Result<std::string> end_machine(Conversation& monitor, bool dry_run) {
+    const std::string before = TRY(status_of(monitor));
+    if (dry_run) return fmt::format("would be ended: it is {}", before);
+    // Who ends may close the line before the answer is through.
+    const auto ended = monitor.order("quit", "");
+    if (!ended.has_value() && ended.error().code != Code::gone) return Unexpected(ended.error());
+    return "ended";
 }
 
 struct QmpQuestion {
@@ -375,6 +472,30 @@ Result<ManagerFacts> ask_qmp(QmpPeer& peer) {
 Result<ManagerFacts> ask_qmp(int fd, std::chrono::milliseconds longest) {
     SocketPeer peer(fd, longest);
     return ask_qmp(peer);
+}
+
+Result<std::string> order_qmp(QmpPeer& peer, event::Action action, bool dry_run) {
+    Conversation monitor(&peer);
+    TRY(monitor.greet());
+    switch (action) {
+        case event::Action::pause:
+            return run_or_stop(monitor, /*run=*/false, dry_run);
+        case event::Action::resume:
+            return run_or_stop(monitor, /*run=*/true, dry_run);
+        case event::Action::isolate:
+            return set_links(monitor, /*up=*/false, dry_run);
+        case event::Action::reconnect:
+            return set_links(monitor, /*up=*/true, dry_run);
+        case event::Action::kill:
+            return end_machine(monitor, dry_run);
+    }
+    return fail(Code::invalid_argument, "there is no such action");
+}
+
+Result<std::string> order_qmp(int fd, event::Action action, bool dry_run,
+                              std::chrono::milliseconds longest) {
+    SocketPeer peer(fd, longest);
+    return order_qmp(peer, action, dry_run);
 }
 
 }  // namespace underseer::hypervisor

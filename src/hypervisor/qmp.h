@@ -1,6 +1,7 @@
-// QEMU's monitor (docs/interop/qmp-spec.txt of QEMU 7.2), asked and never told: the questions are
-// query-*, qom-get, and one line to the human monitor, "info registers -a": no QMP command tells
-// CR3. It makes each CPU leave the guest for some microseconds, as any interrupt does.
+// QEMU's monitor (docs/interop/qmp-spec.txt of QEMU 7.2). It is asked: the questions are query-*,
+// qom-get, and one line to the human monitor, "info registers -a": no QMP command tells CR3. It
+// makes each CPU leave the guest for some microseconds, as any interrupt does. And it is told what
+// an operator, or policy, wants done: five orders, and no others.
 //
 // TRUST: the socket's path is the VMM's word, and so is every byte that comes from it. A VMM that
 // an attacker in the guest has taken over writes both.
@@ -11,6 +12,7 @@
 #include <string_view>
 
 #include "base/os.h"
+#include "event/finding.h"
 #include "hypervisor/vm.h"
 
 namespace underseer::hypervisor {
@@ -45,5 +47,13 @@ Result<ManagerFacts> ask_qmp(QmpPeer& peer);
 // The same over a connected socket, with so much time for everything, and a second at most for the
 // greeting: a monitor that another client holds gives none.
 Result<ManagerFacts> ask_qmp(int fd, std::chrono::milliseconds longest);
+
+// Does it, and says what is so now: "paused". What is so already is done again without harm.
+// With `dry_run` nothing is done, and it says what would be: "would be paused: it is running".
+// `isolate` cuts every network card that QEMU itself gives the guest; a device that is passed
+// through is none of them, which it says where there is no card.
+Result<std::string> order_qmp(QmpPeer& peer, event::Action action, bool dry_run);
+Result<std::string> order_qmp(int fd, event::Action action, bool dry_run,
+                              std::chrono::milliseconds longest);
 
 }  // namespace underseer::hypervisor

@@ -144,6 +144,72 @@ TEST(Qmp, nothing_but_questions_is_sent) {
     EXPECT_EQ(commands, 13u);
 }
 
+// ---- orders
+
+constexpr const char* kRunning = R"({"status": "running", "singlestep": false, "running": true})";
+constexpr const char* kPaused = R"({"status": "paused", "singlestep": false, "running": false})";
+
+TEST(QmpOrders, are_sent_and_what_came_of_them_is_asked) {
+    ScriptedPeer peer(script({kRunning, "{}", kPaused}));
+    EXPECT_EQ(order_qmp(peer, event::Action::pause, false).value(), "paused");
+    EXPECT_NE(peer.asked.find(R"("execute": "stop")"), std::string::npos);
+    ScriptedPeer again(script({kPaused, "{}", kPaused}));
+    EXPECT_EQ(order_qmp(again, event::Action::pause, false).value(), "it was paused already");
+    ScriptedPeer back(script({kPaused, "{}", kRunning}));
+    EXPECT_EQ(order_qmp(back, event::Action::resume, false).value(), "resumed");
+    // One that says yes and goes on.
+    ScriptedPeer deaf(script({kRunning, "{}", kRunning}));
+    EXPECT_EQ(order_qmp(deaf, event::Action::pause, false).error().code, Code::unavailable);
+    // One that refuses.
+    ScriptedPeer refuses(script({kRunning, ""}));
+    EXPECT_NE(order_qmp(refuses, event::Action::pause, false).error().to_text().find("stop: no"),
+              std::string::npos);
+    ScriptedPeer ends(std::string(kGreeting) +
+                      "\n{\"return\": {}, \"id\": 1}\n{\"return\": " + kRunning + ", \"id\": 2}\n");
+    EXPECT_EQ(order_qmp(ends, event::Action::kill, false).value(), "ended");
+}
+
+TEST(QmpOrders, cut_the_cards_and_not_what_lies_behind_them) {
+    const std::string network =
+        R"("virtio-net-pci.0: index=0,type=nic,model=virtio-net-pci,macaddr=52:54:00:12:34:56\r\n)"
+        R"( \\ net: index=0,type=hubport,\r\nhub 0\r\n \\ net: virtio-net-pci.1: index=0,type=nic,)"
+        R"(model=virtio-net-pci,macaddr=52:54:00:12:34:58\r\n)"
+        R"(e1000.0: index=0,type=nic,model=e1000,macaddr=52:54:00:12:34:57\r\n)"
+        R"(od\"d: index=0,type=nic,model=e1000\r\n")";
+    ScriptedPeer peer(script({network, "{}", "{}", "{}", "{}"}));
+    EXPECT_EQ(order_qmp(peer, event::Action::isolate, false).value(),
+              "cut off: virtio-net-pci.0, virtio-net-pci.1, e1000.0, od\"d");
+    EXPECT_NE(peer.asked.find(R"("set_link", "id": 3, "arguments": )"
+                              R"({"name":"virtio-net-pci.0","up":false}})"),
+              std::string::npos)
+        << peer.asked;
+    EXPECT_NE(peer.asked.find(R"({"name":"od\"d","up":false})"), std::string::npos);
+    ScriptedPeer dry(script({network}));
+    EXPECT_EQ(order_qmp(dry, event::Action::reconnect, true).value(),
+              "would be connected: virtio-net-pci.0, virtio-net-pci.1, e1000.0, od\"d");
+    EXPECT_EQ(dry.asked.find("set_link"), std::string::npos);
+    ScriptedPeer none(script({R"("")"}));
+    EXPECT_EQ(order_qmp(none, event::Action::isolate, false).error().code, Code::unavailable);
+    std::string many;
+    for (std::size_t i = 0; i <= limits::kMaxNetworkCards; ++i) {
+        many += R"(n: index=0,type=nic,model=e1000\r\n)";
+    }
+    ScriptedPeer flood(script({'"' + many + '"'}));
+    EXPECT_EQ(order_qmp(flood, event::Action::isolate, false).error().code, Code::limit);
+}
+
+TEST(QmpOrders, of_a_dry_run_are_none) {
+    for (const event::Action action :
+         {event::Action::pause, event::Action::resume, event::Action::isolate,
+          event::Action::reconnect, event::Action::kill}) {
+        ScriptedPeer peer(script({kRunning}));
+        (void)order_qmp(peer, action, true);
+        for (const char* order : {"\"stop\"", "\"cont\"", "\"quit\"", "\"set_link\""}) {
+            EXPECT_EQ(peer.asked.find(order), std::string::npos) << to_string(action);
+        }
+    }
+}
+
 TEST(Qmp, an_old_qemu_that_knows_little_is_no_error) {
     const auto facts = facts_of(script({R"({"status": "running"})"}));
     ASSERT_TRUE(facts.has_value()) << facts.error().to_text();

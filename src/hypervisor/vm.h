@@ -63,6 +63,7 @@ struct ManagerFacts {
     std::vector<RamBlock> backends;  // in no order
     std::vector<event::CpuRegisters> cpus;
     Identity identity;
+    std::string done;  // what came of an order
 
     static constexpr auto fields() {
         using event::Field;
@@ -80,7 +81,8 @@ struct ManagerFacts {
                           Field{"max_ram_below_4g", &F::max_ram_below_4g},
                           Field{"backends", &F::backends},
                           Field{"cpus", &F::cpus},
-                          Field{"identity", &F::identity}};
+                          Field{"identity", &F::identity},
+                          Field{"done", &F::done}};
     }
 };
 

@@ -39,6 +39,10 @@ constexpr std::array kKeys{
     Key{"[access]", "examiners", "[\"group:0\"]", "none beside root",
         "Who may also have guest memory read: processes, files, sockets. Every such question is "
         "logged."},
+    Key{"[access]", "responders", "[\"group:0\"]", "none beside root",
+        "Who may also have something done to a VM (underseer act): paused, cut off, ended. Each "
+        "such "
+        "order is logged, and what came of it."},
     Key{"[access]", "redact_environment", "true", "true",
         "Whether values of environment variables are left out of answers."},
     Key{"[integrity]", "on_mismatch", "\"report\"", "\"report\"",
@@ -58,6 +62,16 @@ constexpr std::array kKeys{
         "Why. It is logged with each such finding, which wakes nobody."},
     Key{"[[suppress]]", "until", "2099-12-31", "must be there",
         "The last day, a date without quotes. A suppression always ends."},
+    Key{"[[act]]", "rule", "\"watched_memory_changed\"", "must be there",
+        "About findings of which rule something is done to the VM, as soon as they are opened; * "
+        "and ? as above. Nothing is done about what is suppressed."},
+    Key{"[[act]]", "instance", "\"name:web-*\"", "every instance",
+        "To which VMs: a pattern as in only."},
+    Key{"[[act]]", "subject", "\"sleep *\"", "\"*\"", "What they are about; * and ? as above."},
+    Key{"[[act]]", "do", "[\"pause\"]", "must be there",
+        "What is done, in this order: \"pause\" (its CPUs stop, its memory stays), \"isolate\" "
+        "(its network cards lose their link), \"kill\" (as pulling the plug). Undone by underseer "
+        "act: resume, reconnect."},
 };
 
 }  // namespace

@@ -144,6 +144,38 @@ Result<Suppression> read_suppression(const toml::table& table, std::string_view 
     return suppression;
 }
 
+Result<event::Action> parse_action(std::string_view text) {
+    const auto action = event::action_of(text);
+    if (!action) {
+        return fail(Code::malformed,
+                    fmt::format("there is no action '{}'; wants \"pause\", \"isolate\", "
+                                "\"kill\", \"resume\" or \"reconnect\"",
+                                text));
+    }
+    return *action;
+}
+
+Result<Response> read_response(const toml::table& table, std::string_view file) {
+    Response response;
+    Section section(&table, "act", file);
+    TRY(section.take("rule", into_text(&response.rule)));
+    TRY(section.take("subject", into_text(&response.subject)));
+    TRY(section.take("instance", [&](const toml::node& node) -> Result<void> {
+        response.instance = TRY(InstancePattern::parse(TRY(text_of(node))));
+        return {};
+    }));
+    TRY(section.take("do", into_list(&response.actions, parse_action)));
+    TRY(section.end());
+    const auto missing = [&](std::string_view key) {
+        return fail(Code::malformed, section.at(table.source(), key) +
+                                         "is missing; an [[act]] says about which rule what is "
+                                         "to be done");
+    };
+    if (response.rule.empty()) return missing("rule");
+    if (response.actions.empty()) return missing("do");
+    return response;
+}
+
 Result<Section> section_of(Section& root, const toml::table& file, std::string_view name,
                            std::string_view path) {
     TRY(root.take(name, [](const toml::node& node) -> Result<void> {
@@ -172,6 +204,7 @@ Result<void> read_schedule(Section section, std::span<const std::string_view> ch
 Result<void> read_access(Section section, Policy& policy) {
     TRY(section.take("viewers", into_list(&policy.viewers, parse_principal)));
     TRY(section.take("examiners", into_list(&policy.examiners, parse_principal)));
+    TRY(section.take("responders", into_list(&policy.responders, parse_principal)));
     TRY(section.take("redact_environment", [&](const toml::node& node) -> Result<void> {
         const auto flag = node.value_exact<bool>();
         if (!flag) return wants("true or false");
@@ -191,16 +224,21 @@ Result<void> read_integrity(Section section, Policy& policy) {
     return section.end();
 }
 
-Result<void> read_suppressions(Section& root, std::string_view path, Policy& policy) {
-    return root.take("suppress", [&](const toml::node& node) -> Result<void> {
+// Sections of one name, as many as there are: each is read into a T.
+template <typename T>
+Result<void> read_sections(Section& root, std::string_view name, std::string_view path,
+                           Result<T> (*read)(const toml::table&, std::string_view),
+                           std::vector<T>& into) {
+    return root.take(name, [&](const toml::node& node) -> Result<void> {
+        const auto wanted = fmt::format("[[{}]] sections", name);
         const toml::array* list = node.as_array();
-        if (list == nullptr) return wants("[[suppress]] sections");
+        if (list == nullptr) return wants(wanted);
         for (const toml::node& item : *list) {
             const toml::table* table = item.as_table();
-            if (table == nullptr) return wants("[[suppress]] sections");
-            auto one = read_suppression(*table, path);
+            if (table == nullptr) return wants(wanted);
+            auto one = read(*table, path);
             if (!one.has_value()) return Unexpected(one.error());
-            policy.suppressions.push_back(std::move(*one));
+            into.push_back(std::move(*one));
         }
         return {};
     });
@@ -252,6 +290,8 @@ std::string_view to_string(Role role) {
             return "viewer";
         case Role::examiner:
             return "examiner";
+        case Role::responder:
+            return "responder";
     }
     return "none";
 }
@@ -273,9 +313,8 @@ Result<Policy> parse(std::string_view text, std::string path,
     TRY(log.take("segment_bytes", into_number(&policy.log_segment_bytes, 64u << 10)));
     TRY(log.take("keep_bytes", into_number(&policy.log_keep_bytes, 1u << 20)));
     TRY(log.end());
-    if (auto read = read_suppressions(root, policy.path, policy); !read.has_value()) {
-        return Unexpected(std::move(read).error());
-    }
+    TRY(read_sections(root, "suppress", policy.path, read_suppression, policy.suppressions));
+    TRY(read_sections(root, "act", policy.path, read_response, policy.responses));
     TRY(root.end());
     return policy;
 }
@@ -308,17 +347,31 @@ Decision decide(const Policy& policy, const event::Instance& instance,
             (suppression.instance && !suppression.instance->matches(instance))) {
             continue;
         }
-        return {.alert = false, .suppressed = suppression.reason};
+        return {.alert = false, .suppressed = suppression.reason, .actions = {}};
     }
-    return {.alert = finding.severity >= event::Severity::medium, .suppressed = {}};
+    Decision decision{.alert = finding.severity >= event::Severity::medium};
+    for (const Response& response : policy.responses) {
+        if (!glob_matches(response.rule, finding.rule) ||
+            !glob_matches(response.subject, finding.subject) ||
+            (response.instance && !response.instance->matches(instance))) {
+            continue;
+        }
+        for (const event::Action action : response.actions) {
+            if (std::ranges::find(decision.actions, action) == decision.actions.end()) {
+                decision.actions.push_back(action);
+            }
+        }
+    }
+    return decision;
 }
 
 Role role_of(const Policy& policy, std::uint32_t user, const std::vector<std::uint32_t>& groups) {
-    if (user == 0) return Role::examiner;
+    if (user == 0) return Role::responder;
     const auto named = [&](const Principal& principal) {
         return principal.group ? std::ranges::find(groups, principal.id) != groups.end()
                                : principal.id == user;
     };
+    if (std::ranges::any_of(policy.responders, named)) return Role::responder;
     if (std::ranges::any_of(policy.examiners, named)) return Role::examiner;
     if (std::ranges::any_of(policy.viewers, named)) return Role::viewer;
     return Role::none;

@@ -40,11 +40,20 @@ struct Suppression {
     std::chrono::system_clock::time_point until;  // it always ends
 };
 
+// What is done to an instance as soon as there is such a finding.
+struct Response {
+    std::string rule;                         // glob
+    std::optional<InstancePattern> instance;  // nothing: every instance
+    std::string subject = "*";                // glob over Finding::subject
+    std::vector<event::Action> actions;       // one after the other
+};
+
 // What a local user may do over the control socket.
 enum class Role : std::uint8_t {
     none,
-    viewer,    // status, findings, the log
-    examiner,  // and read guest memory (processes, files, ..)
+    viewer,     // status, findings, the log
+    examiner,   // and read guest memory (processes, files, ..)
+    responder,  // and pause, cut off and end instances
 };
 std::string_view to_string(Role role);
 
@@ -76,7 +85,7 @@ struct Policy {
 
     std::vector<InstancePattern> only;     // empty: all instances are watched
     std::vector<InstancePattern> exclude;  // never looked into; wins over `only`
-    std::vector<Principal> viewers, examiners;
+    std::vector<Principal> viewers, examiners, responders;
     bool redact_environment = true;  // values of environment variables, in answers to users
 
     OnMismatch on_mismatch = OnMismatch::report;  // programs or policy that the manifest refutes
@@ -84,6 +93,7 @@ struct Policy {
     std::uint64_t log_keep_bytes = 4ull << 30;  // older segments go
 
     std::vector<Suppression> suppressions;
+    std::vector<Response> responses;
 
     // Nothing: the check is not made by itself. `standard` where the file does not say.
     std::optional<std::chrono::milliseconds> period_of(std::string_view check,
@@ -105,6 +115,8 @@ std::string excluded(const Policy& policy, const event::Instance& instance);
 struct Decision {
     bool alert = false;      // somebody is told now
     std::string suppressed;  // the reason, when a suppression holds; it is logged all the same
+    // What is to be done, in this order: nothing about what is suppressed.
+    std::vector<event::Action> actions;
 };
 Decision decide(const Policy& policy, const event::Instance& instance,
                 const event::Finding& finding, std::chrono::system_clock::time_point now);

@@ -57,6 +57,7 @@ exclude = ["name:lawful-*", "tenant:police"]
 [access]
 viewers = ["group:0", "user:1000"]
 examiners = ["user:1001"]
+responders = ["user:1003"]
 redact_environment = false
 [integrity]
 on_mismatch = "refuse"
@@ -86,7 +87,8 @@ until = 2027-01-31
     EXPECT_EQ(role_of(policy, 1001, {}), Role::examiner);
     EXPECT_EQ(role_of(policy, 1002, {0}), Role::viewer);
     EXPECT_EQ(role_of(policy, 1002, {5}), Role::none);
-    EXPECT_EQ(role_of(policy, 0, {}), Role::examiner);
+    EXPECT_EQ(role_of(policy, 1003, {}), Role::responder);
+    EXPECT_EQ(role_of(policy, 0, {}), Role::responder);
     EXPECT_FALSE(policy.redact_environment);
     EXPECT_EQ(policy.on_mismatch, OnMismatch::refuse);
     EXPECT_EQ(policy.log_segment_bytes, 1048576u);
@@ -124,8 +126,10 @@ TEST(Policy, errors_name_file_line_and_key) {
 
 // The keys of a section, which an error about a key that does not exist names. "": the sections.
 std::vector<std::string> keys_of(const std::string& section) {
-    const bool list = section == "suppress";
-    const std::string heading = section.empty() ? "" : list ? "[[suppress]]" : "[" + section + "]";
+    const bool list = section == "suppress" || section == "act";
+    const std::string heading = section.empty() ? ""
+                                : list          ? "[[" + section + "]]"
+                                                : "[" + section + "]";
     const std::string error = error_of(heading + "\nno_such_key = 1\n");
     const std::size_t at = error.find("known: ");
     std::vector<std::string> keys;
@@ -215,15 +219,19 @@ TEST(Policy, the_installed_file_says_what_holds_without_it) {
     EXPECT_EQ(policy->period_of("hidden_process", 7s), 10s);
     EXPECT_EQ(policy->cpu_percent, standard.cpu_percent);
     EXPECT_TRUE(policy->only.empty() && policy->exclude.empty());
-    EXPECT_TRUE(policy->viewers.empty() && policy->examiners.empty());
+    EXPECT_TRUE(policy->viewers.empty() && policy->examiners.empty() &&
+                policy->responders.empty() && policy->responses.empty());
     EXPECT_EQ(policy->redact_environment, standard.redact_environment);
     EXPECT_EQ(policy->on_mismatch, standard.on_mismatch);
     EXPECT_EQ(policy->log_segment_bytes, standard.log_segment_bytes);
     EXPECT_EQ(policy->log_keep_bytes, standard.log_keep_bytes);
-    // The example of a suppression is one.
-    std::string example;
-    for (std::string line; std::getline(lines, line);) example += line.substr(1) + "\n";
-    EXPECT_EQ(error_of("[[suppress]]\n" + example), "");
+    // The examples of a suppression and of an action are such.
+    std::string examples = "[[suppress]]\n";
+    for (std::string line; std::getline(lines, line);) {
+        if (line.starts_with("#") && !line.starts_with("# ")) examples += line.substr(1) + "\n";
+    }
+    EXPECT_EQ(error_of(examples), "");
+    EXPECT_NE(examples.find("[[act]]"), std::string::npos);
 }
 
 TEST(Policy, only_and_exclude_choose_what_is_watched) {
@@ -235,6 +243,34 @@ TEST(Policy, only_and_exclude_choose_what_is_watched) {
     EXPECT_FALSE(watched("[instances]\nonly = [\"name:db-*\"]\n"));
     EXPECT_FALSE(watched("[instances]\nexclude = [\"tenant:acme\"]\n"));
     EXPECT_FALSE(watched("[instances]\nonly = [\"name:web-*\"]\nexclude = [\"name:web-7\"]\n"));
+}
+
+TEST(Policy, actions_answer_findings_that_are_not_suppressed) {
+    const auto policy = parse(
+        "[[act]]\nrule = \"watched_*\"\ninstance = \"name:web-*\"\ndo = [\"isolate\", "
+        "\"pause\"]\n"
+        "[[act]]\nrule = \"*\"\nsubject = \"sh *\"\ndo = [\"pause\", \"kill\"]\n"
+        "[[suppress]]\nrule = \"watched_*\"\nsubject = \"known\"\nreason = \"r\"\n"
+        "until = 2099-01-01\n",
+        "policy.toml", kChecks);
+    ASSERT_TRUE(policy.has_value()) << policy.error().to_text();
+    using enum event::Action;
+    const auto actions = [&](std::string rule, std::string subject) {
+        event::Finding finding;
+        finding.rule = std::move(rule);
+        finding.subject = std::move(subject);
+        return decide(*policy, web_server(), finding, std::chrono::system_clock::now()).actions;
+    };
+    EXPECT_EQ(actions("watched_memory_changed", "x"), (std::vector{isolate, pause}));
+    EXPECT_EQ(actions("watched_memory_changed", "sh (pid 3)"), (std::vector{isolate, pause, kill}));
+    EXPECT_EQ(actions("hidden_process", "sh (pid 3)"), (std::vector{pause, kill}));
+    EXPECT_TRUE(actions("hidden_process", "x").empty());
+    EXPECT_TRUE(actions("watched_memory_changed", "known").empty());
+    EXPECT_NE(error_of("[[act]]\nrule = \"x\"\ndo = [\"explode\"]\n").find("no action 'explode'"),
+              std::string::npos);
+    EXPECT_NE(error_of("[[act]]\nrule = \"x\"\n").find("act.do: is missing"), std::string::npos);
+    EXPECT_NE(error_of("[[act]]\ndo = [\"pause\"]\n").find("act.rule: is missing"),
+              std::string::npos);
 }
 
 TEST(Policy, a_suppression_says_why_and_until_when) {

@@ -356,6 +356,23 @@ TEST(LibvirtTest, a_domain_has_the_owner_and_state_that_libvirt_says_and_is_not_
         vm = ls();
         ASSERT_TRUE(vm);
         EXPECT_EQ(text(*vm, "state"), "paused");
+        // An agent has it go on and stand still again, by way of libvirt.
+        const RunResult acted = libvirt.run(
+            {"/bin/sh", "-c",
+             fmt::format(
+                 "{0} --state /run/u/state --run /run/u 2> /run/u.log & agent=$!; "
+                 "for i in $(seq 100); do {1} act edge-1 resume --run /run/u 2> /dev/null && "
+                 "break; sleep 0.2; done; {1} act edge-1 pause --dry-run --run /run/u; "
+                 "{1} act edge-1 pause --run /run/u; "
+                 "{1} act edge-1 isolate --run /run/u 2>&1 | tail -1; "
+                 "kill $agent; wait $agent; cat /run/u.log >&2",
+                 program_path("underseerd"), program_path("underseer"))});
+        EXPECT_NE(acted.output.find("edge-1: resumed\nedge-1: would be paused: it is running\n"
+                                    "edge-1: paused\n"),
+                  std::string::npos)
+            << acted.output;
+        EXPECT_NE(acted.output.find("virsh domif-setlink"), std::string::npos) << acted.output;
+        EXPECT_EQ(text(*ls(), "state"), "paused");
         const RunResult domain = libvirt.virsh({"dominfo", "--domain", "edge-1"});
         EXPECT_EQ(domain.output.find("Messages"), std::string::npos) << domain.output;
         const RunResult log = libvirt.run({"/bin/cat", "/var/log/libvirt/qemu/edge-1.log"});

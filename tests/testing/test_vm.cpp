@@ -245,6 +245,12 @@ Result<void> TestVm::save_to(const std::string& path) {
     }
 }
 
+std::string TestVm::state() {
+    std::string status = qmp("query-status").value().at("status").value().as_string().value();
+    monitor_ = {};
+    return status;
+}
+
 void TestVm::reset() {
     buffered_.clear();
     CHECK(qmp("system_reset").has_value());

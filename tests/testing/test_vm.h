@@ -63,6 +63,7 @@ class TestVm {
     // The monitor serves one client at a time: these leave it to others.
     void pause() { CHECK(qmp("stop").has_value()), monitor_ = {}; }
     void resume() { CHECK(qmp("cont").has_value()), monitor_ = {}; }
+    std::string state();  // "running", "paused", ..
     // As pressing the button does. The guest is not up again when this returns, nor after kexec().
     void reset();
     // The guest starts spec.kexec by itself, without firmware.
