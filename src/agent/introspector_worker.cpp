@@ -437,10 +437,7 @@ class Worker {
         return listing;
     }
 
-    static void sleep_ms(unsigned ms) {
-        const timespec time{0, ms * 1'000'000l};
-        ::clock_nanosleep(CLOCK_MONOTONIC, 0, &time, nullptr);
-    }
+    static void sleep_ms(unsigned ms) { Pace::sleep(milliseconds(ms)); }
 
     template <typename T>
     static Frames frames_of(Result<Listing<T>> listing,
