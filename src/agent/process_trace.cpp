@@ -229,35 +229,36 @@ class ProcessTrace::Look {
     // The same process, by its start. Another thread of it becomes its first when it executes a
     // program: its address is another then.
     bool still_there(Guest& guest) {
-        auto leader = sampler_->sample(leader_);
-        if (!is_leader(leader)) {
-            guest.new_epoch();
-            sampler_->forget();
-            std::string other;
-            for (const event::Task& task : guest.tasks(kBrief, pid_).items) {
-                if (!task.is_process()) continue;
-                leader_ = GuestVirt{task.address};
-                other = task.comm;
-            }
-            leader = sampler_->sample(leader_);
-            if (!leader.has_value() && !other.empty()) {
-                summary_.ended = "the process could not be read: " + leader.error().to_text();
-                add_gap(summary_.ended);
-                return false;
-            }
-            if (!is_leader(leader)) {
-                return process_ended(other.empty() ? "the process has ended"
-                                                   : "the process has ended, and another has its "
-                                                     "pid now: " +
-                                                         other);
-            }
+        if (is_alive(sampler_->sample(leader_))) return true;
+        // What is left of a task that is gone says nothing of who has its number now.
+        guest.new_epoch();
+        sampler_->forget();
+        std::string name;
+        for (const event::Task& task : guest.tasks(kBrief, pid_).items) {
+            if (!task.is_process()) continue;
+            leader_ = GuestVirt{task.address};
+            name = task.comm;
         }
+        const auto leader = sampler_->sample(leader_);
+        if (is_alive(leader)) return true;
+        if (!leader.has_value() && !name.empty()) {
+            summary_.ended = "the process could not be read: " + leader.error().to_text();
+            add_gap(summary_.ended);
+            return false;
+        }
+        const bool is_another = !name.empty() && !is_leader(leader);
+        return process_ended(is_another
+                                 ? "the process has ended, and another has its pid now: " + name
+                                 : "the process has ended");
+    }
+
+    // Its first thread may end before the others.
+    bool is_alive(const Result<TaskMoment>& leader) {
+        if (!is_leader(leader)) return false;
         if (leader->activity != Activity::ended) return true;
-        // Its first thread may end before the others.
         bool all = false;
         const auto threads = sampler_->threads_of(leader_, all);
-        if (threads.has_value() && all && threads->size() > 1) return true;
-        return process_ended("the process has ended");
+        return threads.has_value() && all && threads->size() > 1;
     }
 
     bool process_ended(std::string why) {

@@ -303,8 +303,8 @@ TEST_F(TraceCommand, says_what_it_cannot_do) {
     EXPECT_EQ(status("--pid 4000000"), 3);
     EXPECT_EQ(status(fmt::format("--pid {} --for 2h", pid_)), 2);
     EXPECT_EQ(status(fmt::format("--pid {} --for long", pid_)), 2);
-    const Ran ran =
-        run(directory_, fmt::format("trace {} --pid {} --direct", vm_->name(), pid_ + 1));
+    const std::uint32_t thread = truth_of(*vm_, pid_).rbegin()->first;
+    const Ran ran = run(directory_, fmt::format("trace {} --pid {} --direct", vm_->name(), thread));
     EXPECT_EQ(ran.status, 3);
     EXPECT_NE(ran.err.find(fmt::format("is a thread of process {}", pid_)), std::string::npos)
         << ran.err;
