@@ -25,6 +25,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     round_trip<agent::RamPart>(bytes);
     round_trip<agent::CompiledRules>(bytes);
     round_trip<agent::ScanPart>(bytes);
+    round_trip<agent::TracePart>(bytes);
     round_trip<agent::WatchTally>(bytes);
     round_trip<agent::IntrospectorStart>(bytes);
     round_trip<agent::ControlRequest>(bytes);

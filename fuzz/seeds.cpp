@@ -64,6 +64,11 @@ void answers() {
     scanned.matches.resize(1);
     scanned.matches[0].strings.resize(2);
     put("scanned", scanned);
+    agent::TracePart traced{.finished = true};
+    traced.threads.resize(1);
+    traced.threads[0].moments.resize(2);
+    traced.threads[0].moments[1].stack.resize(2);
+    put("traced", traced);
     put("rules", agent::CompiledRules{.rules = 1, .errors = {{"a.yar", 3, "wrong"}}});
     put("part",
         agent::RamPart{
@@ -118,6 +123,38 @@ void guests() {
     }
 }
 
+// Tables of 64 entries and a stack: what they are to unwind_fuzz is in its own words.
+std::string unwinding(std::uint16_t bits, std::uint16_t step) {
+    std::string ips, entries, stack;
+    const auto put = [](std::string& bytes, auto value) {
+        bytes.append(reinterpret_cast<const char*>(&value), sizeof value);
+    };
+    for (std::uint32_t i = 0; i < 64; ++i) {
+        put(ips, 16 * i);
+        put(entries, static_cast<std::uint16_t>(step * (1 + i % 3)));
+        put(entries, static_cast<std::uint16_t>(-16));
+        put(entries, bits);
+    }
+    for (std::uint64_t i = 0; i < 512; ++i) {
+        put(stack, i % 5 == 0 ? 2048 + 8 * (i + 3) : 16 * (i % 100));
+    }
+    return ips + entries + stack;
+}
+
+void unwinders() {
+    constexpr std::uint16_t kSp = 5, kBp = 4, kSavedBp = 1 << 4, kCall = 2 << 8,
+                            kRegisters = 3 << 8;
+    for (const auto& [name, bits, step] : {std::tuple{"calls", kSp | kSavedBp | kCall, 16},
+                                           {"frames", kBp | kSavedBp | kCall, 16},
+                                           {"registers", kSp | kSavedBp | kRegisters, 24},
+                                           {"circle", kSp | kSavedBp | kCall, 0},
+                                           {"odd", kSp | kSavedBp | kCall, 13}}) {
+        seed("unwind_fuzz", name,
+             as_bytes(
+                 unwinding(static_cast<std::uint16_t>(bits), static_cast<std::uint16_t>(step))));
+    }
+}
+
 void kernels() {
     seed("btf_fuzz", "types", some_types());
     for (const auto& [form, name] : {std::pair{KallsymsForm::v4_20, "v4_20"},
@@ -137,4 +174,5 @@ int main(int argc, char** argv) {
     answers();
     kernels();
     guests();
+    unwinders();
 }

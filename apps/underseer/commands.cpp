@@ -24,6 +24,7 @@
 #include "report.h"
 #include "scan.h"
 #include "target.h"
+#include "trace.h"
 #include "vms.h"
 
 namespace underseer::cli {
@@ -171,7 +172,11 @@ std::vector<Exit> of_a_guest(std::vector<Exit> exits = {}) {
                                    {8, "not an image, or a form or size that is not supported"},
                                    {11, "the VM has ended"},
                                    {12, "there is no Linux kernel in its memory"}};
-    exits.insert(exits.end(), common.begin(), common.end());
+    for (const Exit& one : common) {
+        if (std::ranges::find(exits, one.status, &Exit::status) == exits.end()) {
+            exits.push_back(one);
+        }
+    }
     return exits;
 }
 
@@ -273,6 +278,24 @@ const std::vector<Row>& rows() {
                           {10, "no rule matches, and not all could be looked at"},
                           {13, "the rules have errors: each is told with its file and line"}})},
          scan},
+        {{.name = "trace",
+          .group = kLook,
+          .what = "what one process does: system calls and call stacks of its threads",
+          .more =
+              "Its memory is read a hundred times a second, and nothing in the VM is touched. Told "
+              "are, of each thread, in which share of the samples it was where: its system call "
+              "with the arguments, where its program goes on, and its call stack in the kernel. "
+              "What is shorter than the time between two samples is seen by chance, or not. Of a "
+              "thread that is on a CPU only its CPU knows where it is: then the CPU time that the "
+              "guest itself counts says whether it runs in its program (user) or in the kernel "
+              "(system).\n\n"
+              "A '?' before a function marks a guess, as in the kernel's own messages: no table "
+              "leads to it, and its address lies on the stack. An image is one sample.",
+          .words = {{"INSTANCE|IMAGE", Kind::target}},
+          .options = {&kPid, &kFor, &kJson, &kDirect, &kRun},
+          .exits = of_a_guest({{3, "there is no such VM, file or process"},
+                               {10, "not all of it could be seen; what not is told"}})},
+         trace},
         {{.name = "explain",
           .group = kJudge,
           .what = "what a rule rests on, what it misses, what else looks like it, what to do",

@@ -43,9 +43,10 @@ TEST(Table, every_option_of_every_command_is_taken) {
         for (const program::Option* option : command.options) {
             auto words = words_of(command);
             words.emplace_back(option->name);
-            const std::string_view value = option == &option::kOnly      ? "credentials"
-                                           : option == &option::kTimeout ? "7s"
-                                                                         : "7";
+            const bool is_time = option == &option::kTimeout || option == &option::kFor;
+            const std::string_view value = option == &option::kOnly ? "credentials"
+                                           : is_time                ? "7s"
+                                                                    : "7";
             if (!option->value.empty()) words.emplace_back(value);
             const auto options = parsed(words);
             ASSERT_TRUE(options.has_value()) << command.name << ": " << options.error().message;

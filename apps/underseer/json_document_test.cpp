@@ -11,6 +11,7 @@
 #include "event/observation.h"
 #include "explain.h"
 #include "scan.h"
+#include "trace.h"
 
 namespace underseer::cli {
 namespace {
@@ -110,6 +111,14 @@ TEST(JsonDocument, describes_every_key_as_it_is) {
     expect_documented<event::MemoryMatch>("### Memory match");
     expect_documented<event::MatchedString>("### Matched string");
     expect_documented<event::ScanCoverage>("### Scan coverage");
+    expect_documented<TraceReport>("## trace");
+    expect_documented<agent::TraceSummary>("### Trace summary");
+    expect_documented<agent::TraceThread>("### Traced thread");
+    expect_documented<agent::TraceMoment>("### Traced moment");
+    expect_documented<agent::TraceCall>("### Traced call");
+    expect_documented<agent::TraceArgument>("### Traced argument");
+    expect_documented<agent::TraceUserPlace>("### Traced place");
+    expect_documented<agent::TraceFrame>("### Traced function");
 }
 
 }  // namespace

@@ -55,6 +55,15 @@ Result<void> take_timeout(Options& options, const std::string& text) {
     return {};
 }
 
+Result<void> take_duration(Options& options, const std::string& text) {
+    const auto duration = policy::parse_duration(text);
+    if (!duration.has_value()) {
+        return fail(Code::invalid_argument, "--for: " + duration.error().message);
+    }
+    options.duration = *duration;
+    return {};
+}
+
 template <bool Options::* member>
 Result<void> set(Options& options, const std::string&) {
     options.*member = true;
@@ -71,7 +80,7 @@ struct Taker {
     const program::Option* option;
     Result<void> (*take)(Options&, const std::string& value);
 };
-constexpr std::array<Taker, 21> kTakers{{
+constexpr std::array<Taker, 22> kTakers{{
     {&option::kPid, take_pid},
     {&option::kJson, set<&Options::json>},
     {&option::kThreads, set<&Options::threads>},
@@ -85,6 +94,7 @@ constexpr std::array<Taker, 21> kTakers{{
     {&option::kOnly, take_checks},
     {&option::kRules, take_rules},
     {&option::kTimeout, take_timeout},
+    {&option::kFor, take_duration},
     {&option::kOnce, set<&Options::once>},
     {&option::kHelp, set<&Options::help>},
     {&option::kVersion, set<&Options::version>},

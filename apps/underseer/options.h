@@ -29,6 +29,7 @@ struct Options {
     std::vector<std::string> only;   // of check: these; empty: all
     std::vector<std::string> rules;  // of scan: files, or folders of them
     std::optional<std::chrono::milliseconds> timeout;
+    std::optional<std::chrono::milliseconds> duration;  // of trace
     bool help = false;
     bool version = false;
     bool direct = false;                       // look ourselves even when an agent runs
@@ -69,6 +70,7 @@ inline constexpr Option kRules{
     "--rules", "FILE", "YARA rules, or a folder of them; may be given several times", Kind::file};
 inline constexpr Option kTimeout{"--timeout", "TIME",
                                  "end after this (\"90s\", \"10m\"), with what is found by then"};
+inline constexpr Option kFor{"--for", "TIME", "so long (\"30s\"); 10 s where it is not given"};
 inline constexpr Option kForce{"--force", "", "replace the output file when it is there"};
 inline constexpr Option kOnce{"--once", "", "end after the show, with its result as exit status"};
 inline constexpr Option kHelp{"--help", "", "what the program, or the command, does and takes"};

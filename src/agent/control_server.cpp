@@ -33,6 +33,7 @@ std::string_view operation_of(const ControlRequest& request) {
             break;
     }
     if (request.question.topic == Topic::scan) return "scan";
+    if (request.question.topic == Topic::trace) return "trace";
     const auto topic = static_cast<std::size_t>(request.question.topic);
     return topic < kTopicNames.size() ? kTopicNames[topic] : "question";
 }
@@ -188,8 +189,11 @@ void ControlServer::relay(Client& client, const ControlRequest& request) {
     Question question = request.question;
     if (policy_->redact_environment) question.environment = false;
     question.cpus.clear();  // the monitor's word, not a client's
-    // The questions of one scan are one access.
-    if (question.topic != Topic::scan || question.scan.step == ScanStep::begin) {
+    // The questions of one scan, or of one trace, are one access.
+    const bool goes_on = question.topic == Topic::scan    ? question.scan.step != ScanStep::begin
+                         : question.topic == Topic::trace ? !question.trace.begin
+                                                          : false;
+    if (!goes_on) {
         callbacks_.access(client.asker, watch.instance(), operation_of(request), true);
     }
     client.busy = true;

@@ -537,7 +537,8 @@ void InstanceWatch::end_blindness() {
 bool InstanceWatch::ask(std::uint64_t asker, const Question& question, JobRunner::OnFrame on_frame,
                         JobRunner::OnFailure failed) {
     if (!worker_ || !worker_->ready()) return false;
-    if (question.topic == Topic::scan) {
+    // A trace takes as long, and is made by the same worker.
+    if (question.topic == Topic::scan || question.topic == Topic::trace) {
         return scan(asker, question, std::move(on_frame), std::move(failed));
     }
     if (question.topic == Topic::watch) {  // it would keep the checks waiting
@@ -557,13 +558,13 @@ bool InstanceWatch::ask(std::uint64_t asker, const Question& question, JobRunner
 bool InstanceWatch::scan(std::uint64_t asker, const Question& question, JobRunner::OnFrame on_frame,
                          JobRunner::OnFailure failed) {
     if (scanner_ && scanning_for_ != asker) {
-        refuse(failed, "somebody else has it scanned just now; try again when that has ended");
+        refuse(failed, "somebody else scans or traces it just now; try again when that has ended");
         return true;
     }
     if (!scanner_) {
         if (!callbacks_.may_scan()) {
             refuse(failed,
-                   "other VMs of this host are being scanned; try again when that has "
+                   "other VMs of this host are being scanned or traced; try again when that has "
                    "ended");
             return true;
         }

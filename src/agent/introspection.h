@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "agent/trace_form.h"
 #include "event/finding.h"
 #include "event/observation.h"
 #include "event/wire.h"
@@ -33,9 +34,10 @@ enum class Topic : std::uint8_t {
     ram_bytes,     // what is in it, for a dump
     watch,         // a WatchTally and two reports, when there is news or the time is over
     scan,          // YARA over the memory of processes, in steps: Question::scan
+    trace,         // what one process does, in steps: Question::trace; one frame each
 };
 constexpr Topic last_enumerator(Topic) {
-    return Topic::scan;
+    return Topic::trace;
 }
 
 // How to watch: for so long, with a look each period, or as often as the share of a core allows.
@@ -122,6 +124,7 @@ struct Question {
     // The guest's CPUs a moment ago, when the asker knows: the kernel that they run is looked into.
     std::vector<event::CpuRegisters> cpus;
     ScanRequest scan;  // of Topic::scan
+    TraceOrder trace;  // of Topic::trace, with one_pid and pid
 
     static constexpr auto fields() {
         using event::Field;
@@ -136,7 +139,8 @@ struct Question {
                           Field{"size_bytes", &Question::size_bytes},
                           Field{"watch", &Question::watch},
                           Field{"cpus", &Question::cpus},
-                          Field{"scan", &Question::scan}};
+                          Field{"scan", &Question::scan},
+                          Field{"trace", &Question::trace}};
     }
 };
 

@@ -2,6 +2,8 @@
 
 #include "agent/introspector.h"
 #include "agent/memory_scan.h"
+#include "agent/pace.h"
+#include "agent/process_trace.h"
 
 #include <fmt/format.h>
 #include <time.h>
@@ -44,59 +46,8 @@ using std::chrono::nanoseconds;
 constexpr milliseconds kLongestWatch{60'000}, kShortestWatch{1};
 constexpr std::chrono::microseconds kShortestPeriod{500};
 constexpr nanoseconds kProofStep{1'000'000};
-// On suspicion, so often, whatever it costs; in one watch at most so long.
-constexpr nanoseconds kHurriedPeriod{1'000'000};
-constexpr milliseconds kSuspicionLasts{2'000};
 // News that come right after news may wait so long: they cost a report each.
 constexpr milliseconds kBetweenNews{250};
-
-// When to look again: each period, or less often where the share of a core is used up.
-class Pace {
-  public:
-    explicit Pace(const WatchOrder& order)
-        : period_(std::chrono::microseconds(order.period_us)),
-          share_(static_cast<double>(order.core_ppm) / 1e6),
-          due_(Clock::now()),
-          paid_(cpu_time()) {}
-
-    void wait(bool suspicion = false) {
-        const bool hurries = suspicion && hurried_ < kSuspicionLasts;
-        if (hurries) hurried_ += kHurriedPeriod;
-        // What a look costs is averaged over a few: the clock has its own grain.
-        if (++looks_ == kAverageOf) {
-            const nanoseconds now = cpu_time();
-            const double cost = static_cast<double>((now - paid_).count()) / kAverageOf;
-            afforded_ = nanoseconds(static_cast<std::int64_t>(cost / share_));
-            paid_ = now;
-            looks_ = 0;
-        }
-        const nanoseconds step =
-            hurries ? std::min(period_, kHurriedPeriod) : std::max(period_, afforded_);
-        due_ = std::max(due_ + step, Clock::now());
-        const nanoseconds rest = due_ - Clock::now();
-        if (rest > nanoseconds(0)) sleep(rest);
-    }
-
-    static void sleep(nanoseconds time) {
-        const timespec spec{time.count() / 1'000'000'000, time.count() % 1'000'000'000};
-        ::clock_nanosleep(CLOCK_MONOTONIC, 0, &spec, nullptr);
-    }
-
-  private:
-    static constexpr unsigned kAverageOf = 16;
-
-    static nanoseconds cpu_time() {
-        timespec now{};
-        ::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
-        return std::chrono::seconds(now.tv_sec) + nanoseconds(now.tv_nsec);
-    }
-
-    nanoseconds period_, afforded_{0}, hurried_{0};
-    double share_;
-    Clock::time_point due_;
-    nanoseconds paid_;
-    unsigned looks_ = 0;
-};
 
 class Worker {
   public:
@@ -179,6 +130,7 @@ class Worker {
         seen_running_ = false;
         suspect_ = false;
         scan_.leave_guest();
+        trace_.leave_guest();
     }
 
     void leave_kernel() {
@@ -321,7 +273,8 @@ class Worker {
         watch_->begin(begin);
         runners_->begin(begin);
         const auto news_from = begin + std::exchange(after_news_, nanoseconds(0));
-        Pace pace(order);
+        Pace pace(std::chrono::microseconds(order.period_us),
+                  static_cast<double>(order.core_ppm) / 1e6);
         bool news = false;
         for (;;) {
             news |= look();
@@ -420,6 +373,11 @@ class Worker {
             case Topic::scan:
                 return frames_of(question.scan.step == ScanStep::begin ? scan_.begin(*guest_, pid)
                                                                        : scan_.go_on(*guest_));
+            case Topic::trace:
+                return frames_of(question.trace.begin
+                                     ? trace_.begin(*guest_, memory_.get(), question.trace, pid)
+                                     : trace_.go_on(*guest_),
+                                 kOneItemAFrame);
             case Topic::ram_regions:
             case Topic::ram_bytes:
             case Topic::watch:
@@ -479,10 +437,7 @@ class Worker {
         return listing;
     }
 
-    static void sleep_ms(unsigned ms) {
-        const timespec time{0, ms * 1'000'000l};
-        ::clock_nanosleep(CLOCK_MONOTONIC, 0, &time, nullptr);
-    }
+    static void sleep_ms(unsigned ms) { Pace::sleep(milliseconds(ms)); }
 
     template <typename T>
     static Frames frames_of(Result<Listing<T>> listing,
@@ -546,6 +501,7 @@ class Worker {
     nanoseconds after_news_{0};
     detect::DecoyKernelCheck decoys_;
     MemoryScan scan_;
+    ProcessTrace trace_;
     std::vector<event::CpuRegisters> image_cpus_;  // that its writer told
     bool suspect_ = false;           // the last check for hidden processes has found one
     guest_linux::VitalSigns signs_;  // of guest_, when they were last seen

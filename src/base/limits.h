@@ -156,6 +156,20 @@ inline constexpr std::size_t kMaxMemoryMatches = 10'000;
 // Runs of pages of one file in the page cache: 16 GiB, if no two lie beside each other.
 inline constexpr std::size_t kMaxFileRuns = 1u << 22;
 
+// ---- traces of a process -----------------------------------------------------------------------
+// Threads of one process that are sampled; those of a browser or a database are some hundred.
+inline constexpr std::size_t kMaxTracedThreads = 512;
+// Different moments of one process that are told apart: thread, system call, arguments and stack.
+inline constexpr std::size_t kMaxTracedMoments = 2048;
+// Functions in one call stack of the kernel; deep ones (a file system on a stack of devices) have
+// some 60. Places found where no table leads from one to the next are guesses, and told with them.
+inline constexpr std::size_t kMaxStackFrames = 128;
+// THREAD_SIZE is 16 KiB, 32 with KASAN (arch/x86/include/asm/page_64_types.h).
+inline constexpr std::size_t kMaxKernelStackBytes = 32u << 10;
+// Unwind entries of a kernel or module; a distribution kernel has some 700,000.
+inline constexpr std::size_t kMaxUnwindEntries = 8u << 20;
+inline constexpr std::size_t kMaxSyscallArgNameBytes = 32;
+
 // ---- policy ------------------------------------------------------------------------------------
 // A policy with a thousand suppressions has 0.2 MB.
 inline constexpr std::size_t kMaxPolicyBytes = 1u << 20;

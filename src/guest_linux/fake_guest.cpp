@@ -338,7 +338,7 @@ std::uint32_t FakeGuest::offset(std::string_view structure, std::string_view mem
 void FakeGuest::define(std::string_view name, std::uint32_t size_bytes, std::string_view members) {
     std::vector<FakeBtf::Member> list;
     while (!members.empty()) {
-        // "member:type@offset" or "member:type[count]@offset"
+        // "member:type@offset", "member:type[count]@offset" or "member:type@offset/shift/bits"
         const std::string_view one = members.substr(0, members.find(' '));
         members.remove_prefix(std::min(members.size(), one.size() + 1));
         const std::size_t colon = one.find(':'), at = one.find('@');
@@ -357,7 +357,12 @@ void FakeGuest::define(std::string_view name, std::uint32_t size_bytes, std::str
         CHECK(type != types_.end());
         const std::uint32_t id = count == 0 ? type->second : btf_.add_array(type->second, count);
         const std::uint32_t offset = number(one.substr(at + 1));
-        list.push_back({std::string(member), id, 8 * offset});
+        std::uint32_t shift = 0, bits = 0;
+        if (const std::size_t slash = one.find('/'); slash != std::string_view::npos) {
+            shift = number(one.substr(slash + 1));
+            bits = number(one.substr(one.rfind('/') + 1));
+        }
+        list.push_back({std::string(member), id, 8 * offset + shift, bits});
         offsets_[std::string(name) + "." + std::string(member)] = offset;
     }
     const bool anonymous = name.starts_with('?');

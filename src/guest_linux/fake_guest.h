@@ -101,8 +101,9 @@ class FakeGuest final : public guest_memory::GuestMemory {
 
     // ---- building: data of the image, then finish() once
     // A struct of this kernel's types: "next:ptr@0 name:char[16]@8 node:list_head@24", with offsets
-    // in bytes. Types are ptr, char, short, int, long, and structs that are defined already; one
-    // whose name begins with '?' is an anonymous union.
+    // in bytes; a bit field has its shift and width besides ("type:int@4/8/3"). Types are ptr,
+    // char, short, int, long, and structs that are defined already; one whose name begins with '?'
+    // is an anonymous union.
     void define(std::string_view name, std::uint32_t size_bytes, std::string_view members);
     void add_symbol(std::string name, char type, std::uint64_t address);
     // Bytes in the image's data or in the direct map; the address is virtual.

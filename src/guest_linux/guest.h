@@ -21,6 +21,9 @@
 #include "guest_linux/operations.h"
 #include "guest_linux/paths.h"
 #include "guest_linux/running_tasks.h"
+#include "guest_linux/syscall_arguments.h"
+#include "guest_linux/syscall_names.h"
+#include "guest_linux/task_sampler.h"
 #include "guest_linux/task_scan.h"
 #include "guest_linux/task_views.h"
 #include "guest_linux/tasks.h"
@@ -52,6 +55,10 @@ class Guest {
     Result<RunningTasks> running_tasks(guest_memory::GuestMemory* memory) {
         return RunningTasks::of(kernel_.get(), memory);
     }
+    // What single tasks do, read past `memory`'s cache.
+    Result<std::unique_ptr<TaskSampler>> task_sampler(guest_memory::GuestMemory* memory) {
+        return TaskSampler::of(kernel_.get(), memory);
+    }
     Result<event::Task> task(GuestVirt address, TaskDetail detail = {}) {
         return tasks_.read(address, detail);
     }
@@ -61,6 +68,10 @@ class Guest {
                                std::optional<std::uint32_t> process = std::nullopt);
     // Of all processes (threads share their leader's), or of one pid.
     Result<Listing<event::OpenFile>> open_files(std::optional<std::uint32_t> pid);
+    // One of a task's; Code::not_found when it is not open.
+    Result<event::OpenFile> open_file(GuestVirt task, std::uint32_t fd) {
+        return files_.one(task, fd);
+    }
     Result<Listing<event::Vma>> memory_maps(std::optional<std::uint32_t> pid);
     // What a process can execute, by its task_struct.
     Result<Listing<CodeArea>> user_code(GuestVirt task, std::uint32_t pid) {

@@ -65,6 +65,16 @@ Result<Listing<event::OpenFile>> OpenFiles::list(GuestVirt task, std::uint32_t p
     return listing;
 }
 
+Result<event::OpenFile> OpenFiles::one(GuestVirt task, std::uint32_t fd) {
+    const std::vector<std::uint64_t> files = TRY(table(task));
+    if (fd >= files.size() || files[fd] == 0) {
+        return fail(Code::not_found, fmt::format("descriptor {} is not open", fd));
+    }
+    auto file = TRY(read(GuestVirt{files[fd]}));
+    file.fd = fd;
+    return file;
+}
+
 Result<GuestVirt> OpenFiles::socket_of(GuestVirt file) {
     const GuestVirt inode = TRY(kernel_->read_pointer(file, f_.file_inode));
     const GuestVirt super_block = TRY(kernel_->read_pointer(inode, f_.inode_sb));

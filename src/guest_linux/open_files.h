@@ -29,6 +29,9 @@ class OpenFiles {
     // The file table of a task, in fd order. Empty for kernel threads and zombies.
     Result<Listing<event::OpenFile>> list(GuestVirt task, std::uint32_t pid);
 
+    // One of it. Code::not_found when it is not open.
+    Result<event::OpenFile> one(GuestVirt task, std::uint32_t fd);
+
     // The file table of a task, which others may share; null where it has none.
     Result<GuestVirt> table_of(GuestVirt task) { return kernel_->read_pointer(task, f_.files); }
 

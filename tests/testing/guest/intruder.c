@@ -9,6 +9,7 @@
 #include <linux/capability.h>
 #include <linux/if_ether.h>
 #include <linux/io_uring.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -23,6 +24,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #define ORDINARY_USER 1000
@@ -80,7 +82,8 @@ static void set_capabilities(unsigned long long effective) {
     struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
     struct __user_cap_data_struct data[2];
     if (syscall(SYS_capget, &header, data) != 0) die("capget");
-    for (int i = 0; i < 2; ++i) data[i].effective = data[i].permitted & (unsigned)(effective >> 32 * i);
+    for (int i = 0; i < 2; ++i)
+        data[i].effective = data[i].permitted & (unsigned)(effective >> 32 * i);
     if (syscall(SYS_capset, &header, data) != 0) die("capset");
 }
 
@@ -165,8 +168,8 @@ static void alter_vdso(void) {
 
 // The program itself, in memory that no file is behind; or memory that waits for code.
 static void map_code(int elf) {
-    unsigned char* memory = mmap(NULL, 8192, PROT_READ | PROT_WRITE | PROT_EXEC,
-                                 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    unsigned char* memory =
+        mmap(NULL, 8192, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) die("mmap");
     memset(memory, 0xc3, 8192);
     if (elf) memcpy(memory, "\177ELF\2\1\1", 7);
@@ -174,8 +177,8 @@ static void map_code(int elf) {
     rest();
 }
 
-// Loads a BPF program that is attached to nothing, and never runs: one that asks who runs it, or one
-// that would write eight zeros to nowhere.
+// Loads a BPF program that is attached to nothing, and never runs: one that asks who runs it, or
+// one that would write eight zeros to nowhere.
 static void load_bpf(int writes) {
     const struct bpf_insn asking[] = {
         {.code = BPF_JMP | BPF_CALL, .imm = BPF_FUNC_get_current_pid_tgid},
@@ -231,9 +234,9 @@ static void run_with_library(const char* library) {
 static void put_marker(volatile char* at) {
     static volatile unsigned char key = 1;  // volatile: not put together by the compiler
     // "UNDERSEER-STANDARD" and so on, each character's lowest bit turned.
-    static const unsigned char kMixed[] = {
-        84, 79, 69, 68, 83, 82, 68, 68, 83, 44, 82, 85, 64, 79, 69, 64, 83, 69, 44, 82, 66, 64,
-        79, 44, 85, 68, 82, 85, 44, 71, 72, 77, 68, 32};
+    static const unsigned char kMixed[] = {84, 79, 69, 68, 83, 82, 68, 68, 83, 44, 82, 85,
+                                           64, 79, 69, 64, 83, 69, 44, 82, 66, 64, 79, 44,
+                                           85, 68, 82, 85, 44, 71, 72, 77, 68, 32};
     for (unsigned i = 0; i < sizeof kMixed; ++i) at[i] = (char)(kMixed[i] ^ key);
 }
 
@@ -242,14 +245,14 @@ static void put_marker(volatile char* at) {
 static void mark(const char* where, const char* path) {
     if (strcmp(where, "heap") == 0) put_marker((char*)malloc(8192) + 100);
     if (strcmp(where, "border") == 0) {
-        char* memory = mmap(NULL, 16384, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        char* memory =
+            mmap(NULL, 16384, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (memory == MAP_FAILED) die("mmap");
         put_marker(memory + 8192 - 10);
     }
     if (strcmp(where, "memfd") == 0 || strcmp(where, "file") == 0) {
-        int fd = strcmp(where, "memfd") == 0
-                     ? (int)syscall(SYS_memfd_create, path, MFD_CLOEXEC)
-                     : open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+        int fd = strcmp(where, "memfd") == 0 ? (int)syscall(SYS_memfd_create, path, MFD_CLOEXEC)
+                                             : open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
         if (fd < 0 || ftruncate(fd, 8192) != 0) die(path);
         char* memory = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
         if (memory == MAP_FAILED) die("mmap");
@@ -276,6 +279,53 @@ static void leave_to_a_thread(char** words) {
     words_of_thread = words;
     if (pthread_create(&thread, NULL, thread_body, NULL) != 0) die("pthread_create");
     pthread_exit(NULL);
+}
+
+// ---- what threads do that a trace looks at: each waits in another system call
+
+static int pipe_ends[2];
+static pthread_mutex_t held = PTHREAD_MUTEX_INITIALIZER;
+
+static void* sleeper(void* unused) {
+    prctl(PR_SET_NAME, "sleeper");
+    const struct timespec time = {100000, 0};
+    nanosleep(&time, NULL);
+    return unused;
+}
+
+static void* poller(void* unused) {
+    prctl(PR_SET_NAME, "poller");
+    struct pollfd one = {.fd = pipe_ends[0], .events = POLLIN};
+    poll(&one, 1, -1);
+    return unused;
+}
+
+static void* locker(void* unused) {
+    prctl(PR_SET_NAME, "locker");
+    pthread_mutex_lock(&held);
+    return unused;
+}
+
+static void wait_in_calls(void) {
+    pthread_t thread;
+    char byte;
+    if (pipe(pipe_ends) != 0) die("pipe");
+    pthread_mutex_lock(&held);
+    printf("%d\n", getpid());
+    fflush(stdout);
+    if (pthread_create(&thread, NULL, sleeper, NULL) != 0) die("pthread_create");
+    if (pthread_create(&thread, NULL, poller, NULL) != 0) die("pthread_create");
+    if (pthread_create(&thread, NULL, locker, NULL) != 0) die("pthread_create");
+    if (read(pipe_ends[0], &byte, 1) < 0) die("read");
+    rest();
+}
+
+// In user space all the time.
+static void spin(void) {
+    printf("%d\n", getpid());
+    fflush(stdout);
+    for (volatile unsigned long turns = 0;; ++turns) {
+    }
 }
 
 static int intrude(int argc, char** argv) {
@@ -317,6 +367,8 @@ static int intrude(int argc, char** argv) {
     if (strcmp(technique, "bpf") == 0) load_bpf(0);
     if (strcmp(technique, "bpf-write") == 0) load_bpf(1);
     if (strcmp(technique, "mark") == 0) mark(word, argc > 3 ? argv[3] : "");
+    if (strcmp(technique, "calls") == 0) wait_in_calls();
+    if (strcmp(technique, "spin") == 0) spin();
     if (strcmp(technique, "cgroup") == 0) enter_cgroup(word);
     if (strcmp(technique, "preload") == 0) run_with_library(word);
     if (strcmp(technique, "thread") == 0) leave_to_a_thread(argv + 1);  // "thread listen"

@@ -1,0 +1,257 @@
+#include "trace.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <iterator>
+#include <map>
+
+#include "base/counted.h"
+#include "output.h"
+#include "progress.h"
+#include "target.h"
+
+namespace underseer::cli {
+
+namespace {
+
+using agent::Question;
+using agent::ThreadMode;
+using agent::ThreadState;
+using agent::Topic;
+using agent::TraceArgument;
+using agent::TraceCall;
+using agent::TraceMoment;
+using agent::TracePart;
+using agent::TraceSummary;
+using agent::TraceThread;
+using std::chrono::milliseconds;
+
+constexpr milliseconds kDefaultDuration{10'000};
+constexpr milliseconds kPeriod{10};
+constexpr int kNotAllSeen = 10;
+constexpr std::size_t kToldCalls = 3;  // of one place, with other arguments
+// Parts of one answer: each has some ten moments at least.
+constexpr std::size_t kMaxTraceParts = limits::kMaxTracedMoments + 1;
+
+std::string value_text(const TraceArgument& argument) {
+    constexpr std::uint64_t kSmall = 4096;
+    // AT_FDCWD in include/uapi/linux/fcntl.h: "from where the process is".
+    constexpr std::int32_t kWorkingFolder = -100;
+    const auto number = static_cast<std::int32_t>(argument.value);
+    if (argument.name.ends_with("dfd") && number == kWorkingFolder) return "AT_FDCWD";
+    if (!argument.file.empty()) return fmt::format("{}<{}>", number, argument.file);
+    // Negative ones, of 64 bits or of 32: timeouts, "none".
+    const bool is_negative =
+        argument.value > ~std::uint64_t{0} - kSmall ||
+        (argument.value >> 32 == 0 && number < 0 && number > -static_cast<std::int32_t>(kSmall));
+    if (is_negative) return fmt::format("{}", number);
+    return argument.value < kSmall ? fmt::format("{}", argument.value)
+                                   : fmt::format("{:#x}", argument.value);
+}
+
+std::string what_of(const TraceMoment& moment) {
+    const std::string state = moment.state == ThreadState::on_cpu  ? "on a CPU"
+                              : moment.state == ThreadState::ready ? "ready, waits for a CPU"
+                                                                   : "waits";
+    switch (moment.mode) {
+        case ThreadMode::unknown:
+            return state;
+        case ThreadMode::user:
+            return state + ", in its program";
+        case ThreadMode::system_call:
+            return state + ", in";
+        case ThreadMode::exception:
+            return state + ", for a page of its memory";
+        case ThreadMode::kernel:
+            return state + ", in the kernel";
+    }
+    return state;
+}
+
+// Moments that differ in the arguments of the call only.
+struct Place {
+    const TraceMoment* first = nullptr;
+    std::uint64_t samples = 0, seen_ns = 0, longest_ns = 0;
+    std::vector<const TraceMoment*> moments;
+};
+
+std::string key_of(const TraceMoment& moment) {
+    std::string key =
+        fmt::format("{} {} ", static_cast<int>(moment.state), static_cast<int>(moment.mode));
+    if (moment.call.available()) {
+        key += fmt::format("{} {} ", moment.call.value().number, moment.call.value().is_compat);
+    }
+    if (moment.user.available()) key += fmt::format("{} ", moment.user.value().address);
+    for (const auto& frame : moment.stack) {
+        key += fmt::format("{}{} ", frame.address, frame.is_guess ? "?" : "");
+    }
+    return key + moment.stack_ended;
+}
+
+std::vector<Place> places_of(const TraceThread& thread) {
+    std::vector<Place> places;
+    std::map<std::string, std::size_t> index;
+    for (const TraceMoment& moment : thread.moments) {
+        const auto [at, is_new] = index.try_emplace(key_of(moment), places.size());
+        if (is_new) places.push_back({.first = &moment});
+        Place& place = places[at->second];
+        place.samples += moment.samples;
+        place.seen_ns += moment.seen_ns;
+        place.longest_ns = std::max(place.longest_ns, moment.longest_ns);
+        place.moments.push_back(&moment);
+    }
+    std::ranges::stable_sort(places, std::greater{}, &Place::samples);
+    return places;
+}
+
+constexpr std::string_view kIndent = "                    ";
+
+void add_place(std::string& text, const Place& place, std::uint64_t all) {
+    const TraceMoment& moment = *place.first;
+    const double share =
+        all == 0 ? 0 : 100 * static_cast<double>(place.samples) / static_cast<double>(all);
+    std::string what = what_of(moment);
+    if (moment.call.available()) what += " " + text_of(moment.call.value());
+    text +=
+        fmt::format("{:>6.1f} % {:>9}  {}\n", share, duration_text(place.seen_ns), printable(what));
+    for (std::size_t i = 1; i < std::min(place.moments.size(), kToldCalls); ++i) {
+        text += fmt::format("{}  or {}\n", kIndent,
+                            printable(text_of(place.moments[i]->call.value_or({}))));
+    }
+    if (place.moments.size() > kToldCalls) {
+        text += fmt::format("{}  or {} with other arguments\n", kIndent,
+                            place.moments.size() - kToldCalls);
+    }
+    if (place.seen_ns > place.longest_ns && place.longest_ns != 0) {
+        text += fmt::format("{}  longest {}\n", kIndent, duration_text(place.longest_ns));
+    }
+    if (moment.user.available()) {
+        const auto& user = moment.user.value();
+        text += fmt::format("{}  program {}\n", kIndent,
+                            user.file.empty()
+                                ? fmt::format("{:#x}, in no file", user.address)
+                                : printable(fmt::format("{}+{:#x}", user.file, user.offset_bytes)));
+    }
+    for (const auto& frame : moment.stack) {
+        text += fmt::format(
+            "{}  kernel  {}{}{}\n", kIndent, frame.is_guess ? "? " : "", printable(frame.symbol),
+            frame.module.empty() ? "" : fmt::format(" [{}]", printable(frame.module)));
+    }
+    if (!moment.stack_ended.empty()) {
+        text += fmt::format("{}  ended: {}\n", kIndent, printable(moment.stack_ended));
+    }
+}
+
+Result<TraceReport> look(Target& target, const Options& options) {
+    const milliseconds duration = options.duration.value_or(kDefaultDuration);
+    Question question{.topic = Topic::trace,
+                      .one_pid = true,
+                      .pid = *options.pid,
+                      .trace = {.begin = true,
+                                .for_ms = static_cast<std::uint32_t>(duration.count()),
+                                .period_us = static_cast<std::uint32_t>(
+                                    std::chrono::microseconds(kPeriod).count())}};
+    ProgressBar bar;
+    for (;;) {
+        auto answer = TRY(target.ask<TracePart>(question));
+        if (answer.items.empty() || answer.items.size() > kMaxTraceParts) {
+            return fail(Code::malformed, "the introspector sent no part of a trace");
+        }
+        const bool finished = answer.items.front().finished;
+        TraceReport report{.summary = answer.items.front().summary, .threads = {}};
+        if (finished) {
+            for (TracePart& part : answer.items) join(report, std::move(part));
+            return report;
+        }
+        const auto passed = static_cast<std::uint64_t>(bar.seconds() * 1000);
+        const auto all = static_cast<std::uint64_t>(duration.count());
+        bar.show(
+            std::min(passed, all), all,
+            fmt::format("{} of {}, {}", duration_text(report.summary.duration_ns),
+                        duration_text(all * 1'000'000), counted(report.summary.samples, "sample")));
+        question.trace.begin = false;
+    }
+}
+
+}  // namespace
+
+std::string text_of(const TraceCall& call) {
+    std::string name = call.name;
+    if (name.empty()) name = fmt::format("{}_{}", call.is_compat ? "i386" : "syscall", call.number);
+    std::string arguments;
+    for (const TraceArgument& argument : call.arguments) {
+        if (!arguments.empty()) arguments += ", ";
+        if (!argument.name.empty()) arguments += argument.name + "=";
+        arguments += value_text(argument);
+    }
+    return fmt::format("{}({})", name, arguments);
+}
+
+void join(TraceReport& report, TracePart part) {
+    for (TraceThread& thread : part.threads) {
+        if (!report.threads.empty() && report.threads.back().pid == thread.pid) {
+            std::ranges::move(thread.moments, std::back_inserter(report.threads.back().moments));
+        } else {
+            report.threads.push_back(std::move(thread));
+        }
+    }
+}
+
+std::string text_of(const TraceReport& report) {
+    const TraceSummary& summary = report.summary;
+    std::string text =
+        fmt::format("Process {} ({}): {} in {}", summary.pid, printable(summary.comm),
+                    counted(summary.samples, "sample"), duration_text(summary.duration_ns));
+    if (summary.samples > 1) {
+        text += fmt::format(", one each {} (longest pause {})", duration_text(summary.period_ns),
+                            duration_text(summary.longest_pause_ns));
+    }
+    text += fmt::format("; ended because {}\n", printable(summary.ended));
+    for (const TraceThread& thread : report.threads) {
+        text += "\n" + toned(Tone::bold,
+                             fmt::format("Thread {} ({})", thread.pid, printable(thread.comm)));
+        text += fmt::format(": CPU time {} user, {} system; left its CPU {}{}\n",
+                            duration_text(thread.user_ns), duration_text(thread.system_ns),
+                            counted(thread.switches, "time"), thread.ended ? "; has ended" : "");
+        for (const Place& place : places_of(thread)) add_place(text, place, thread.samples);
+    }
+    const auto line = [&](const std::string& gap) { text += "  not seen: " + gap + "\n"; };
+    if (!summary.gaps.empty() || summary.omitted != 0 || summary.torn != 0) text += "\n";
+    for (const std::string& gap : summary.gaps) line(printable(gap));
+    if (summary.omitted != 0) {
+        line(fmt::format("what {} saw, after {} different ones", counted(summary.omitted, "look"),
+                         limits::kMaxTracedMoments));
+    }
+    if (summary.torn != 0) {
+        text += fmt::format("  {} met a thread that was about to run: counted as on a CPU\n",
+                            counted(summary.torn, "look"));
+    }
+    return text;
+}
+
+Result<int> trace(const Options& options) {
+    if (!options.pid) {
+        return fail(Code::invalid_argument,
+                    "'trace' needs --pid N, a process of the guest; underseer ps lists them");
+    }
+    const milliseconds duration = options.duration.value_or(kDefaultDuration);
+    if (duration < milliseconds(agent::kMinTraceMs) ||
+        duration > milliseconds(agent::kMaxTraceMs)) {
+        return fail(Code::invalid_argument,
+                    fmt::format("--for: from {} ms to {} min", agent::kMinTraceMs,
+                                agent::kMaxTraceMs / 60'000));
+    }
+    Target target = TRY(Target::open(options));
+    const TraceReport report = TRY(look(target, options));
+    if (options.json) {
+        print_json(report);
+    } else {
+        print(text_of(report));
+    }
+    const bool all_seen = report.summary.gaps.empty() && report.summary.omitted == 0;
+    return all_seen ? 0 : kNotAllSeen;
+}
+
+}  // namespace underseer::cli
