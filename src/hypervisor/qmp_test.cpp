@@ -192,7 +192,7 @@ TEST(QmpOrders, cut_the_cards_and_not_what_lies_behind_them) {
     EXPECT_EQ(order_qmp(none, event::Action::isolate, false).error().code, Code::unavailable);
     std::string many;
     for (std::size_t i = 0; i <= limits::kMaxNetworkCards; ++i) {
-        many += R"(n: index=0,type=nic,model=e1000\r\n)";
+        many += fmt::format(R"(n{}: index=0,type=nic,model=e1000\r\n)", i);
     }
     ScriptedPeer flood(script({'"' + many + '"'}));
     EXPECT_EQ(order_qmp(flood, event::Action::isolate, false).error().code, Code::limit);
