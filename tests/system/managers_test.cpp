@@ -90,10 +90,12 @@ TEST_F(ManagersTest, ls_shows_owner_and_state_by_way_of_the_monitor) {
     const RunResult ps = run_program(cli({"ps", "--direct", vm_->name()}));
     EXPECT_EQ(ps.status, 0) << ps.output;
     EXPECT_NE(ps.output.find("[kthreadd]"), std::string::npos) << ps.output;
-    EXPECT_NE(ps.output.find("which kernel the guest's CPUs run is not known (the monitor does not "
-                             "answer"),
-              std::string::npos)
-        << ps.output;
+    // Other agents of this host may be in the queue before us.
+    const std::string unknown = "which kernel the guest's CPUs run is not known (the ";
+    const bool is_told = ps.output.find(unknown + "monitor does not answer") != std::string::npos ||
+                         (ps.output.find(unknown + "QMP socket ") != std::string::npos &&
+                          ps.output.find("it is busy with other clients") != std::string::npos);
+    EXPECT_TRUE(is_told) << ps.output;
 }
 
 TEST_F(ManagersTest, a_wrong_mapping_file_is_told_with_its_place) {
