@@ -108,6 +108,14 @@ TEST(Table, what_a_command_does_not_take_is_an_error_that_helps) {
     EXPECT_EQ(refused({"ps", "vm", "--pid"}), "--pid wants a value: --pid N");
     EXPECT_EQ(refused({"ps", "vm", "--pid", "x"}), "--pid wants a number, not 'x'");
     EXPECT_EQ(refused({"ps", "vm", "--json=1"}), "--json takes no value");
+    for (const auto& words : {std::vector<std::string>{"scan", "vm", "--timeout", "soon"},
+                              std::vector<std::string>{"trace", "vm", "--for", "soon"}}) {
+        const auto options = parsed(words);
+        ASSERT_FALSE(options.has_value());
+        EXPECT_EQ(options.error().code, Code::invalid_argument);
+        EXPECT_TRUE(options.error().message.starts_with(words[2] + ": 'soon' is no duration"))
+            << options.error().message;
+    }
 }
 
 TEST(Table, help_is_short_and_fits) {

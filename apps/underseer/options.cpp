@@ -50,17 +50,14 @@ Result<void> take_rules(Options& options, const std::string& path) {
     return {};
 }
 
-Result<void> take_timeout(Options& options, const std::string& text) {
-    options.timeout = TRY(policy::parse_duration(text).context("--timeout"));
-    return {};
-}
-
+template <const program::Option& option, std::optional<std::chrono::milliseconds> Options::* member>
 Result<void> take_duration(Options& options, const std::string& text) {
     const auto duration = policy::parse_duration(text);
     if (!duration.has_value()) {
-        return fail(Code::invalid_argument, "--for: " + duration.error().message);
+        return fail(Code::invalid_argument,
+                    fmt::format("{}: {}", option.name, duration.error().message));
     }
-    options.duration = *duration;
+    options.*member = *duration;
     return {};
 }
 
@@ -93,8 +90,8 @@ constexpr std::array<Taker, 22> kTakers{{
     {&option::kDryRun, set<&Options::dry_run>},
     {&option::kOnly, take_checks},
     {&option::kRules, take_rules},
-    {&option::kTimeout, take_timeout},
-    {&option::kFor, take_duration},
+    {&option::kTimeout, take_duration<option::kTimeout, &Options::timeout>},
+    {&option::kFor, take_duration<option::kFor, &Options::duration>},
     {&option::kOnce, set<&Options::once>},
     {&option::kHelp, set<&Options::help>},
     {&option::kVersion, set<&Options::version>},
