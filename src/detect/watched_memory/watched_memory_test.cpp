@@ -19,7 +19,7 @@ constexpr unsigned kCalls = 63, kKill = 62;
 // of a program; and time that passes as the test has it.
 class WatchedMemory : public ::testing::Test {
   protected:
-    WatchedMemory() : fake_({}) {
+    explicit WatchedMemory(bool has_security_hooks = false) : fake_({}) {
         fake_.define("seq_operations", 32, "start:ptr@0 stop:ptr@8 next:ptr@16 show:ptr@24");
         fake_.add_system();
         read_ = fake_.add_function("__x64_sys_read", "\xc3");
@@ -39,6 +39,14 @@ class WatchedMemory : public ::testing::Test {
         fake_.add_symbol("core_pattern", 'D', program_.value);
         fake_.write(program_, std::array{'c', 'o', 'r', 'e', '\0'});
         fake_.add_symbol("_etext", 'T', evil_.value + 4096);
+        if (has_security_hooks) {
+            fake_.define("security_hook_list", 32, "list:ptr@0 hook:ptr@24");
+            fake_.define("security_hook_heads", 8, "file_open:ptr@0");
+            heads_ = fake_.allocate(8), hook_ = fake_.allocate(32);
+            fake_.add_symbol("security_hook_heads", 'D', heads_.value);
+            fake_.write(heads_, hook_);
+            fake_.write(hook_ + 24, read_);
+        }
         fake_.finish();
         guest_ = guest_linux::Guest::attach(&fake_).value();
         watch_ = std::make_unique<MemoryWatch>(guest_.get(), &fake_, now_);
@@ -71,7 +79,7 @@ class WatchedMemory : public ::testing::Test {
         std::chrono::sys_days(std::chrono::year_month_day(
             std::chrono::year(2026), std::chrono::month(5), std::chrono::day(17)));
     FakeGuest fake_;
-    GuestVirt read_, kill_, evil_, switch_, table_, gates_, program_;
+    GuestVirt read_, kill_, evil_, switch_, table_, gates_, program_, heads_, hook_;
     std::unique_ptr<guest_linux::Guest> guest_;
     std::unique_ptr<MemoryWatch> watch_;
     MemoryWatch::Moment now_ = MemoryWatch::Moment() + 1h;
@@ -200,6 +208,30 @@ TEST_F(WatchedMemory, that_cannot_be_read_is_not_clean) {
     };
     EXPECT_FALSE(poll());
     EXPECT_FALSE(report().coverage.gaps.empty());
+}
+
+class WatchedHooks : public WatchedMemory {
+  protected:
+    WatchedHooks() : WatchedMemory(/*has_security_hooks=*/true) {}
+};
+
+TEST_F(WatchedHooks, are_watched_one_by_one) {
+    EXPECT_FALSE(poll());
+    EXPECT_EQ(report().outcome, Outcome::clean);
+    fake_.write(hook_ + 24, evil_);
+    EXPECT_TRUE(poll());
+    EXPECT_EQ(report().findings.size(), 1u);
+}
+
+// What a list that has no end leads to is not watched, and who made it so may have a reason.
+TEST_F(WatchedHooks, in_a_list_without_an_end_are_not_clean) {
+    fake_.write(hook_, hook_);
+    watch_ = std::make_unique<MemoryWatch>(guest_.get(), &fake_, now_);
+    watch_->begin(now_);
+    EXPECT_FALSE(poll());
+    const auto unknown = report();
+    EXPECT_EQ(unknown.outcome, Outcome::unavailable);
+    EXPECT_NE(unknown.reason.find("security_hook_heads"), std::string::npos) << unknown.reason;
 }
 
 // A guest may change as much of it as it likes.
