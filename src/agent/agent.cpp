@@ -96,8 +96,8 @@ Result<std::unique_ptr<Agent>> Agent::start(AgentOptions options) {
     policy::InstanceMap instances;
     if (!options.instances.empty()) instances = TRY(policy::InstanceMap::load(options.instances));
     auto key = TRY(load_or_make_key(options.state_dir));
-    std::unique_ptr<Agent> agent(
-        new Agent(std::move(options), TRY(EventLoop::make()), std::move(key)));
+    auto loop = TRY(EventLoop::make());
+    std::unique_ptr<Agent> agent(new Agent(std::move(options), std::move(loop), std::move(key)));
     agent->policy_ = std::move(policy);
     agent->instances_ = std::move(instances);
     TRY(agent->open());

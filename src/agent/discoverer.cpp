@@ -58,10 +58,9 @@ Result<std::vector<ManagerFacts>> ask_monitor(jail::Channel& channel,
                    jail::ManagerKind::monitor));
     if (!monitor.has_value()) return fail(std::move(monitor).error());
     if (question.ordered) {
-        return std::vector{
-            ManagerFacts{.source = "QMP",
-                         .done = TRY(hypervisor::order_qmp(monitor->get(), question.order.action,
-                                                           question.order.dry_run, kMonitorTime))}};
+        std::string done = TRY(hypervisor::order_qmp(monitor->get(), question.order.action,
+                                                     question.order.dry_run, kMonitorTime));
+        return std::vector{ManagerFacts{.source = "QMP", .done = std::move(done)}};
     }
     return std::vector{TRY(hypervisor::ask_qmp(monitor->get(), kMonitorTime))};
 }

@@ -101,10 +101,9 @@ class Mapper {
                 const std::uint64_t flags = TRY(kernel_.read(module, taints));
                 const CodeOwner who{Kind::module, TRY(kernel_.read_text(module, name)),
                                     (flags & kForeignTaints) != 0};
-                ModuleCode code{.module = module,
-                                .name = who.module,
-                                .life = TRY(life_of(module)),
-                                .is_live = TRY(kernel_.read(module, state)) == kLive};
+                ModuleCode code{.module = module, .name = who.module};
+                code.life = TRY(life_of(module));
+                code.is_live = TRY(kernel_.read(module, state)) == kLive;
                 if (parts.known()) {
                     TRY(add_parts(module + parts.offset, parts.size_bytes, who, code));
                 } else {

@@ -94,11 +94,13 @@ std::string Kernel::who() const {
 }
 
 Result<UnrunKernel> Kernel::as_unrun() const {
+    const GuestPhys banner_at = TRY(image_.phys_of(image_.banner_virt)),
+                    ticks_at = TRY(image_.phys_of(TRY(symbol("jiffies_64"))));
     return UnrunKernel{.release = image_.release(),
                        .banner = image_.banner,
                        .root = image_.space.root,
-                       .banner_at = TRY(image_.phys_of(image_.banner_virt)),
-                       .ticks_at = TRY(image_.phys_of(TRY(symbol("jiffies_64"))))};
+                       .banner_at = banner_at,
+                       .ticks_at = ticks_at};
 }
 
 Result<void> Kernel::check_alive(std::span<const VitalSigns> remains) {

@@ -33,7 +33,8 @@ Result<std::vector<SyscallArgument>> syscall_arguments(Kernel& kernel, std::uint
         return kernel.memory().read_cstring(at, limits::kMaxSyscallArgNameBytes);
     };
     for (std::uint64_t i = 0; i < count; ++i) {
-        arguments[i] = {TRY(text(types, i)), TRY(text(names, i))};
+        std::string type = TRY(text(types, i));
+        arguments[i] = {std::move(type), TRY(text(names, i))};
     }
     return arguments;
 }

@@ -18,7 +18,8 @@ Result<VdsoImage> read_vdso_image(Kernel& kernel, GuestVirt image, std::string n
     if (bytes > kMaxVdsoBytes) {
         return fail(Code::malformed, fmt::format("the {} is {} MiB long", name, bytes >> 20));
     }
-    return VdsoImage{std::move(name), TRY(kernel.read_pointer(image, data)), bytes};
+    const GuestVirt begin = TRY(kernel.read_pointer(image, data));
+    return VdsoImage{std::move(name), begin, bytes};
 }
 
 std::vector<VdsoImage> vdso_images(Kernel& kernel, Gaps& gaps) {
@@ -29,7 +30,8 @@ std::vector<VdsoImage> vdso_images(Kernel& kernel, Gaps& gaps) {
         const auto at = kernel.symbol(symbols);
         if (!at.has_value() && !always) return;
         auto image = [&]() -> Result<VdsoImage> {
-            return read_vdso_image(kernel, TRY(Result(at)), std::string(name));
+            const GuestVirt there = TRY(Result(at));
+            return read_vdso_image(kernel, there, std::string(name));
         }();
         if (image.has_value()) {
             images.push_back(std::move(*image));
@@ -50,8 +52,8 @@ Result<ProcessVdso> ProcessVdso::read(Kernel& kernel, GuestVirt mm) {
     TRY(kernel.require({image, begin}));
     const GuestVirt of = TRY(kernel.read_pointer(mm, image));
     if (!of) return fail(Code::malformed, "the process has no vDSO");
-    return ProcessVdso(&kernel, TRY(read_vdso_image(kernel, of, "vDSO")),
-                       TRY(kernel.read_pointer(mm, begin)));
+    const GuestVirt at = TRY(kernel.read_pointer(mm, begin));
+    return ProcessVdso(&kernel, TRY(read_vdso_image(kernel, of, "vDSO")), at);
 }
 
 Result<std::optional<GuestPhys>> ProcessVdso::page_at(GuestVirt at) {

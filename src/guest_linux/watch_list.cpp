@@ -64,14 +64,14 @@ class WatchLister {
             part(name, [&] { return to_next_symbol(PlaceKind::code, name); });
         }
         part("idt_table", [&]() -> Result<void> {
-            add({PlaceKind::gates, "idt_table", TRY(kernel_.symbol("idt_table")),
-                 kIdtGates * kIdtGateBytes});
+            const GuestVirt at = TRY(kernel_.symbol("idt_table"));
+            add({PlaceKind::gates, "idt_table", at, kIdtGates * kIdtGateBytes});
             return {};
         });
         for (const Operations& table : kOperations) {
             part(table.symbol, [&]() -> Result<void> {
-                return functions_of(std::string(table.symbol), table.structure,
-                                    TRY(kernel_.symbol(table.symbol)));
+                const GuestVirt at = TRY(kernel_.symbol(table.symbol));
+                return functions_of(std::string(table.symbol), table.structure, at);
             });
         }
         part("proc_root", [&] { return proc_root(); });
@@ -79,8 +79,8 @@ class WatchLister {
         part("security_hook_heads", [&] { return security_lists(); });
         for (const std::string_view name : kPrograms) {
             part(name, [&]() -> Result<void> {
-                add({PlaceKind::program, std::string(name), TRY(kernel_.symbol(name)),
-                     kMaxProgramBytes});
+                const GuestVirt at = TRY(kernel_.symbol(name));
+                add({PlaceKind::program, std::string(name), at, kMaxProgramBytes});
                 return {};
             });
         }
