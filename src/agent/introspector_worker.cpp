@@ -87,7 +87,7 @@ class Worker {
         }
         if (guest_ && !cpus.empty()) leave_decoy(cpus);
         if (guest_) return {};
-        Error first;
+        Error why;
         for (const auto* layout : {&source_.layout, &source_.alternative}) {
             if (layout->empty() && !source_.image) continue;
             memory_ = TRY(open(*layout));
@@ -108,10 +108,12 @@ class Worker {
                 guest = fail(std::move(signs).error());
                 guest_.reset();
             }
-            if (first.message.empty()) first = std::move(guest).error();
+            // Of two layouts one is wrong, and no kernel is in it: the other's trouble is the
+            // trouble.
+            if (why.message.empty() || why.code == Code::not_linux) why = std::move(guest).error();
             if (source_.image) break;
         }
-        return fail(std::move(std::move(first).with_context(source_.name)));
+        return fail(std::move(std::move(why).with_context(source_.name)));
     }
 
     void leave_decoy(std::span<const event::CpuRegisters> cpus) {
