@@ -66,6 +66,11 @@ Result<Inquiry> Inquiry::of_libvirt(const std::string& uri) {
 Result<Inquiry> Inquiry::to_act(const Vm& vm, event::Action action, bool dry_run) {
     const DiscovererQuestion::Order order{.action = action, .dry_run = dry_run, .uuid = vm.uuid};
     if (is_libvirts(vm)) {
+        // The UUID is the VMM's word: another's domain must not pay for who merely bears its name.
+        if (vm.libvirt_name.empty() && !vm.in_libvirt_cgroup) {
+            return fail(Code::unavailable,
+                        "libvirt does not say that it is its domain, and nobody else can be told");
+        }
         return start(event::encode(DiscovererQuestion{.kind = DiscovererQuestion::Kind::libvirt,
                                                       .path = libvirt_uri(),
                                                       .ordered = true,
