@@ -265,7 +265,7 @@ TEST_F(Scan, rules_include_what_lies_below_them) {
 }
 
 TEST_F(Scan, what_was_not_looked_at_in_time_is_not_clean) {
-    rules_ = write("slow.yar", "rule slow { condition: for any i in (1..30000000) : (i == 0) }");
+    rules_ = write("slow.yar", "rule slow { condition: for any i in (1..100000000) : (i == 0) }");
     const Ran ran = scan(vm_->name(), "--direct --timeout 1ms --json");
     EXPECT_EQ(ran.status, 10) << ran.out;
     const auto report = json::Value::parse(ran.out).value();
