@@ -144,24 +144,29 @@ void HiddenProcessCheck::look(Snapshot& snapshot) {
                  : "";
     std::map<Identity, Sighting> now;
     TaskPeek peek(guest.kernel());
-    for (const auto& [task, views] : shown) {
-        const auto facts = peek.read(task);
-        ++coverage_.looked_at;
-        if (!facts.has_value()) {
-            ++coverage_.unreadable;
-            continue;
-        }
+    const auto compare = [&](GuestVirt task, ViewSet views) -> Result<void> {
+        const auto facts = TRY(peek.read(task));
         // pid 0: a CPU's idle task, which is in no list. A task on its way in or out is in some of
         // the views only, but it does not run; one that does is no such task.
         const bool runs = (views & kRunning) != 0;
-        if (facts->pid == 0 || ((facts->exiting || facts->unborn) && !runs)) continue;
-        const std::uint32_t expected =
-            facts->pid == facts->tgid ? kExpectedOfProcess : kExpectedOfThread;
-        const std::uint32_t missing = expected & comparable & ~views;
+        if (facts.pid == 0 || ((facts.exiting || facts.unborn) && !runs)) return {};
+        const ViewSet expected = facts.pid == facts.tgid ? kExpectedOfProcess : kExpectedOfThread;
+        const ViewSet missing = expected & comparable & ~views;
         if (missing != 0) {
-            now[{task, facts->pid, facts->start_time}] = {views, missing, facts->exiting,
-                                                          facts->ran_ns};
+            now[{task, facts.pid, facts.start_time}] = {views, missing, facts.exiting,
+                                                        facts.ran_ns};
         }
+        return {};
+    };
+    for (const auto& [task, views] : shown) {
+        ++coverage_.looked_at;
+        if (!compare(task, views).has_value()) ++coverage_.unreadable;
+    }
+    // Who is in no list is shown only while it wants a CPU, and not while it goes from one queue to
+    // the next. It is there for as long as its task_struct says so: what a task that has ended
+    // leaves behind in freed memory is marked as ended.
+    for (const auto& [who, sighting] : candidates_) {
+        if (!shown.contains(who.address)) (void)compare(who.address, 0);
     }
     if (coverage_.unreadable != 0 && broken_.empty()) {
         broken_ =
