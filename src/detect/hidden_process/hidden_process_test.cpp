@@ -167,22 +167,23 @@ TEST_F(HiddenProcess, who_is_being_forked_is_no_finding_before_it_runs) {
 
 // It has the CPU in the first look, and sleeps in all that follow.
 TEST_F(HiddenProcess, who_is_in_no_list_is_found_though_it_runs_once_only) {
-    fake_.unlink_from_task_list(shell_);
-    fake_.unlink_from_pid_idr(7);
-    fake_.unlink_from_tree(shell_);
-    fake_.unlink_from_css_set(shell_);
-    fake_.run(shell_);
+    const GuestVirt lone = fake_.add_task(9, 9, "lone", init_);
+    fake_.unlink_from_task_list(lone);
+    fake_.unlink_from_pid_idr(9);
+    fake_.unlink_from_tree(lone);
+    fake_.unlink_from_css_set(lone);
+    fake_.run(lone);
     between_looks = [&](unsigned) { fake_.run(fake_.init_task()); };
     const auto report = check();
     ASSERT_EQ(report.findings.size(), 1u) << report.reason;
-    EXPECT_EQ(report.findings[0].subject, "sh (pid 7)");
+    EXPECT_EQ(report.findings[0].subject, "lone (pid 9)");
     EXPECT_EQ(evidence(report.findings[0], "shown by"), "thread_list, current");
 
     // It has ended since: what is left of it in freed memory says so.
-    fake_.run(shell_);
+    fake_.run(lone);
     between_looks = [&](unsigned) {
         fake_.run(fake_.init_task());
-        fake_.write(shell_ + fake_.offset("task_struct", "exit_state"), std::uint32_t{0x10});
+        fake_.write(lone + fake_.offset("task_struct", "exit_state"), std::uint32_t{0x10});
     };
     EXPECT_EQ(check().outcome, event::Outcome::clean);
 }
