@@ -264,6 +264,11 @@ TEST_F(WaysOutOfCode, are_not_bytes_of_another_instruction) {
     put(function_ + 48, "\xb8");
     branch('\xe8', function_ + 49, outside_);
     EXPECT_TRUE(found().empty());
+    // movabs $.., %rdx, whose constant does (iocg_kick_delay() of Debian's 6.1 has one: where the
+    // kernel and a module lay so far apart it seemed to lead there)
+    put(function_ + 48, "\x48\xba");
+    branch('\xe9', function_ + 50, outside_);
+    EXPECT_TRUE(found().empty());
 }
 
 }  // namespace

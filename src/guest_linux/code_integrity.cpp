@@ -163,8 +163,8 @@ class CodeInspector {
     }
 
   private:
-    // Bytes of other instructions may look like a call: it must begin one, or stand in one that
-    // takes eight bytes, when its function is decoded from its begin on.
+    // Bytes of other instructions may look like a call: it must begin one, or be the eight bytes
+    // that one takes as they are, when its function is decoded from its begin on.
     bool is_instruction(const WayOut& candidate) {
         const auto function = kernel_.symbols().nearest(candidate.at);
         if (!function || candidate.at - function->address > kMaxFunctionBytes) return true;
@@ -174,6 +174,8 @@ class CodeInspector {
         // soon in step again.
         bool found = false;
         const Bytes bytes(code);
+        const auto word = load<std::uint64_t>(bytes.data() + (candidate.at - function->address));
+        const bool is_word = word == candidate.target.value;
         for (std::size_t at = 0; at < bytes.size() && function->address + at <= candidate.at;) {
             const Bytes rest = bytes.subspan(at);
             at +=
@@ -181,7 +183,7 @@ class CodeInspector {
                     const bool movable =
                         one.size_bytes == 10;  // movabs: prefix, opcode, eight bytes
                     found |= one.at == candidate.at && one.target == candidate.target;
-                    found |= movable && one.at + 2 == candidate.at;
+                    found |= movable && is_word && one.at + 2 == candidate.at;
                     return one.at < candidate.at;
                 });
         }
