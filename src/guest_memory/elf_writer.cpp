@@ -37,7 +37,25 @@ bool all_zero(Bytes bytes) {
                              std::memcmp(bytes.data(), bytes.data() + 1, bytes.size() - 1) == 0);
 }
 
-std::vector<std::byte> headers_of(std::span<const RamRegion> regions, std::uint64_t first_offset) {
+// Runs that become one PT_LOAD.
+struct Segment {
+    std::size_t first_run = 0, runs = 0;
+    std::uint64_t size_bytes = 0;
+};
+
+std::vector<Segment> segments_of(std::span<const CoreRun> runs) {
+    std::vector<Segment> segments;
+    for (std::size_t i = 0; i < runs.size(); ++i) {
+        if (i == 0 || !runs[i].follows(runs[i - 1])) segments.push_back({.first_run = i});
+        ++segments.back().runs;
+        segments.back().size_bytes += runs[i].size_bytes;
+    }
+    return segments;
+}
+
+// The headers and the notes, up to where the first segment begins.
+std::vector<std::byte> head_of(std::span<const CoreRun> runs, std::span<const Segment> segments,
+                               Bytes notes) {
     Elf64_Ehdr header{};
     std::ranges::copy(std::string_view(ELFMAG), header.e_ident);
     header.e_ident[EI_CLASS] = ELFCLASS64;
@@ -48,19 +66,35 @@ std::vector<std::byte> headers_of(std::span<const RamRegion> regions, std::uint6
     header.e_version = EV_CURRENT;
     header.e_phoff = header.e_ehsize = sizeof header;
     header.e_phentsize = sizeof(Elf64_Phdr);
-    header.e_phnum = static_cast<Elf64_Half>(regions.size());
-    std::vector<std::byte> bytes(sizeof header + regions.size() * sizeof(Elf64_Phdr));
+    const std::size_t count = segments.size() + (notes.empty() ? 0 : 1);
+    header.e_phnum = static_cast<Elf64_Half>(count);
+    const std::size_t notes_at = sizeof header + count * sizeof(Elf64_Phdr);
+    std::vector<std::byte> bytes(round_up(notes_at + notes.size()));
     std::memcpy(bytes.data(), &header, sizeof header);
-    std::uint64_t offset = first_offset;
-    for (std::size_t i = 0; i < regions.size(); ++i) {
-        Elf64_Phdr program{};
-        program.p_type = PT_LOAD;
-        program.p_flags = PF_R | PF_W | PF_X;
-        program.p_offset = offset;
-        program.p_paddr = program.p_vaddr = regions[i].begin.value;
-        program.p_filesz = program.p_memsz = regions[i].size_bytes;
-        std::memcpy(bytes.data() + sizeof header + i * sizeof program, &program, sizeof program);
-        offset += round_up(regions[i].size_bytes);
+    std::size_t at = sizeof header;
+    const auto add = [&](const Elf64_Phdr& program) {
+        std::memcpy(bytes.data() + at, &program, sizeof program);
+        at += sizeof program;
+    };
+    if (!notes.empty()) {
+        std::ranges::copy(notes, bytes.begin() + static_cast<std::ptrdiff_t>(notes_at));
+        add({.p_type = PT_NOTE,
+             .p_flags = PF_R,
+             .p_offset = notes_at,
+             .p_filesz = notes.size(),
+             .p_align = 4});
+    }
+    std::uint64_t offset = bytes.size();
+    for (const Segment& segment : segments) {
+        const CoreRun& first = runs[segment.first_run];
+        add({.p_type = PT_LOAD,
+             .p_flags = first.rights,
+             .p_offset = offset,
+             .p_vaddr = first.address,
+             .p_paddr = first.phys.value == first.address ? first.address : 0,
+             .p_filesz = segment.size_bytes,
+             .p_memsz = segment.size_bytes});
+        offset += round_up(segment.size_bytes);
     }
     return bytes;
 }
@@ -126,27 +160,40 @@ class Writer {
 }  // namespace
 
 Result<ElfDump> write_elf_core(GuestMemory& memory, int fd, const Progress& progress) {
-    const auto regions = memory.regions();
-    if (regions.size() >= PN_XNUM) {
-        return fail(Code::limit,
-                    fmt::format("{} regions of RAM do not fit into an ELF core", regions.size()));
+    std::vector<CoreRun> runs;
+    for (const RamRegion& region : memory.regions()) {
+        runs.push_back({region.begin.value, region.begin, region.size_bytes, PF_R | PF_W | PF_X});
     }
-    const std::uint64_t first = round_up(sizeof(Elf64_Ehdr) + regions.size() * sizeof(Elf64_Phdr));
-    TRY(write_at(fd, headers_of(regions, first), 0));
+    return write_elf_core(memory, runs, {}, fd, progress);
+}
+
+Result<ElfDump> write_elf_core(GuestMemory& memory, std::span<const CoreRun> runs, Bytes notes,
+                               int fd, const Progress& progress) {
+    const auto segments = segments_of(runs);
+    if (segments.size() + 1 >= PN_XNUM) {
+        return fail(Code::limit, fmt::format("{} stretches of memory do not fit into an ELF core",
+                                             segments.size()));
+    }
+    const auto head = head_of(runs, segments, notes);
+    TRY(write_at(fd, head, 0));
     Writer writer(memory, fd);
     ElfDump& dump = writer.dump;
-    dump.ram_bytes = memory.ram_bytes();
-    dump.file_bytes = first;
+    dump.file_bytes = head.size();
+    for (const CoreRun& run : runs) dump.ram_bytes += run.size_bytes;
     std::uint64_t done = 0;
-    for (const RamRegion& region : regions) {
-        for (std::uint64_t at = 0; at < region.size_bytes;) {
-            const std::uint64_t copied =
-                TRY(writer.copy(region.begin + at, region.end(), dump.file_bytes + at));
-            at += copied;
-            done += copied;
-            if (!progress(done, dump.ram_bytes)) return fail(Code::gone, "the dump was ended");
+    for (const Segment& segment : segments) {
+        std::uint64_t offset = dump.file_bytes;
+        for (const CoreRun& run : runs.subspan(segment.first_run, segment.runs)) {
+            for (std::uint64_t at = 0; at < run.size_bytes;) {
+                const std::uint64_t copied =
+                    TRY(writer.copy(run.phys + at, run.phys + run.size_bytes, offset + at));
+                at += copied;
+                done += copied;
+                if (!progress(done, dump.ram_bytes)) return fail(Code::gone, "the dump was ended");
+            }
+            offset += run.size_bytes;
         }
-        dump.file_bytes += round_up(region.size_bytes);
+        dump.file_bytes += round_up(segment.size_bytes);
     }
     // What was left out at the end is a hole as well.
     if (::ftruncate(fd, static_cast<off_t>(dump.file_bytes)) != 0) {

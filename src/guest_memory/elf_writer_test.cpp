@@ -1,10 +1,12 @@
 #include "guest_memory/elf_writer.h"
 
+#include <elf.h>
 #include <gtest/gtest.h>
 #include <rapidcheck.h>
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include "guest_memory/cached_memory.h"
 #include "guest_memory/fake_memory.h"
@@ -53,6 +55,54 @@ TEST(ElfWriter, what_it_writes_reads_as_the_memory_did) {
             RC_ASSERT(got == range.bytes);
         }
     }));
+}
+
+// What a process has: pages that follow one another in its memory lie anywhere in RAM.
+TEST(ElfWriter, runs_at_addresses_of_their_own_are_read_back_there) {
+    FakeMemory memory({{0x10000, fake_memory_bytes(0x8000, 1)}});
+    const std::vector<CoreRun> runs{{0x400000, GuestPhys{0x12000}, 0x1000, PF_R | PF_X},
+                                    {0x401000, GuestPhys{0x10000}, 0x2000, PF_R | PF_X},
+                                    {0x403000, GuestPhys{0x15000}, 0x1000, PF_R | PF_W}};
+    std::string note("a note of eight words, of which a reader makes what it can..");
+    const Fd file = fake_file({});
+    const auto dump = write_elf_core(memory, runs, as_bytes(note), file.get(), kOn).value();
+    EXPECT_EQ(dump.ram_bytes, 0x4000u);
+    EXPECT_EQ(dump.file_bytes, size_of(file));
+    std::vector<std::byte> bytes(dump.file_bytes);
+    ASSERT_EQ(read_at(file.get(), bytes, 0).value(), bytes.size());
+    const auto program = [&](std::size_t i) {
+        Elf64_Phdr header;
+        std::memcpy(&header, bytes.data() + sizeof(Elf64_Ehdr) + i * sizeof header, sizeof header);
+        return header;
+    };
+    Elf64_Ehdr header;
+    std::memcpy(&header, bytes.data(), sizeof header);
+    ASSERT_EQ(header.e_phnum, 3);
+    EXPECT_EQ(program(0).p_type, PT_NOTE);
+    EXPECT_EQ(std::string_view(reinterpret_cast<const char*>(bytes.data()) + program(0).p_offset,
+                               program(0).p_filesz),
+              note);
+    EXPECT_EQ(program(1).p_vaddr, 0x400000u);
+    EXPECT_EQ(program(1).p_filesz, 0x3000u);
+    EXPECT_EQ(program(1).p_paddr, 0u);
+    EXPECT_EQ(program(1).p_flags, static_cast<std::uint32_t>(PF_R | PF_X));
+    EXPECT_EQ(program(2).p_vaddr, 0x403000u);
+    for (const CoreRun& run : runs) {
+        const Elf64_Phdr in = program(run.address == 0x403000 ? 2 : 1);
+        const auto at = static_cast<std::ptrdiff_t>(in.p_offset + run.address - in.p_vaddr);
+        std::vector<std::byte> want(run.size_bytes);
+        ASSERT_TRUE(memory.read(run.phys, want).has_value());
+        EXPECT_TRUE(std::equal(want.begin(), want.end(), bytes.begin() + at));
+    }
+}
+
+TEST(ElfWriter, more_segments_than_a_core_may_have_are_refused) {
+    FakeMemory memory({{0x10000, fake_memory_bytes(0x1000, 1)}});
+    std::vector<CoreRun> runs;
+    for (std::uint64_t i = 0; i < PN_XNUM; ++i) {
+        runs.push_back({0x400000 + i * 0x2000, GuestPhys{0x10000}, 0x1000, PF_R});
+    }
+    EXPECT_EQ(write_elf_core(memory, runs, {}, fake_file({}).get(), kOn).error().code, Code::limit);
 }
 
 TEST(ElfWriter, zeros_are_holes_of_the_file) {
