@@ -10,14 +10,13 @@
 
 #include "base/limits.h"
 #include "base/os.h"
-#include "json/value.h"
+#include "event_log/signed_lines.h"
 #include "json/writer.h"
 
 namespace underseer::event_log {
 namespace {
 
-using namespace std::string_view_literals;
-constexpr auto kDomain = "underseer-manifest-v1\0"sv;
+constexpr std::string_view kManifestDomain = "underseer-manifest-v1";
 
 Result<crypto::Digest> hash_of(const std::filesystem::path& path) {
     const Fd fd = TRY(open_file(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK));
@@ -86,12 +85,7 @@ Result<void> Manifest::store(const std::filesystem::path& file,
         writer.member("sha256", crypto::to_hex(entry.sha256)).end_object();
         text += '\n';
     }
-    const crypto::Signature signature =
-        TRY(key.sign(as_bytes(std::string(kDomain) + text)).context("signing the manifest"));
-    json::Writer writer(&text);
-    writer.begin_object().member("key", crypto::key_id(key.public_key()));
-    writer.member("signature", crypto::to_hex(signature)).end_object();
-    text += '\n';
+    text = TRY(sign_lines(std::move(text), kManifestDomain, key).context("signing the manifest"));
     const std::string temporary = fmt::format("{}.new.{}", file.string(), ::getpid());
     {
         const Fd fd = TRY(open_file(temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0644));
@@ -107,36 +101,21 @@ Result<void> Manifest::store(const std::filesystem::path& file,
 Result<Manifest> Manifest::load(const std::filesystem::path& file, const crypto::PublicKey& key) {
     const std::string text =
         TRY(read_file(file, limits::kMaxManifestBytes).context("reading the manifest"));
-    const auto unsigned_manifest = [&] {
+    const auto lines = signed_lines(text, kManifestDomain, key);
+    if (!lines.has_value() && lines.error().code == Code::permission) {
         return fail(Code::permission,
                     fmt::format("manifest {} is not signed by key {}: it was changed, or written "
                                 "under another enrolment (write it again after checking the "
                                 "installed files)",
                                 file.string(), crypto::key_id(key)));
-    };
-    const std::size_t last =
-        text.ends_with('\n') && text.size() > 1 ? text.rfind('\n', text.size() - 2) : text.npos;
-    const std::size_t listed = last == text.npos ? 0 : last + 1;
-    crypto::Signature signature;
-    const auto tail = json::Value::parse(std::string_view(text).substr(listed));
-    const auto digits = tail ? tail->at("signature") : tail;
-    const auto value =
-        digits ? digits->as_string() : Result<std::string>(Unexpected(digits.error()));
-    if (!value || !crypto::parse_hex(*value, signature) ||
-        !crypto::is_signed_by(key, as_bytes(std::string(kDomain) + text.substr(0, listed)),
-                              signature)) {
-        return unsigned_manifest();
     }
+    if (!lines.has_value()) return fail(lines.error());
     Manifest manifest;
-    for (std::size_t begin = 0; begin < listed;) {
-        const std::size_t end = text.find('\n', begin);
-        const auto line =
-            TRY(json::Value::parse(std::string_view(text).substr(begin, end - begin)));
+    for (const json::Value& line : *lines) {
         ManifestEntry entry;
         entry.path = TRY(TRY(line.at("path")).as_string());
         TRY(crypto::parse_hex(TRY(TRY(line.at("sha256")).as_string()), entry.sha256));
         manifest.entries.push_back(std::move(entry));
-        begin = end + 1;
     }
     return manifest;
 }
