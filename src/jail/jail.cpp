@@ -78,7 +78,7 @@ void limit_resources(Layers& layers, const Confinement& confinement) {
 #ifndef UNDERSEER_SANITIZED  // the sanitizers' shadow memory takes terabytes of address space
     layers.attempt("limit of memory", limit(RLIMIT_AS, confinement.max_memory_bytes));
 #endif
-    layers.attempt("no files written", limit(RLIMIT_FSIZE, 0));
+    layers.attempt("limit of files written", limit(RLIMIT_FSIZE, confinement.max_file_bytes));
     layers.attempt("no core dump", limit(RLIMIT_CORE, 0));
     layers.attempt("no processes", limit(RLIMIT_NPROC, 0));
     layers.attempt("no more files", limit(RLIMIT_NOFILE, confinement.polled_fds));

@@ -20,6 +20,7 @@ namespace underseer::jail {
 struct Confinement {
     bool die_with_parent = true;  // SIGKILL when the parent goes
     std::uint64_t max_memory_bytes = 1ull << 30;
+    std::uint64_t max_file_bytes = 0;  // that it writes; 0: it writes no file
     // How many fds one poll(2) may wait for: no more than RLIMIT_NOFILE, or it fails. Whoever sets
     // it keeps that many of the lowest fds, so that still no file can be opened.
     unsigned polled_fds = 0;

@@ -26,6 +26,12 @@ const Policy kAnalyser = analyser_policy(kChannel);
 const Policy kMonitorReader = discoverer_policy(kChannel, {&kMemory, 1}, ManagerKind::monitor);
 const Policy kLibvirtReader = discoverer_policy(kChannel, {&kMemory, 1}, ManagerKind::libvirt);
 
+// The memory's file as one that evidence is written to, with room for four pages.
+constexpr std::uint64_t kRoom = kMaxOutputPiece + 0x4000;
+const OutputFile kOutput{kMemory, kRoom};
+const Policy kKeeper =
+    introspector_policy(kChannel, {}, 4096, IntrospectorDuty::looks, {&kOutput, 1});
+
 // Runs `act` in a closed jail of that role and tells how the process ended.
 Ending in_jail(const Policy& policy, const std::function<int()>& act) {
     auto child = Child::fork([&] {
@@ -35,7 +41,8 @@ Ending in_jail(const Policy& policy, const std::function<int()>& act) {
         const Fd null(::open("/dev/null", O_RDWR));
         ::dup2(null.get(), kChannel);
         const int keep[] = {2, kChannel, kMemory};
-        const auto closed = close_jail(policy, {}, keep);
+        const std::uint64_t writes = &policy == &kKeeper ? kRoom : 0;
+        const auto closed = close_jail(policy, {.max_file_bytes = writes}, keep);
         if (!closed.has_value()) return kJailFailed;
         (void)act();
         return kSurvived;
@@ -91,6 +98,23 @@ TEST(Jail, guest_memory_is_readable_only_in_range_and_in_bounded_pieces) {
     expect_killed("read", [] { return call(SYS_read, kMemory, buffer, 1); });
     expect_killed("pwrite", [] { return call(SYS_pwrite64, kMemory, buffer, 1, kBegin); });
     expect_killed("write", [] { return call(SYS_write, kMemory, buffer, 1); });
+}
+
+TEST(Jail, evidence_is_written_to_its_file_and_no_further_than_its_bound) {
+    expect_allowed(
+        "write", [] { return call(SYS_pwrite64, kMemory, buffer, 4096, 0x4000); }, kKeeper);
+    expect_allowed("length", [] { return call(SYS_ftruncate, kMemory, kRoom); }, kKeeper);
+    expect_allowed("hash", [] { return call(SYS_pread64, kMemory, buffer, 4096, 0); }, kKeeper);
+    expect_allowed("sync", [] { return call(SYS_fsync, kMemory); }, kKeeper);
+    expect_killed("above", [] { return call(SYS_pwrite64, kMemory, buffer, 1, 0x4001); }, kKeeper);
+    expect_killed(
+        "far above", [] { return call(SYS_pwrite64, kMemory, buffer, 1, 1ull << 40); }, kKeeper);
+    expect_killed(
+        "too long", [] { return call(SYS_pwrite64, kMemory, buffer, kMaxOutputPiece + 1, 0); },
+        kKeeper);
+    expect_killed("length", [] { return call(SYS_ftruncate, kMemory, kRoom + 1); }, kKeeper);
+    expect_killed("append", [] { return call(SYS_write, kMemory, buffer, 1); }, kKeeper);
+    expect_killed("another", [] { return call(SYS_pwrite64, 2, buffer, 1, 0); }, kKeeper);
 }
 
 TEST(Jail, the_analyser_has_a_channel_and_nothing_else) {

@@ -117,7 +117,8 @@ std::vector<sock_filter> block_of(const SyscallRule& rule) {
 }  // namespace
 
 Policy introspector_policy(int channel_fd, std::span<const ReadableRange> ranges,
-                           std::uint64_t max_read_bytes, IntrospectorDuty duty) {
+                           std::uint64_t max_read_bytes, IntrospectorDuty duty,
+                           std::span<const OutputFile> outputs) {
     Policy policy{"introspector", common_rules(channel_fd)};
     if (duty == IntrospectorDuty::scans) {
         policy.rules.push_back(
@@ -128,6 +129,17 @@ Policy introspector_policy(int channel_fd, std::span<const ReadableRange> ranges
                                     fd_is(range.fd), {2, Op::at_most, max_read_bytes},
                                     {3, Op::at_least, range.begin},
                                     {3, Op::at_most, range.end - 1}));
+    }
+    for (const OutputFile& output : outputs) {
+        CHECK(output.most_bytes >= kMaxOutputPiece);
+        policy.rules.push_back(RULE(pwrite64, "evidence is written to its file", fd_is(output.fd),
+                                    {2, Op::at_most, kMaxOutputPiece},
+                                    {3, Op::at_most, output.most_bytes - kMaxOutputPiece}));
+        policy.rules.push_back(RULE(ftruncate, "zeros at its end are no bytes of it",
+                                    fd_is(output.fd), {1, Op::at_most, output.most_bytes}));
+        policy.rules.push_back(RULE(pread64, "it is hashed as it was written", fd_is(output.fd)));
+        policy.rules.push_back(
+            RULE(fsync, "it is on the disk before it is signed", fd_is(output.fd)));
     }
     return policy;
 }

@@ -42,12 +42,21 @@ struct ReadableRange {
     std::uint64_t begin = 0, end = ~0ull;  // file offsets (addresses, for /proc/PID/mem)
 };
 
+// A file that a worker makes, in pieces: what it writes there ends at `most_bytes`.
+inline constexpr std::uint64_t kMaxOutputPiece = 1u << 20;
+struct OutputFile {
+    int fd = -1;
+    std::uint64_t most_bytes = 0;
+};
+
 // The process that reads one guest's memory. It reads `ranges` (each pread at most `max_read_bytes`
-// long), talks over `channel_fd`, and can do nothing else; one that scans compiles YARA rules too.
+// long), talks over `channel_fd`, and can do nothing else; one that scans compiles YARA rules too,
+// and one that keeps evidence writes `outputs`.
 enum class IntrospectorDuty : std::uint8_t { looks, scans };
 Policy introspector_policy(int channel_fd, std::span<const ReadableRange> ranges,
                            std::uint64_t max_read_bytes,
-                           IntrospectorDuty duty = IntrospectorDuty::looks);
+                           IntrospectorDuty duty = IntrospectorDuty::looks,
+                           std::span<const OutputFile> outputs = {});
 
 // The process that judges what introspectors report: it talks over `channel_fd`, and nothing else.
 Policy analyser_policy(int channel_fd);
