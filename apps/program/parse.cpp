@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 
@@ -7,6 +8,12 @@
 namespace underseer::program {
 
 namespace {
+
+// What may stand there.
+std::string wanted(const Word& word) {
+    return word.kind == Kind::choice ? fmt::format("{}", fmt::join(word.choices, "|"))
+                                     : std::string(word.name);
+}
 
 // Edits (a letter more, less or another) from one word to the other.
 std::size_t distance(std::string_view from, std::string_view to) {
@@ -102,13 +109,14 @@ Result<void> check_words(const Program& program, const Command& command,
         const Word& word = command.words[i];
         if (i >= given.size()) {
             if (!word.required) break;
-            return fail(Code::invalid_argument, fmt::format("'{}' needs {}: {}", command.name,
-                                                            word.name, synopsis(program, command)));
+            return fail(Code::invalid_argument,
+                        fmt::format("'{}' needs {}: {}", command.name, wanted(word),
+                                    synopsis(program, command)));
         }
         if (word.kind == Kind::choice &&
             std::ranges::find(word.choices, given[i]) == word.choices.end()) {
-            return fail(Code::invalid_argument,
-                        fmt::format("'{}' wants {}, not '{}'", command.name, word.name, given[i]));
+            return fail(Code::invalid_argument, fmt::format("'{}' wants {}, not '{}'", command.name,
+                                                            wanted(word), given[i]));
         }
     }
     return {};

@@ -314,15 +314,20 @@ Result<int> act(const Options& options) {
     const auto action = event::action_of(options.argument);
     if (!action) {
         return fail(Code::invalid_argument,
-                    fmt::format("there is no action '{}'; wants pause, resume, isolate, reconnect "
-                                "or kill",
+                    fmt::format("there is no action '{}'; wants pause, resume, isolate, reconnect, "
+                                "kill, capture or dump",
                                 options.argument));
+    }
+    if (options.pid && *action != event::Action::capture) {
+        return fail(Code::invalid_argument,
+                    "--pid is of capture: the other actions are done to a VM");
     }
     auto client = TRY(connect(options));
     const auto results = TRY(client.ask<agent::ActionResult>({.kind = ControlRequest::Kind::act,
                                                               .instance = options.target,
                                                               .action = *action,
-                                                              .dry_run = options.dry_run}))
+                                                              .dry_run = options.dry_run,
+                                                              .pid = options.pid.value_or(0)}))
                              .items;
     if (options.json) {
         print_json(results);

@@ -14,6 +14,7 @@
 #include "detect/hidden_process/hidden_process.h"
 #include "doctor.h"
 #include "dump.h"
+#include "evidence.h"
 #include "explain.h"
 #include "export.h"
 #include "hypervisor/discover.h"
@@ -316,22 +317,29 @@ const std::vector<Row>& rows() {
          findings},
         {{.name = "act",
           .group = kJudge,
-          .what = "something is done to a VM: paused, cut off from the network, ended",
-          .more = "pause: its CPUs stop, its memory stays as it is and can be dumped; resume lets "
-                  "it go on. isolate: each network card that QEMU gives it loses its link; "
-                  "reconnect undoes that. kill: as pulling the plug. The agent does it, through "
-                  "libvirt where that manages the VM, else through QEMU's monitor, and logs who "
-                  "wanted it and what came of it. Policy does the same by itself about what is "
-                  "found: [[act]] in underseer-policy(5).",
+          .what = "something is done to a VM: paused, cut off, ended, its evidence kept",
+          .more =
+              "pause: its CPUs stop, its memory stays as it is and can be dumped; resume lets "
+              "it go on. isolate: each network card that QEMU gives it loses its link; "
+              "reconnect undoes that. kill: as pulling the plug. The agent does it, through "
+              "libvirt where that manages the VM, else through QEMU's monitor. capture keeps "
+              "its processes, sockets, modules and log, and with --pid that process's memory, "
+              "program, files and a short trace of it, as signed evidence; dump keeps all of "
+              "its memory; underseer evidence lists what is kept. Each is logged: who wanted it "
+              "and what came of it. Policy does the same by itself about what is found: [[act]] "
+              "in underseer-policy(5).",
           .words = {{"INSTANCE", Kind::target},
-                    {.name = "pause|resume|isolate|reconnect|kill",
+                    {.name = "ACTION",
                      .kind = Kind::choice,
-                     .choices = {"pause", "resume", "isolate", "reconnect", "kill"}}},
-          .options = {&kDryRun, &kJson, &kRun},
+                     .choices = {"pause", "resume", "isolate", "reconnect", "kill", "capture",
+                                 "dump"}}},
+          .options = {&kPid, &kDryRun, &kJson, &kRun},
           .exits = {{3, "no agent runs, or there is no such VM"},
                     {5, "not allowed"},
                     {6, "it was not done: the message says why"},
-                    {8, "it was not done: libvirt keeps that, and the message says how"}}},
+                    {8,
+                     "it was not done: libvirt keeps that, or there is no room for more "
+                     "evidence; the message says what to do"}}},
          act},
         {{.name = "status",
           .group = kAgent,
@@ -355,6 +363,21 @@ const std::vector<Row>& rows() {
                     {2, "verify: a torn tail or a gap (or wrong use)"},
                     {3, "verify: it cannot be verified; else: there is no such log"}}},
          log},
+        {{.name = "evidence",
+          .group = kAgent,
+          .what = "what was kept of VMs, as signed bundles: listed or verified",
+          .more =
+              "A bundle is a folder: files, and bundle.jsonl in which the agent has signed what "
+              "they are and their SHA-256. Without FOLDER all bundles below the agent's state "
+              "directory are meant. What is not needed any more is removed with rm: the agent "
+              "removes none.",
+          .words = {{.name = "ls|verify", .kind = Kind::choice, .choices = {"ls", "verify"}},
+                    {"FOLDER", Kind::directory, false}},
+          .options = {&kJson, &kState, &kKey},
+          .exits = {{1, "verify: a file or the list was changed"},
+                    {3, "there is no such bundle, or no key to verify it with"},
+                    {5, "not allowed"}}},
+         evidence},
         {{.name = "dump",
           .group = kFiles,
           .what = "its memory as an ELF core",

@@ -85,6 +85,11 @@ TEST(Table, options_stand_anywhere_and_in_both_forms) {
     EXPECT_EQ(parsed({"--run", "ps", "ps", "vm"}).value().run_dir, "ps");
     EXPECT_EQ(parsed({"ps", "--", "--json"}).value().target, "--json");
     EXPECT_EQ(parsed({"log", "verify", "/var/log"}).value().argument, "/var/log");
+    EXPECT_EQ(parsed({"act", "web", "capture", "--pid", "7"}).value().pid, 7u);
+    EXPECT_EQ(
+        refused({"act", "web"}),
+        "'act' needs pause|resume|isolate|reconnect|kill|capture|dump: underseer act INSTANCE "
+        "ACTION [OPTION]...");
     EXPECT_EQ(parsed({"ps", "-h"}).value().help, true) << "help asks for no target";
 }
 

@@ -9,6 +9,7 @@
 #include "base/os.h"
 #include "event/finding.h"
 #include "event/observation.h"
+#include "evidence.h"
 #include "explain.h"
 #include "scan.h"
 #include "trace.h"
@@ -101,6 +102,8 @@ TEST(JsonDocument, describes_every_key_as_it_is) {
     expect_documented<event::Coverage>("### Coverage");
     expect_documented<event::OpenFinding>("## findings");
     expect_documented<agent::ActionResult>("## act");
+    expect_documented<BundleFact>("## evidence");
+    expect_documented<EvidenceFileFact>("### Evidence file");
     expect_documented<agent::AgentStatus>("### Agent");
     expect_documented<agent::InstanceStatus>("### Instance status");
     expect_documented<agent::CheckStatus>("### Check status");
@@ -111,7 +114,7 @@ TEST(JsonDocument, describes_every_key_as_it_is) {
     expect_documented<event::MemoryMatch>("### Memory match");
     expect_documented<event::MatchedString>("### Matched string");
     expect_documented<event::ScanCoverage>("### Scan coverage");
-    expect_documented<TraceReport>("## trace");
+    expect_documented<agent::TraceReport>("## trace");
     expect_documented<agent::TraceSummary>("### Trace summary");
     expect_documented<agent::TraceThread>("### Traced thread");
     expect_documented<agent::TraceMoment>("### Traced moment");

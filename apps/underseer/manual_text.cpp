@@ -18,7 +18,7 @@ std::vector<program::Section> manual_sections() {
         {"FILES",
          "",
          {{"/run/underseer/control.sock", "the agent's control socket"},
-          {"/var/lib/underseer", "the agent's state: keys and logs"}}},
+          {"/var/lib/underseer", "the agent's state: keys, logs, evidence"}}},
         {"EXAMPLES",
          "",
          {{"underseer ls", "what runs here"},

@@ -13,7 +13,6 @@
 #include "agent/paths.h"
 #include "detect/decoy_kernel/decoy_kernel.h"
 #include "hypervisor/discover.h"
-#include "hypervisor/ram.h"
 #include "table.h"
 
 namespace underseer::cli {
@@ -61,17 +60,6 @@ Result<hypervisor::Vm> find_vm(const std::string& wanted) {
     return vm;
 }
 
-Result<agent::GuestSource> vm_source(const hypervisor::Vm& vm) {
-    hypervisor::OpenRam ram = TRY(hypervisor::open_ram(vm));
-    agent::GuestSource source;
-    source.name = vm.label();
-    source.fds = std::move(ram.fds);
-    source.vmm = std::move(ram.vmm);
-    source.layout = std::move(ram.layouts.front());
-    if (ram.layouts.size() > 1) source.alternative = std::move(ram.layouts[1]);
-    return source;
-}
-
 // `vm` is filled in when it is a VM that is read.
 Result<agent::Introspector> start_introspector(const Options& options,
                                                std::optional<hypervisor::Vm>& vm) {
@@ -87,7 +75,7 @@ Result<agent::Introspector> start_introspector(const Options& options,
         source = TRY(image_source(options.target));
     } else {
         vm = TRY(find_vm(options.target));
-        source = TRY(vm_source(*vm));
+        source = TRY(agent::live_source(*vm));
     }
     source.scans = !options.rules.empty();
     auto introspector = TRY(agent::Introspector::start(std::move(source)));

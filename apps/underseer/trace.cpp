@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <iterator>
 #include <map>
 
 #include "base/counted.h"
@@ -24,6 +23,7 @@ using agent::TraceArgument;
 using agent::TraceCall;
 using agent::TraceMoment;
 using agent::TracePart;
+using agent::TraceReport;
 using agent::TraceSummary;
 using agent::TraceThread;
 using std::chrono::milliseconds;
@@ -160,11 +160,9 @@ Result<TraceReport> look(Target& target, const Options& options) {
             return fail(Code::malformed, "the introspector sent no part of a trace");
         }
         const bool finished = answer.items.front().finished;
-        TraceReport report{.summary = answer.items.front().summary, .threads = {}};
-        if (finished) {
-            for (TracePart& part : answer.items) join(report, std::move(part));
-            return report;
-        }
+        TraceReport report;
+        for (TracePart& part : answer.items) report.add(std::move(part));
+        if (finished) return report;
         const auto passed = static_cast<std::uint64_t>(bar.seconds() * 1000);
         const auto all = static_cast<std::uint64_t>(duration.count());
         bar.show(
@@ -187,16 +185,6 @@ std::string text_of(const TraceCall& call) {
         arguments += value_text(argument);
     }
     return fmt::format("{}({})", name, arguments);
-}
-
-void join(TraceReport& report, TracePart part) {
-    for (TraceThread& thread : part.threads) {
-        if (!report.threads.empty() && report.threads.back().pid == thread.pid) {
-            std::ranges::move(thread.moments, std::back_inserter(report.threads.back().moments));
-        } else {
-            report.threads.push_back(std::move(thread));
-        }
-    }
 }
 
 std::string text_of(const TraceReport& report) {

@@ -41,7 +41,7 @@ TraceMoment write_of(std::uint64_t bytes, std::uint64_t samples) {
 }
 
 TEST(TraceText, folds_what_differs_in_its_arguments_only) {
-    TraceReport report;
+    agent::TraceReport report;
     report.summary.pid = 7;
     report.summary.comm = "x";
     report.summary.samples = 20;
@@ -63,7 +63,7 @@ TEST(TraceText, folds_what_differs_in_its_arguments_only) {
 }
 
 TEST(TraceText, says_what_was_not_seen) {
-    TraceReport report;
+    agent::TraceReport report;
     report.summary.gaps = {"its list of threads"};
     report.summary.omitted = 3;
     report.summary.torn = 1;
@@ -75,12 +75,12 @@ TEST(TraceText, says_what_was_not_seen) {
 }
 
 TEST(TraceParts, of_one_thread_become_one) {
-    TraceReport report;
+    agent::TraceReport report;
     TracePart first, second;
     first.threads = {TraceThread{.pid = 7, .moments = {write_of(1, 3)}}};
     second.threads = {TraceThread{.pid = 7, .moments = {write_of(2, 2)}}, TraceThread{.pid = 8}};
-    join(report, first);
-    join(report, second);
+    report.add(first);
+    report.add(second);
     ASSERT_EQ(report.threads.size(), 2u);
     EXPECT_EQ(report.threads[0].moments.size(), 2u);
     EXPECT_EQ(report.threads[1].pid, 8u);

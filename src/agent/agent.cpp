@@ -43,21 +43,6 @@ std::string process_key(const hypervisor::Vm& vm) {
     return fmt::format("{}@{}", vm.pid, vm.start_ticks);
 }
 
-Result<void> make_directory(const std::filesystem::path& path, mode_t mode) {
-    std::error_code error;
-    std::filesystem::create_directories(path.parent_path(), error);
-    if (::mkdir(path.c_str(), mode) == 0) return {};
-    if (errno != EEXIST) return fail(os_error("making the directory " + path.native()));
-    struct stat status{};
-    if (::lstat(path.c_str(), &status) != 0) return fail(os_error("examining " + path.native()));
-    if (!S_ISDIR(status.st_mode) || status.st_uid != ::geteuid() || (status.st_mode & 022) != 0) {
-        return fail(Code::permission,
-                    fmt::format("{} must be a directory that only user {} can write to",
-                                path.native(), ::geteuid()));
-    }
-    return {};
-}
-
 std::string seconds(std::chrono::nanoseconds time) {
     return fmt::format("{:.1f} s", static_cast<double>(time.count()) / 1e9);
 }
@@ -113,6 +98,11 @@ Result<void> Agent::open() {
                                     .segment_bytes = policy_.log_segment_bytes,
                                     .keep_bytes = policy_.log_keep_bytes},
                                    host_));
+    responder_ = std::make_unique<Responder>(
+        &loop_, &policy_, &key_, recorder_.get(), evidence_path(options_.state_dir),
+        Responder::Callbacks{
+            .find = [this](const std::string& id) { return find_watch(id); },
+            .changed = [this](const hypervisor::Vm& vm) { managers_->ask_soon(vm); }});
     integrity_ =
         check_integrity(options_.policy, manifest_path(options_.state_dir), key_.public_key());
     record_start();
@@ -145,14 +135,9 @@ Result<void> Agent::open() {
                                  granted ? "asked for" : "was refused", operation, instance.name)));
              },
          .act =
-             [this](InstanceWatch& watch, const event::Asker& asker, event::Action action,
-                    bool dry_run, Done done) {
-                 if (dry_run) return actor_.act(watch.vm(), action, true, std::move(done));
-                 act(watch,
-                     {.action = action,
-                      .because = fmt::format("user {} wants it", asker.user),
-                      .asker = asker},
-                     std::move(done));
+             [this](InstanceWatch& watch, const event::Asker& asker, const ControlRequest& request,
+                    Responder::Done done) {
+                 responder_->obey(watch, asker, request, std::move(done));
              },
          .left =
              [this](std::uint64_t asker) {
@@ -277,6 +262,7 @@ Result<void> Agent::run() {
     if (const auto pace = watchdog_pace()) feed_watchdog(*pace);
     const auto ran = loop_.run();
     notify_manager("STOPPING=1");
+    responder_->stop();
     save_findings();
     recorder_->critical(event::agent_event(
         recorder_->source(), Recorder::now_ns(), event::AgentActivity::stop,
@@ -693,40 +679,17 @@ void Agent::on_change(const event::FindingChange& change) {
 void Agent::log_change(const event::Instance& instance, const event::FindingChange& change) {
     const auto decision =
         policy::decide(policy_, instance, change.open.finding, std::chrono::system_clock::now());
-    recorder_->critical(event::finding_event(recorder_->source(), Recorder::now_ns(), instance,
-                                             change, decision.alert, decision.suppressed));
+    std::string event = event::finding_event(recorder_->source(), Recorder::now_ns(), instance,
+                                             change, decision.alert, decision.suppressed);
+    recorder_->critical(event);
     const event::Finding& finding = change.open.finding;
     const bool loud = decision.alert && change.change == event::Change::opened;
     say(loud ? LogLevel::critical : LogLevel::notice,
         fmt::format("{}{} {}: {} in {}: {}{}", loud ? "ALERT: " : "", finding.rule,
                     to_string(change.change), finding.title, instance.name, finding.subject,
                     change.reason.empty() ? "" : " (" + change.reason + ")"));
-    if (change.change == event::Change::opened) respond(change.open, decision.actions);
-}
-
-void Agent::act(const InstanceWatch& watch, event::ActionTaken taken, Done done) {
-    actor_.act(watch.vm(), taken.action, /*dry_run=*/false,
-               [this, taken, vm = watch.vm(), instance = watch.instance(),
-                done = std::move(done)](const Result<std::string>& result) mutable {
-                   taken.done = result.has_value();
-                   taken.result = result.has_value() ? *result : result.error().to_text();
-                   recorder_->critical(event::action_event(recorder_->source(), Recorder::now_ns(),
-                                                           instance, taken));
-                   say(taken.done ? LogLevel::notice : LogLevel::critical,
-                       fmt::format("{} {}: {}{} ({})", to_string(taken.action), instance.name,
-                                   taken.done ? "" : "NOT DONE: ", taken.result, taken.because));
-                   managers_->ask_soon(vm);
-                   if (done) done(result);
-               });
-}
-
-void Agent::respond(const event::OpenFinding& finding, const std::vector<event::Action>& actions) {
-    const InstanceWatch* watch = find_watch(finding.instance_id);
-    if (watch == nullptr) return;
-    for (const event::Action action : actions) {
-        act(*watch, {.action = action,
-                     .because = fmt::format("policy, because of {}", finding.finding.rule),
-                     .finding_uid = finding.uid});
+    if (change.change == event::Change::opened) {
+        responder_->respond(instance, change.open, decision, std::move(event));
     }
 }
 

@@ -21,6 +21,7 @@
 #include "agent/managers.h"
 #include "agent/paths.h"
 #include "agent/recorder.h"
+#include "agent/responder.h"
 #include "agent/service_manager.h"  // say(): also before there is an Agent
 #include "hypervisor/discover.h"
 
@@ -82,11 +83,6 @@ class Agent {
     void on_verdict(const AnalyserVerdict& verdict, const std::string& instance_id,
                     const std::string& check, std::uint64_t time_ns);
     void log_change(const event::Instance& instance, const event::FindingChange& change);
-    // Does it, logs what came of it, and tells `done` if there is one. `taken` says who wants it.
-    using Done = std::function<void(const Result<std::string>& result)>;
-    void act(const InstanceWatch& watch, event::ActionTaken taken, Done done = {});
-    // What policy wants done about it.
-    void respond(const event::OpenFinding& finding, const std::vector<event::Action>& actions);
     void count_open(const std::string& instance_id);
     void load_findings();
     void save_findings();
@@ -117,7 +113,7 @@ class Agent {
     std::string told_;             // the service manager
     std::set<std::string> noted_;  // what was said about VMs that are here
     std::unique_ptr<ManagerWatch> managers_;
-    Actor actor_{&loop_};
+    std::unique_ptr<Responder> responder_;
     EventLoop::Timer saving_ = 0, looking_ = 0;
     std::unique_ptr<ControlServer> control_;
 };

@@ -165,7 +165,7 @@ void ControlServer::act(Client& client, const ControlRequest& request) {
     if (!found.has_value()) return send_failure(client, found.error());
     client.busy = true;
     callbacks_.act(
-        **found, client.asker, request.action, request.dry_run,
+        **found, client.asker, request,
         [this, id = client.id,
          answer = ActionResult{.instance = (*found)->instance().name,
                                .action = std::string(to_string(request.action)),

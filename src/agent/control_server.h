@@ -29,7 +29,7 @@ class ControlServer {
                            bool granted)>
             access;
         // Does it, or says what would be done; `done` is called once, later.
-        std::function<void(InstanceWatch&, const event::Asker&, event::Action, bool dry_run,
+        std::function<void(InstanceWatch&, const event::Asker&, const ControlRequest&,
                            std::function<void(const Result<std::string>&)> done)>
             act;
         // A client has gone; its count is that of InstanceWatch::ask.

@@ -164,13 +164,8 @@ void InstanceWatch::refresh(const hypervisor::Vm& vm, event::Instance instance) 
 }
 
 Result<StartedWorker> InstanceWatch::start_worker(std::string_view role, bool scans) {
-    hypervisor::OpenRam ram = TRY(hypervisor::open_ram(vm_));
-    GuestSource source;
-    source.name = vm_.label();
+    GuestSource source = TRY(live_source(vm_));
     source.scans = scans;
-    source.fds = std::move(ram.fds);
-    source.layout = std::move(ram.layouts.front());
-    if (ram.layouts.size() > 1) source.alternative = std::move(ram.layouts[1]);
     return TRY(Introspector::begin(std::move(source), role)).release();
 }
 

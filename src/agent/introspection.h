@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "agent/evidence_form.h"
 #include "agent/trace_form.h"
 #include "event/finding.h"
 #include "event/observation.h"
@@ -35,9 +36,10 @@ enum class Topic : std::uint8_t {
     watch,         // a WatchTally and two reports, when there is news or the time is over
     scan,          // YARA over the memory of processes, in steps: Question::scan
     trace,         // what one process does, in steps: Question::trace; one frame each
+    evidence,      // into the files that the worker was started with: a KeptFile for each
 };
 constexpr Topic last_enumerator(Topic) {
-    return Topic::trace;
+    return Topic::evidence;
 }
 
 // How to watch: for so long, with a look each period, or as often as the share of a core allows.
@@ -125,6 +127,7 @@ struct Question {
     std::vector<event::CpuRegisters> cpus;
     ScanRequest scan;  // of Topic::scan
     TraceOrder trace;  // of Topic::trace, with one_pid and pid
+    EvidenceOrder evidence;
 
     static constexpr auto fields() {
         using event::Field;
@@ -140,7 +143,8 @@ struct Question {
                           Field{"watch", &Question::watch},
                           Field{"cpus", &Question::cpus},
                           Field{"scan", &Question::scan},
-                          Field{"trace", &Question::trace}};
+                          Field{"trace", &Question::trace},
+                          Field{"evidence", &Question::evidence}};
     }
 };
 
@@ -164,6 +168,7 @@ struct IntrospectorStart {
     std::uint32_t fd_count = 0;
     std::vector<SliceForm> layout, alternative;
     bool scans = false;
+    std::vector<OutputForm> outputs;  // their files follow the memory's
 
     static constexpr auto fields() {
         using event::Field;
@@ -173,7 +178,8 @@ struct IntrospectorStart {
                           Field{"fd_count", &IntrospectorStart::fd_count},
                           Field{"layout", &IntrospectorStart::layout},
                           Field{"alternative", &IntrospectorStart::alternative},
-                          Field{"scans", &IntrospectorStart::scans}};
+                          Field{"scans", &IntrospectorStart::scans},
+                          Field{"outputs", &IntrospectorStart::outputs}};
     }
 };
 // A part of a long text; the parts in their order are the whole.

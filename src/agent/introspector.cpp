@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <poll.h>
 
+#include "hypervisor/ram.h"
+
 namespace underseer::agent {
 
 namespace {
@@ -20,12 +22,24 @@ IntrospectorStart start_form(const GuestSource& source) {
         }
         return to;
     };
+    for (const EvidenceOutput& output : source.outputs) start.outputs.push_back(output.form);
     start.layout = copy(source.layout);
     start.alternative = copy(source.alternative);
     return start;
 }
 
 }  // namespace
+
+Result<GuestSource> live_source(const hypervisor::Vm& vm) {
+    hypervisor::OpenRam ram = TRY(hypervisor::open_ram(vm));
+    GuestSource source;
+    source.name = vm.label();
+    source.fds = std::move(ram.fds);
+    source.vmm = std::move(ram.vmm);
+    source.layout = std::move(ram.layouts.front());
+    if (ram.layouts.size() > 1) source.alternative = std::move(ram.layouts[1]);
+    return source;
+}
 
 Result<Introspector> Introspector::start(GuestSource source) {
     auto started = TRY(begin(std::move(source)));
@@ -39,6 +53,7 @@ Result<Introspector> Introspector::begin(GuestSource source, std::string_view ro
     auto [ours, theirs] = TRY(jail::Channel::pair());
     std::vector<int> fds{theirs.fd()};
     for (const Fd& fd : source.fds) fds.push_back(fd.get());
+    for (const EvidenceOutput& output : source.outputs) fds.push_back(output.file.get());
     auto child = TRY(jail::Child::exec_worker(role, fds));
     Introspector started(source.name, std::move(child), std::move(ours), std::move(source.vmm));
     TRY(started.channel_.send(event::encode(start_form(source))));

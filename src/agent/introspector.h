@@ -6,9 +6,11 @@
 #include <vector>
 
 #include "agent/answer.h"
+#include "agent/evidence_writer.h"
 #include "agent/job_runner.h"
 #include "base/os.h"
 #include "guest_memory/ram_layout.h"
+#include "hypervisor/vm.h"
 #include "jail/channel.h"
 #include "jail/jail.h"
 
@@ -23,8 +25,12 @@ struct GuestSource {
     std::vector<guest_memory::RamSlice> layout;       // of a live guest
     std::vector<guest_memory::RamSlice> alternative;  // tried when no kernel is found in `layout`
     bool scans = false;  // the worker makes YARA scans too: its jail takes a little more
-    Fd vmm;              // pidfd of a live guest's VMM, when it is known: its RAM may outlive it
+    std::vector<EvidenceOutput> outputs;  // of Topic::evidence
+    Fd vmm;  // pidfd of a live guest's VMM, when it is known: its RAM may outlive it
 };
+
+// The memory of a VM of this host, opened. As hypervisor::open_ram().
+Result<GuestSource> live_source(const hypervisor::Vm& vm);
 
 class Introspector {
   public:

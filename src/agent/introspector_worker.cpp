@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <functional>
 
+#include "crypto/hash.h"
 #include "detect/decoy_kernel/decoy_kernel.h"
 #include "detect/hidden_process/hidden_process.h"
 #include "detect/watches.h"
@@ -238,6 +239,7 @@ class Worker {
                 return send_all(frames_of(scan_.compile()));
             }
         }
+        if (question.topic == Topic::evidence) return evidence(question);
         if (question.topic == Topic::watch) return watch(question);
         Error last;
         for (unsigned i = 0; i < kAttempts; ++i) {
@@ -250,6 +252,38 @@ class Worker {
             last = std::move(confirmed).error();
         }
         return send_failure(last);
+    }
+
+    Result<void> same_life() {
+        if (!guest_ || !cache_->live()) return {};
+        return guest_linux::check_same_life(signs_,
+                                            TRY(guest_linux::read_vital_signs(guest_->kernel())));
+    }
+
+    // A frame for each file, as soon as it is written: who ends this worker then takes back
+    // nothing.
+    Result<void> evidence(const Question& question) {
+        const EvidenceSubject subject{
+            .pid = question.one_pid ? std::optional(question.pid) : std::nullopt,
+            .environment = question.environment,
+            .order = question.evidence};
+        // Proved once, which takes its time where the guest is paused; that it is still the same
+        // life is seen each time.
+        for (unsigned i = 0; i < kAttempts && attach().has_value(); ++i) {
+            if (confirm().has_value()) break;
+        }
+        for (const EvidenceOutput& output : source_.outputs) {
+            const auto attached = attach();
+            const Error why = attached.has_value() ? Error{} : attached.error();
+            auto ram = this->ram();
+            if (!ram.has_value()) return send_failure(ram.error());
+            KeptFile kept = write_evidence(guest_.get(), why, **ram, output, subject);
+            if (const auto same = same_life(); !same.has_value()) {
+                kept.gaps.push_back(same.error().to_text());
+            }
+            TRY(channel_.send(items_frame(event::encode(kept))));
+        }
+        return channel_.send(end({}));
     }
 
     // What is watched is looked at until there is news, or the time is over; what the watches know
@@ -383,6 +417,7 @@ class Worker {
             case Topic::ram_regions:
             case Topic::ram_bytes:
             case Topic::watch:
+            case Topic::evidence:
                 break;
         }
         return {failure({Code::unsupported, 0, "an unknown question"})};
@@ -544,6 +579,10 @@ Result<GuestSource> receive_source(jail::Channel& channel) {
     for (std::uint32_t i = 0; i < start.fd_count; ++i) {
         source.fds.emplace_back(kFirstMemoryFd + static_cast<int>(i));
     }
+    for (const OutputForm& form : start.outputs) {
+        const auto before = static_cast<int>(source.fds.size() + source.outputs.size());
+        source.outputs.push_back({form, Fd(kFirstMemoryFd + before)});
+    }
     return source;
 }
 
@@ -553,15 +592,23 @@ Result<void> run_introspector(jail::Channel channel) {
     GuestSource source = TRY(receive_source(channel));
     std::vector<int> keep{STDERR_FILENO, channel.fd()};
     for (const Fd& fd : source.fds) keep.push_back(fd.get());
+    std::vector<jail::OutputFile> outputs;
+    std::uint64_t largest = 0;
+    for (const EvidenceOutput& output : source.outputs) {
+        keep.push_back(output.file.get());
+        outputs.push_back({output.file.get(), output.form.most_bytes});
+        largest = std::max(largest, output.form.most_bytes);
+    }
     const auto policy = jail::introspector_policy(
         channel.fd(), readable(source, kFirstMemoryFd), kMaxReadBytes,
-        source.scans ? jail::IntrospectorDuty::scans : jail::IntrospectorDuty::looks);
+        source.scans ? jail::IntrospectorDuty::scans : jail::IntrospectorDuty::looks, outputs);
     guest_linux::Disassembler::warm_up();
     if (source.scans && !scan::warm_up()) {
         return fail(Code::unavailable, "libyara is not whole: one of its modules does not work");
     }
-    const auto missing =
-        TRY(jail::close_jail(policy, {.max_memory_bytes = kMaxWorkerMemory}, keep));
+    if (!outputs.empty()) (void)crypto::sha256({});  // what it loads, it loads before
+    const auto missing = TRY(jail::close_jail(
+        policy, {.max_memory_bytes = kMaxWorkerMemory, .max_file_bytes = largest}, keep));
     TRY(channel.send(event::encode(missing)));
     return Worker(std::move(channel), std::move(source)).serve();
 }

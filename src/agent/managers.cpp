@@ -350,6 +350,14 @@ Actor::~Actor() {
     }
 }
 
+void Actor::stop(const Error& why) {
+    for (const auto& [vm, queue] : std::exchange(deeds_, {})) {
+        loop_->cancel(queue.front()->timer);
+        if (queue.front()->inquiry) loop_->unwatch(queue.front()->inquiry->fd());
+        for (const auto& deed : queue) deed->done(fail(why));
+    }
+}
+
 void Actor::act(const Vm& vm, event::Action action, bool dry_run, Done done) {
     const std::string key = key_of(vm);
     auto& queue = deeds_[key];

@@ -126,6 +126,8 @@ class Actor {
 
     // `done` is called once, by the loop, after this has returned.
     void act(const hypervisor::Vm& vm, event::Action action, bool dry_run, Done done);
+    // Nothing more is done: whoever waits is told so, at once.
+    void stop(const Error& why);
 
   private:
     static constexpr unsigned kAttempts = 4;

@@ -1,8 +1,12 @@
 // Where the agent keeps things, and where others find them.
 #pragma once
 
+#include <sys/types.h>
+
 #include <filesystem>
 #include <string_view>
+
+#include "base/result.h"
 
 namespace underseer::agent {
 
@@ -15,7 +19,12 @@ inline constexpr std::string_view kControlSocketName = "control.sock";  // in th
 std::filesystem::path enrolment_key_path(const std::filesystem::path& state_dir);
 std::filesystem::path public_key_path(const std::filesystem::path& state_dir);
 std::filesystem::path manifest_path(const std::filesystem::path& state_dir);
+std::filesystem::path evidence_path(const std::filesystem::path& state_dir);
 // `log` is "critical" or "bulk".
 std::filesystem::path log_path(const std::filesystem::path& state_dir, std::string_view log);
+
+// Makes a directory of the agent's, unless it is there. Code::permission when others may write to
+// it.
+Result<void> make_directory(const std::filesystem::path& path, mode_t mode);
 
 }  // namespace underseer::agent

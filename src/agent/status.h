@@ -153,13 +153,16 @@ struct ControlRequest {
     Question question;
     event::Action action{};
     bool dry_run = false;
+    std::uint32_t pid = 0;  // of capture: the process that it is about; 0: none
 
     static constexpr auto fields() {
         using event::Field;
-        return std::tuple{
-            Field{"kind", &ControlRequest::kind}, Field{"instance", &ControlRequest::instance},
-            Field{"question", &ControlRequest::question}, Field{"action", &ControlRequest::action},
-            Field{"dry_run", &ControlRequest::dry_run}};
+        return std::tuple{Field{"kind", &ControlRequest::kind},
+                          Field{"instance", &ControlRequest::instance},
+                          Field{"question", &ControlRequest::question},
+                          Field{"action", &ControlRequest::action},
+                          Field{"dry_run", &ControlRequest::dry_run},
+                          Field{"pid", &ControlRequest::pid}};
     }
 };
 

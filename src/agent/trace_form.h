@@ -1,11 +1,14 @@
 // What a trace of a process has seen, as it crosses the border and as --json shows it.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <iterator>
 #include <string>
+#include <utility>
 #include <vector>
 
-#include "event/fields.h"
+#include "event/observation.h"
 
 namespace underseer::agent {
 
@@ -181,6 +184,30 @@ struct TracePart {
         return std::tuple{Field{"finished", &TracePart::finished},
                           Field{"summary", &TracePart::summary},
                           Field{"threads", &TracePart::threads}};
+    }
+};
+
+// All parts of one: what `trace --json` prints, and what is kept as evidence.
+struct TraceReport {
+    TraceSummary summary;
+    std::vector<TraceThread> threads;
+
+    // A thread that goes on in a further part becomes one.
+    void add(TracePart part) {
+        summary = std::move(part.summary);
+        for (TraceThread& thread : part.threads) {
+            if (!threads.empty() && threads.back().pid == thread.pid) {
+                std::ranges::move(thread.moments, std::back_inserter(threads.back().moments));
+            } else {
+                threads.push_back(std::move(thread));
+            }
+        }
+    }
+
+    static constexpr auto fields() {
+        using event::Field;
+        return std::tuple{Field{"summary", &TraceReport::summary},
+                          Field{"threads", &TraceReport::threads}};
     }
 };
 

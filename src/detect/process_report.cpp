@@ -55,6 +55,7 @@ std::string parent_of(const event::Task& process, Snapshot& snapshot) {
 event::Finding about_process(const Rule& rule, const event::Task& process, Snapshot& snapshot) {
     event::Finding finding = rule.about(fmt::format("{} (pid {})", process.comm, process.pid),
                                         fmt::format("{}:{:x}", process.pid, process.address));
+    finding.pid = process.pid;
     finding.evidence = {
         {"exe", process.exe.available() ? process.exe.value() : process.exe.reason(), 0, {}},
         {"command line", text_of(process.argv), 0, {}},

@@ -50,13 +50,19 @@ std::string_view to_string(Action action) {
             return "reconnect";
         case Action::kill:
             return "kill";
+        case Action::capture:
+            return "capture";
+        case Action::dump:
+            return "dump";
+        case Action::run:
+            return "run";
     }
     return "unknown";
 }
 
 std::optional<Action> action_of(std::string_view name) {
-    for (const Action action :
-         {Action::pause, Action::resume, Action::isolate, Action::reconnect, Action::kill}) {
+    for (const Action action : {Action::pause, Action::resume, Action::isolate, Action::reconnect,
+                                Action::kill, Action::capture, Action::dump}) {
         if (to_string(action) == name) return action;
     }
     return std::nullopt;

@@ -54,12 +54,20 @@ enum class Action : std::uint8_t {
     resume,
     isolate,  // its network cards lose their link
     reconnect,
-    kill,  // as pulling the plug
+    kill,     // as pulling the plug
+    capture,  // what there is to know of it, and of what a finding is about, is kept as evidence
+    dump,     // and all of its memory
+    run,      // a program of the operator's own is told; by policy only
 };
 constexpr Action last_enumerator(Action) {
-    return Action::kill;
+    return Action::run;
+}
+// Of those the ones that leave the instance as it is.
+constexpr bool keeps_evidence(Action action) {
+    return action == Action::capture || action == Action::dump;
 }
 std::string_view to_string(Action action);
+// Of those that need no more than their name.
 std::optional<Action> action_of(std::string_view name);
 
 // One piece of what a finding rests on.
@@ -98,18 +106,24 @@ struct Finding {
     std::string technique;        // ATT&CK: "T1014"
     std::string subject_kind;     // "process"
     std::string subject;          // "sleep (pid 77)"
+    std::uint32_t pid = 0;        // of the process that it is about; 0: it is about something else
     std::string key;  // what makes it the same condition in the next check: pid, start time, ..
     std::vector<Evidence> evidence;
     std::string advice;  // what to do next
 
     bool operator==(const Finding&) const = default;
     static constexpr auto fields() {
-        return std::tuple{
-            Field{"rule", &Finding::rule},           Field{"title", &Finding::title},
-            Field{"severity", &Finding::severity},   Field{"confidence", &Finding::confidence},
-            Field{"technique", &Finding::technique}, Field{"subject_kind", &Finding::subject_kind},
-            Field{"subject", &Finding::subject},     Field{"key", &Finding::key},
-            Field{"evidence", &Finding::evidence},   Field{"advice", &Finding::advice}};
+        return std::tuple{Field{"rule", &Finding::rule},
+                          Field{"title", &Finding::title},
+                          Field{"severity", &Finding::severity},
+                          Field{"confidence", &Finding::confidence},
+                          Field{"technique", &Finding::technique},
+                          Field{"subject_kind", &Finding::subject_kind},
+                          Field{"subject", &Finding::subject},
+                          Field{"pid", &Finding::pid},
+                          Field{"key", &Finding::key},
+                          Field{"evidence", &Finding::evidence},
+                          Field{"advice", &Finding::advice}};
     }
 };
 

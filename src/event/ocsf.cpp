@@ -330,7 +330,9 @@ std::string action_event(const Source& source, TimeNs time, const Instance& inst
                               : taken.action == Action::kill      ? Activity{2, "Evict"}
                               : taken.action == Action::resume    ? Activity{3, "Restore"}
                               : taken.action == Action::reconnect ? Activity{3, "Restore"}
-                                                                  : Activity{99, "Pause"};
+                              : taken.action == Action::pause     ? Activity{99, "Pause"}
+                              : taken.action == Action::run       ? Activity{99, "Run Program"}
+                                                                  : Activity{99, "Keep Evidence"};
     Event event(source, time, kRemediation, activity.id, activity.name,
                 taken.done ? Severity::high : Severity::critical,
                 fmt::format("{} {}: {}{}", to_string(taken.action), instance.name,
@@ -351,8 +353,11 @@ std::string action_event(const Source& source, TimeNs time, const Instance& inst
     event->key("unmapped")
         .begin_object()
         .member("because", taken.because)
-        .member("finding_uid", taken.finding_uid)
-        .end_object();
+        .member("finding_uid", taken.finding_uid);
+    if (!taken.evidence.empty()) {
+        event->member("evidence", taken.evidence).member("evidence_sha256", taken.evidence_sha256);
+    }
+    event->end_object();
     return event.take();
 }
 

@@ -67,6 +67,8 @@ struct ActionTaken {
     std::string because;         // who or what asked for it, for people
     std::string finding_uid;     // that policy answered with it; "" when a person asked
     std::optional<Asker> asker;  // who asked; nothing when it was policy
+    // Of capture and dump: where the evidence is, and the SHA-256 of its signed list.
+    std::string evidence, evidence_sha256;
 };
 std::string action_event(const Source& source, TimeNs time, const Instance& instance,
                          const ActionTaken& taken);

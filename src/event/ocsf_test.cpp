@@ -153,6 +153,17 @@ TEST(Ocsf, every_other_class_has_what_it_requires) {
     EXPECT_EQ(text(refused, "status"), "Failure");
     EXPECT_EQ(text(refused.at("actor").value().at("user").value(), "uid"), "1000");
 
+    const auto kept = parsed(action_event(kSource, kTime, web(),
+                                          {.action = Action::capture,
+                                           .done = true,
+                                           .result = "3 files",
+                                           .evidence = "/var/lib/underseer/evidence/x",
+                                           .evidence_sha256 = "00ff"}));
+    expect_base(kept, 7001, 99);
+    EXPECT_EQ(text(kept, "activity_name"), "Keep Evidence");
+    EXPECT_EQ(text(kept.at("unmapped").value(), "evidence_sha256"), "00ff");
+    EXPECT_FALSE(action.at("unmapped").value().find("evidence"));
+
     const auto policy = parsed(policy_event(kSource, kTime, "policy loaded", {{"sha256", "00"}}));
     expect_base(policy, 5019, 1);
     EXPECT_EQ(text(policy.at("device").value(), "hostname"), "edge-1");

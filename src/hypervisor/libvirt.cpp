@@ -166,6 +166,10 @@ Result<std::string> Libvirt::act(const std::string& uuid, event::Action action, 
         case event::Action::isolate:
         case event::Action::reconnect:
             break;
+        case event::Action::capture:
+        case event::Action::dump:
+        case event::Action::run:
+            return fail(Code::invalid_argument, "there is no such action");
     }
     return fail(Code::unsupported,
                 fmt::format("libvirt keeps the links of its domains: virsh domif-setlink {} "

@@ -488,6 +488,10 @@ Result<std::string> order_qmp(QmpPeer& peer, event::Action action, bool dry_run)
             return set_links(monitor, /*up=*/true, dry_run);
         case event::Action::kill:
             return end_machine(monitor, dry_run);
+        case event::Action::capture:
+        case event::Action::dump:
+        case event::Action::run:
+            break;
     }
     return fail(Code::invalid_argument, "there is no such action");
 }

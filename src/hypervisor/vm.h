@@ -8,7 +8,6 @@
 #include <string>
 #include <vector>
 
-#include "event/fields.h"
 #include "event/observation.h"
 
 namespace underseer::hypervisor {

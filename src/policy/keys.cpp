@@ -52,6 +52,12 @@ constexpr std::array kKeys{
         "Size at which a log segment is closed and the next begun. At least 65536."},
     Key{"[log]", "keep_bytes", "4294967296", "4294967296",
         "What is kept of each log; older segments are removed. At least 1048576."},
+    Key{"[evidence]", "keep_bytes", "4294967296", "4294967296",
+        "What the evidence of one VM may take. Nothing is removed by itself: beyond this no more "
+        "is "
+        "kept, and that is logged. At least 67108864."},
+    Key{"[evidence]", "trace", "\"3s\"", "\"3s\"",
+        "How long the process that a finding is about is traced for its evidence, or \"off\"."},
     Key{"[[suppress]]", "rule", "\"hidden_process\"", "must be there",
         "The rule whose findings are expected; * and ? as above."},
     Key{"[[suppress]]", "instance", "\"name:lab-*\"", "every instance",
@@ -68,10 +74,16 @@ constexpr std::array kKeys{
     Key{"[[act]]", "instance", "\"name:web-*\"", "every instance",
         "To which VMs: a pattern as in only."},
     Key{"[[act]]", "subject", "\"sleep *\"", "\"*\"", "What they are about; * and ? as above."},
-    Key{"[[act]]", "do", "[\"pause\"]", "must be there",
-        "What is done, in this order: \"pause\" (its CPUs stop, its memory stays), \"isolate\" "
-        "(its network cards lose their link), \"kill\" (as pulling the plug). Undone by underseer "
-        "act: resume, reconnect."},
+    Key{"[[act]]", "run", "\"/usr/local/sbin/open-ticket\"", "none",
+        "A program that is started then, with the event of the finding (a line of JSON, as in the "
+        "log) "
+        "on its standard input. It has a minute. Only root may be able to write to it."},
+    Key{"[[act]]", "do", "[\"capture\", \"pause\"]", "must be there, or run",
+        "What is done, in this order: \"capture\" (what there is to know of the VM and of what the "
+        "finding is about is kept as signed evidence), \"dump\" (all of its memory is), \"pause\" "
+        "(its CPUs stop, its memory stays), \"isolate\" (its network cards lose their link), "
+        "\"kill\" (as pulling the plug). Undone by \"resume\" and \"reconnect\", here or by "
+        "underseer act."},
 };
 
 }  // namespace

@@ -73,6 +73,8 @@ TEST(Keys, have_valid_examples_and_true_defaults) {
     EXPECT_EQ(plain->on_mismatch, standard.on_mismatch);
     EXPECT_EQ(plain->log_segment_bytes, standard.log_segment_bytes);
     EXPECT_EQ(plain->log_keep_bytes, standard.log_keep_bytes);
+    EXPECT_EQ(plain->evidence_keep_bytes, standard.evidence_keep_bytes);
+    EXPECT_EQ(plain->evidence_trace, standard.evidence_trace);
 }
 
 }  // namespace

@@ -148,8 +148,8 @@ Result<event::Action> parse_action(std::string_view text) {
     const auto action = event::action_of(text);
     if (!action) {
         return fail(Code::malformed,
-                    fmt::format("there is no action '{}'; wants \"pause\", \"isolate\", "
-                                "\"kill\", \"resume\" or \"reconnect\"",
+                    fmt::format("there is no action '{}'; wants \"capture\", \"dump\", \"pause\", "
+                                "\"isolate\", \"kill\", \"resume\" or \"reconnect\"",
                                 text));
     }
     return *action;
@@ -165,6 +165,11 @@ Result<Response> read_response(const toml::table& table, std::string_view file) 
         return {};
     }));
     TRY(section.take("do", into_list(&response.actions, parse_action)));
+    TRY(section.take("run", [&](const toml::node& node) -> Result<void> {
+        response.program = TRY(text_of(node));
+        if (!response.program.starts_with('/')) return wants("the path of a program, from / on");
+        return {};
+    }));
     TRY(section.end());
     const auto missing = [&](std::string_view key) {
         return fail(Code::malformed, section.at(table.source(), key) +
@@ -172,7 +177,7 @@ Result<Response> read_response(const toml::table& table, std::string_view file) 
                                          "to be done");
     };
     if (response.rule.empty()) return missing("rule");
-    if (response.actions.empty()) return missing("do");
+    if (response.actions.empty() && response.program.empty()) return missing("do");
     return response;
 }
 
@@ -313,6 +318,10 @@ Result<Policy> parse(std::string_view text, std::string path,
     TRY(log.take("segment_bytes", into_number(&policy.log_segment_bytes, 64u << 10)));
     TRY(log.take("keep_bytes", into_number(&policy.log_keep_bytes, 1u << 20)));
     TRY(log.end());
+    Section evidence = TRY(section_of(root, file, "evidence", policy.path));
+    TRY(evidence.take("keep_bytes", into_number(&policy.evidence_keep_bytes, 64u << 20)));
+    TRY(evidence.take("trace", into_check_period(&policy.evidence_trace, milliseconds(10))));
+    TRY(evidence.end());
     TRY(read_sections(root, "suppress", policy.path, read_suppression, policy.suppressions));
     TRY(read_sections(root, "act", policy.path, read_response, policy.responses));
     TRY(root.end());
@@ -360,6 +369,10 @@ Decision decide(const Policy& policy, const event::Instance& instance,
             if (std::ranges::find(decision.actions, action) == decision.actions.end()) {
                 decision.actions.push_back(action);
             }
+        }
+        if (!response.program.empty() &&
+            std::ranges::find(decision.programs, response.program) == decision.programs.end()) {
+            decision.programs.push_back(response.program);
         }
     }
     return decision;

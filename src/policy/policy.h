@@ -46,6 +46,7 @@ struct Response {
     std::optional<InstancePattern> instance;  // nothing: every instance
     std::string subject = "*";                // glob over Finding::subject
     std::vector<event::Action> actions;       // one after the other
+    std::string program;                      // that is told then; "": none
 };
 
 // What a local user may do over the control socket.
@@ -92,6 +93,11 @@ struct Policy {
     std::uint64_t log_segment_bytes = 64u << 20;
     std::uint64_t log_keep_bytes = 4ull << 30;  // older segments go
 
+    // What the evidence of one instance may take; nothing is removed by itself.
+    std::uint64_t evidence_keep_bytes = 4ull << 30;
+    // How long the process that a finding is about is traced for its evidence; nothing: not.
+    std::optional<std::chrono::milliseconds> evidence_trace = std::chrono::milliseconds(3000);
+
     std::vector<Suppression> suppressions;
     std::vector<Response> responses;
 
@@ -117,6 +123,7 @@ struct Decision {
     std::string suppressed;  // the reason, when a suppression holds; it is logged all the same
     // What is to be done, in this order: nothing about what is suppressed.
     std::vector<event::Action> actions;
+    std::vector<std::string> programs;  // to be told then
 };
 Decision decide(const Policy& policy, const event::Instance& instance,
                 const event::Finding& finding, std::chrono::system_clock::time_point now);

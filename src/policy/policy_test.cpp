@@ -64,6 +64,9 @@ on_mismatch = "refuse"
 [log]
 segment_bytes = 1048576
 keep_bytes = 10485760
+[evidence]
+keep_bytes = 104857600
+trace = "off"
 [[suppress]]
 rule = "hidden_process"
 instance = "name:web-*"
@@ -93,6 +96,8 @@ until = 2027-01-31
     EXPECT_EQ(policy.on_mismatch, OnMismatch::refuse);
     EXPECT_EQ(policy.log_segment_bytes, 1048576u);
     EXPECT_EQ(policy.log_keep_bytes, 10485760u);
+    EXPECT_EQ(policy.evidence_keep_bytes, 104857600u);
+    EXPECT_EQ(policy.evidence_trace, std::nullopt);
     ASSERT_EQ(policy.suppressions.size(), 1u);
 }
 
@@ -250,6 +255,7 @@ TEST(Policy, actions_answer_findings_that_are_not_suppressed) {
         "[[act]]\nrule = \"watched_*\"\ninstance = \"name:web-*\"\ndo = [\"isolate\", "
         "\"pause\"]\n"
         "[[act]]\nrule = \"*\"\nsubject = \"sh *\"\ndo = [\"pause\", \"kill\"]\n"
+        "[[act]]\nrule = \"hidden_*\"\nrun = \"/usr/bin/tell\"\n"
         "[[suppress]]\nrule = \"watched_*\"\nsubject = \"known\"\nreason = \"r\"\n"
         "until = 2099-01-01\n",
         "policy.toml", kChecks);
@@ -265,7 +271,15 @@ TEST(Policy, actions_answer_findings_that_are_not_suppressed) {
     EXPECT_EQ(actions("watched_memory_changed", "sh (pid 3)"), (std::vector{isolate, pause, kill}));
     EXPECT_EQ(actions("hidden_process", "sh (pid 3)"), (std::vector{pause, kill}));
     EXPECT_TRUE(actions("hidden_process", "x").empty());
+    event::Finding hidden;
+    hidden.rule = "hidden_process";
+    EXPECT_EQ(decide(*policy, web_server(), hidden, std::chrono::system_clock::now()).programs,
+              std::vector<std::string>{"/usr/bin/tell"});
+    EXPECT_NE(error_of("[[act]]\nrule = \"x\"\nrun = \"tell\"\n").find("from / on"),
+              std::string::npos);
     EXPECT_TRUE(actions("watched_memory_changed", "known").empty());
+    EXPECT_NE(error_of("[evidence]\nkeep_bytes = 1000\n").find("at least 67108864"),
+              std::string::npos);
     EXPECT_NE(error_of("[[act]]\nrule = \"x\"\ndo = [\"explode\"]\n").find("no action 'explode'"),
               std::string::npos);
     EXPECT_NE(error_of("[[act]]\nrule = \"x\"\n").find("act.do: is missing"), std::string::npos);

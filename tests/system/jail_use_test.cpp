@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <fcntl.h>
 #include <sys/syscall.h>
 
 #include <algorithm>
@@ -57,8 +58,17 @@ void scan(agent::StartedWorker& worker) {
 }
 
 // The calls of an introspector from the moment its jail is closed to its end.
-std::set<long> calls_of(agent::GuestSource source, bool scans = false) {
+enum class Duty : std::uint8_t { looks, scans, keeps };
+std::set<long> calls_of(agent::GuestSource source, Duty duty = Duty::looks) {
+    const bool scans = duty == Duty::scans;
     source.scans = scans;
+    const auto path = std::filesystem::temp_directory_path() / "underseer-jail-use.core";
+    if (duty == Duty::keeps) {
+        source.outputs.push_back(
+            {{agent::EvidenceKind::machine_memory, 4ull << 30},
+             open_file(path, O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW, 0600).value()});
+        std::filesystem::remove(path);
+    }
     std::optional<agent::StartedWorker> worker =
         Introspector::begin(std::move(source)).value().release();
     CallTrace trace(worker->child.pid());
@@ -73,9 +83,8 @@ std::set<long> calls_of(agent::GuestSource source, bool scans = false) {
     ask<event::Module>(*worker, Topic::modules);
     ask<event::KernelLogLine>(*worker, Topic::kernel_log);
     ask<event::CheckReport>(*worker, Topic::checks);
-    if (scans) {
-        scan(*worker);
-    }
+    if (scans) scan(*worker);
+    if (duty == Duty::keeps) ask<agent::KeptFile>(*worker, Topic::evidence);
     {
         const jail::Channel hung_up = std::move(worker->channel);
     }
@@ -92,13 +101,17 @@ TEST(JailUse, no_rule_is_there_that_nothing_needs) {
     ASSERT_TRUE(vm->dump_to(path, "kdump-zlib").has_value());
     used.merge(calls_of(image_source(path)));
     std::filesystem::remove(path);
-    const std::set<long> for_scans = calls_of(source_of(*vm), /*scans=*/true);
+    const std::set<long> for_scans = calls_of(source_of(*vm), Duty::scans);
+    used.merge(calls_of(source_of(*vm), Duty::keeps));
+    const jail::OutputFile output{6, 4ull << 30};
     const jail::ReadableRange range{5, 0, 1};
 #ifdef UNDERSEER_SANITIZED  // whose allocator needs less than the C library's, or other things
     used.insert({SYS_munmap, SYS_brk});
 #endif
     std::vector<std::string_view> unused;
-    for (const jail::SyscallRule& rule : jail::introspector_policy(3, {&range, 1}, 1).rules) {
+    const jail::Policy policy =
+        jail::introspector_policy(3, {&range, 1}, 1, jail::IntrospectorDuty::looks, {&output, 1});
+    for (const jail::SyscallRule& rule : policy.rules) {
         if (!rule.rare && !used.contains(rule.number)) unused.push_back(rule.name);
     }
 #ifndef UNDERSEER_SANITIZED

@@ -123,7 +123,8 @@ int TestAgent::kill(int number) {
 }
 
 RunResult TestAgent::cli(std::vector<std::string> words, unsigned user) {
-    const bool log = words.at(0) == "log";  // is read from the files, not asked for
+    // These are read from the files, not asked for.
+    const bool log = words.at(0) == "log" || words.at(0) == "evidence";
     words.insert(words.begin(), program_path("underseer"));
     words.insert(words.end(), {log ? "--state" : "--run", directory_ + (log ? "/state" : "/run")});
     return run_program(words, user);

@@ -31,7 +31,7 @@ class TestAgent {
     void signal(int signal);
     void write_policy(const std::string& text);
 
-    // `underseer WORDS --run ..`, of this agent; of log --state
+    // `underseer WORDS --run ..`, of this agent; of log and evidence --state
     RunResult cli(std::vector<std::string> words, unsigned user = 0);
     json::Value status();
     // Those that are open; by a rule, those of that rule.

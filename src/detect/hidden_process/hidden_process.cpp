@@ -234,6 +234,7 @@ event::Finding HiddenProcessCheck::finding(Guest& guest, const Identity& who,
     event::Finding finding =
         kRule.about(fmt::format("{} (pid {})", comm, who.pid),
                     fmt::format("{}:{}:{:x}", who.pid, who.start_time, who.address.value));
+    finding.pid = who.pid;
     finding.evidence = {{"shown by", names_of(sighting.shown), 0, {}},
                         {"missing in", names_of(sighting.missing), 0, {}},
                         {"exe", exe, 0, {}},

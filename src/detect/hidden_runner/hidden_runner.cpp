@@ -151,6 +151,7 @@ event::Finding HiddenRunnerWatch::finding(const Identity& who, const Suspect& su
     event::Finding finding =
         kRules[0].about(fmt::format("{} (pid {})", suspect.task.comm, who.pid),
                         fmt::format("{}:{}:{:x}", who.pid, who.start_time, who.address.value));
+    finding.pid = who.pid;
     finding.evidence = {{"missing in", lists_text(suspect.missing), who.address.value, {}},
                         {"first seen running", suspect.when, 0, {}}};
     const auto task = guest_->task(who.address);

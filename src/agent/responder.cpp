@@ -1,0 +1,167 @@
+#include "agent/responder.h"
+
+#include <fmt/format.h>
+
+#include "agent/service_manager.h"
+
+namespace underseer::agent {
+
+namespace {
+
+EvidenceKeeper::Order order_for(const InstanceWatch& watch, const event::ActionTaken& taken) {
+    return {.vm = watch.vm(),
+            .instance = watch.instance(),
+            .action = taken.action,
+            .pid = {},
+            .because = taken.because,
+            .finding = {}};
+}
+
+Error the_agent_ends() {
+    return {Code::gone, 0, "the agent ends"};
+}
+
+std::optional<std::uint32_t> some_pid(std::uint32_t pid) {
+    return pid == 0 ? std::nullopt : std::optional(pid);
+}
+
+}  // namespace
+
+void Responder::act(const InstanceWatch& watch, event::ActionTaken taken, Done done) {
+    actor_.act(watch.vm(), taken.action, /*dry_run=*/false,
+               [this, taken = std::move(taken), vm = watch.vm(), instance = watch.instance(),
+                done = std::move(done)](const Result<std::string>& result) mutable {
+                   taken.done = result.has_value();
+                   taken.result = result.has_value() ? *result : result.error().to_text();
+                   log(instance, taken);
+                   callbacks_.changed(vm);
+                   done(result);
+               });
+}
+
+void Responder::keep_evidence(EvidenceKeeper::Order order, event::ActionTaken taken, Done done) {
+    const event::Instance instance = order.instance;
+    evidence_.keep(std::move(order),
+                   [this, taken = std::move(taken), instance,
+                    done = std::move(done)](const Result<EvidenceKeeper::Bundle>& kept) mutable {
+                       taken.done = kept.has_value();
+                       if (kept.has_value()) {
+                           taken.result = kept->text;
+                           taken.evidence = kept->folder.native();
+                           taken.evidence_sha256 = kept->sha256;
+                       } else {
+                           taken.result = kept.error().to_text();
+                       }
+                       log(instance, taken);
+                       if (kept.has_value()) return done(kept->text);
+                       done(fail(kept.error()));
+                   });
+}
+
+void Responder::log(const event::Instance& instance, const event::ActionTaken& taken) {
+    recorder_->critical(
+        event::action_event(recorder_->source(), Recorder::now_ns(), instance, taken));
+    say(taken.done ? LogLevel::notice : LogLevel::critical,
+        fmt::format("{} {}: {}{} ({})", to_string(taken.action), instance.name,
+                    taken.done ? "" : "NOT DONE: ", taken.result, taken.because));
+}
+
+void Responder::obey(const InstanceWatch& watch, const event::Asker& asker,
+                     const ControlRequest& request, Done done) {
+    event::ActionTaken taken{.action = request.action,
+                             .because = fmt::format("user {} wants it", asker.user),
+                             .asker = asker};
+    if (!event::keeps_evidence(request.action)) {
+        if (request.dry_run) return actor_.act(watch.vm(), request.action, true, std::move(done));
+        return act(watch, std::move(taken), std::move(done));
+    }
+    EvidenceKeeper::Order order = order_for(watch, taken);
+    order.pid = some_pid(request.pid);
+    if (watch.is_looked_into() && !request.dry_run) {
+        return keep_evidence(std::move(order), std::move(taken), std::move(done));
+    }
+    auto answer =
+        watch.is_looked_into()
+            ? evidence_.plan(order)
+            : Result<std::string>(
+                  fail(Code::unavailable, fmt::format("{} is not looked into: {}",
+                                                      watch.instance().name, watch.status().why)));
+    loop_->after(std::chrono::milliseconds(0),
+                 [done = std::move(done), answer = std::move(answer)] { done(answer); });
+}
+
+void Responder::go_on(Chain chain) {
+    if (chain.actions.empty() && !chain.programs.empty()) return run_program(std::move(chain));
+    if (chain.actions.empty()) return;
+    const event::OpenFinding& finding = chain.finding;
+    event::ActionTaken taken{.action = chain.actions.front(),
+                             .because = fmt::format("policy, because of {}", finding.finding.rule),
+                             .finding_uid = finding.uid};
+    chain.actions.erase(chain.actions.begin());
+    const InstanceWatch* watch = callbacks_.find(chain.instance.id);
+    if (watch == nullptr) {
+        taken.result = chain.instance.kind == "vm" ? "the VM has ended" : "it is no VM";
+        log(chain.instance, taken);
+        return go_on(std::move(chain));
+    }
+    if (stopping_) {
+        const auto result = do_last(*watch, taken.action);
+        taken.done = result.has_value();
+        taken.result = result.has_value() ? *result : result.error().to_text();
+        log(chain.instance, taken);
+        return go_on(std::move(chain));
+    }
+    if (event::keeps_evidence(taken.action)) {
+        EvidenceKeeper::Order order = order_for(*watch, taken);
+        order.pid = some_pid(finding.finding.pid);
+        order.finding = finding;
+        if (!chain.state.empty()) order.vm.state = chain.state;
+        return keep_evidence(std::move(order), std::move(taken),
+                             [this, chain = std::move(chain)](const auto&) { go_on(chain); });
+    }
+    const event::Action action = taken.action;
+    act(*watch, std::move(taken),
+        [this, action, chain = std::move(chain)](const Result<std::string>& result) mutable {
+            if (result.has_value() && action == event::Action::pause) chain.state = "paused";
+            if (result.has_value() && action == event::Action::resume) chain.state = "running";
+            go_on(std::move(chain));
+        });
+}
+
+Result<std::string> Responder::do_last(const InstanceWatch& watch, event::Action action) const {
+    if (action != event::Action::resume && action != event::Action::reconnect)
+        return fail(the_agent_ends());
+    auto inquiry = TRY(Inquiry::to_act(watch.vm(), action, /*dry_run=*/false));
+    const auto facts = TRY(inquiry.wait(std::chrono::steady_clock::now() + Inquiry::kLongest));
+    if (facts.size() != 1)
+        return fail(Code::malformed, "the discoverer does not say what was done");
+    return facts.front().done;
+}
+
+void Responder::stop() {
+    stopping_ = true;
+    evidence_.stop(the_agent_ends());
+    actor_.stop(the_agent_ends());
+    programs_.stop(the_agent_ends());
+}
+
+void Responder::run_program(Chain chain) {
+    const std::string program = chain.programs.front();
+    chain.programs.erase(chain.programs.begin());
+    if (stopping_) return go_on(std::move(chain));
+    event::ActionTaken taken{
+        .action = event::Action::run,
+        .because = fmt::format("policy, because of {}", chain.finding.finding.rule),
+        .finding_uid = chain.finding.uid};
+    const std::string event = chain.event + '\n';
+    programs_.run(program, event,
+                  [this, taken = std::move(taken),
+                   chain = std::move(chain)](const Result<std::string>& result) mutable {
+                      taken.done = result.has_value();
+                      taken.result = result.has_value() ? *result : result.error().to_text();
+                      log(chain.instance, taken);
+                      go_on(std::move(chain));
+                  });
+}
+
+}  // namespace underseer::agent

@@ -1,0 +1,79 @@
+// What is done about an instance: by a person's order, or by policy about a finding. Whatever comes
+// of it is logged with who or what wanted it.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "agent/evidence.h"
+#include "agent/hook_program.h"
+#include "agent/instance_watch.h"
+#include "agent/managers.h"
+#include "agent/recorder.h"
+#include "event/ocsf.h"
+
+namespace underseer::agent {
+
+class Responder {
+  public:
+    // What is so now, or why it was not done.
+    using Done = std::function<void(const Result<std::string>& result)>;
+    struct Callbacks {
+        std::function<const InstanceWatch*(const std::string& instance_id)> find;
+        std::function<void(const hypervisor::Vm&)> changed;  // something was done to it
+    };
+
+    // All of these must outlive this. `evidence`: the folder below which it is kept.
+    Responder(EventLoop* loop, const policy::Policy* policy, const crypto::SigningKey* key,
+              Recorder* recorder, std::filesystem::path evidence, Callbacks callbacks)
+        : loop_(loop),
+          recorder_(recorder),
+          callbacks_(std::move(callbacks)),
+          actor_(loop),
+          evidence_(loop, policy, key, std::move(evidence)),
+          programs_(loop) {}
+
+    // `done` is called once, later.
+    void obey(const InstanceWatch& watch, const event::Asker& asker, const ControlRequest& request,
+              Done done);
+    // What policy wants done about it, one after the other; one that fails ends nothing. `event`:
+    // what the log has of the finding, for programs.
+    void respond(const event::Instance& instance, const event::OpenFinding& finding,
+                 const policy::Decision& decision, std::string event) {
+        go_on({instance, finding, decision.actions, decision.programs, std::move(event), ""});
+    }
+
+    // The agent ends: what is being done ends too, and what policy has stopped for a while goes on:
+    // of what is still to be done, that which undoes something is.
+    void stop();
+
+  private:
+    // What is still to be done about a finding.
+    struct Chain {
+        event::Instance instance;
+        event::OpenFinding finding;
+        std::vector<event::Action> actions;
+        std::vector<std::string> programs;  // after them
+        std::string event;
+        std::string state;  // of the VM, by what was done to it; "": as its manager says
+    };
+    void go_on(Chain chain);
+    void run_program(Chain chain);
+    // Of a chain, when the agent ends.
+    Result<std::string> do_last(const InstanceWatch& watch, event::Action action) const;
+    void act(const InstanceWatch& watch, event::ActionTaken taken, Done done);
+    void keep_evidence(EvidenceKeeper::Order order, event::ActionTaken taken, Done done);
+    void log(const event::Instance& instance, const event::ActionTaken& taken);
+
+    EventLoop* loop_;
+    bool stopping_ = false;
+    Recorder* recorder_;
+    Callbacks callbacks_;
+    Actor actor_;
+    EvidenceKeeper evidence_;
+    HookPrograms programs_;
+};
+
+}  // namespace underseer::agent

@@ -1,0 +1,324 @@
+// What the agent keeps as evidence, against what is in the guest.
+#include <elf.h>
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <optional>
+#include <thread>
+
+#include "crypto/hash.h"
+#include "guests.h"
+#include "outside_rootkit.h"
+#include "testing/test_agent.h"
+
+namespace underseer::testing {
+namespace {
+
+namespace fs = std::filesystem;
+
+class KeptEvidence : public ::testing::Test {
+  protected:
+    void SetUp() override {
+        auto booted = TestVm::boot({.workload = false});
+        if (!booted.has_value() && booted.error().code == Code::unavailable) {
+            GTEST_SKIP() << booted.error().to_text();
+        }
+        ASSERT_TRUE(booted.has_value()) << booted.error().to_text();
+        vm_.emplace(std::move(*booted));
+    }
+    void start_agent(const std::string& policy = {}) {
+        agent_.emplace(fmt::format("{}\n[instances]\nonly = [\"name:{}\"]\n", policy, vm_->name()));
+        agent_->start();
+        agent_->wait_until_watched(vm_->name());
+    }
+    // A shell of the guest that sleeps, with a word in its memory that is nowhere else.
+    std::string start_process() {
+        const std::string pid =
+            vm_->output_of("WORD=only_$((6 * 7))_here sleep 1000 > /dev/null 2>&1 & echo $!");
+        return pid.substr(0, pid.find('\n'));
+    }
+    RunResult act(const std::string& action, std::vector<std::string> options = {},
+                  unsigned user = 0) {
+        options.insert(options.begin(), {"act", vm_->name(), action});
+        return agent_->cli(options, user);
+    }
+    // The bundles, as `underseer evidence WORDS --json` tells of them.
+    std::vector<json::Value> bundles(std::string verb = "ls") {
+        const RunResult ran = agent_->cli({"evidence", verb, "--json"});
+        return json::Value::parse(ran.output).value().elements().value();
+    }
+    json::Value only_bundle() {
+        const auto all = bundles("verify");
+        CHECK(all.size() == 1);
+        return all[0];
+    }
+    static std::string text(const json::Value& object, std::string_view key) {
+        return object.at(key).value().as_string().value();
+    }
+    static fs::path folder_of(const json::Value& bundle) { return text(bundle, "folder"); }
+    static std::optional<json::Value> file(const json::Value& bundle, const std::string& name) {
+        const auto files = bundle.at("files").value().elements().value();
+        for (const json::Value& one : files) {
+            if (text(one, "name") == name) return one;
+        }
+        return std::nullopt;
+    }
+    // Whether a worker has a file open whose name ends so.
+    static bool writes(pid_t worker, const std::string& end) {
+        std::error_code error;
+        for (const auto& fd : fs::directory_iterator(fmt::format("/proc/{}/fd", worker), error)) {
+            if (fs::read_symlink(fd.path(), error).native().ends_with(end)) return true;
+        }
+        return false;
+    }
+    static std::string content(const fs::path& path) { return read_file(path, 1u << 30).value(); }
+    static json::Value json_at(const fs::path& path) {
+        return json::Value::parse(content(path)).value();
+    }
+
+    std::optional<TestVm> vm_;
+    std::optional<TestAgent> agent_;
+};
+
+// The file offset of an address; nothing where the core does not have it.
+std::optional<std::uint64_t> offset_of(const std::string& core, std::uint64_t address) {
+    Elf64_Ehdr header;
+    CHECK(core.size() > sizeof header);
+    std::memcpy(&header, core.data(), sizeof header);
+    for (unsigned i = 0; i < header.e_phnum; ++i) {
+        Elf64_Phdr program;
+        std::memcpy(&program, core.data() + header.e_phoff + i * sizeof program, sizeof program);
+        if (program.p_type != PT_LOAD || address < program.p_vaddr ||
+            address >= program.p_vaddr + program.p_filesz) {
+            continue;
+        }
+        return program.p_offset + address - program.p_vaddr;
+    }
+    return std::nullopt;
+}
+
+TEST_F(KeptEvidence, of_a_process_is_what_the_guest_has) {
+    const std::string pid = start_process();
+    start_agent("[evidence]\ntrace = \"500ms\"\n");
+    const RunResult dry = act("capture", {"--pid", pid, "--dry-run"});
+    EXPECT_EQ(dry.status, 0);
+    EXPECT_NE(dry.output.find("would be kept: 12 files"), std::string::npos) << dry.output;
+    EXPECT_TRUE(bundles().empty());
+
+    const RunResult ran = act("capture", {"--pid", pid});
+    ASSERT_EQ(ran.status, 0) << ran.output;
+    EXPECT_NE(ran.output.find(": 12 files, "), std::string::npos) << ran.output;
+    const json::Value bundle = only_bundle();
+    EXPECT_EQ(text(bundle, "state"), "intact");
+    EXPECT_EQ(text(bundle, "instance"), vm_->name());
+    EXPECT_EQ(text(bundle, "vm_state"), "running");
+    const fs::path folder = folder_of(bundle);
+    const std::string base = folder / ("process-" + pid);
+
+    // Its memory: the word, where its environment lies.
+    const std::string core = content(base + ".core");
+    EXPECT_NE(core.find("WORD=only_42_here"), std::string::npos);
+    EXPECT_NE(core.find("/bin/busybox"), std::string::npos) << "NT_FILE";
+    const std::string maps = vm_->output_of("cat /proc/" + pid + "/maps");
+    const std::uint64_t program = std::stoull(maps, nullptr, 16);
+    const auto begin = offset_of(core, program);
+    ASSERT_TRUE(begin) << maps;
+    EXPECT_EQ(core.substr(*begin, 4), ELFMAG);
+    // Its program, byte for byte: all of it is in the memory of this guest.
+    const std::string sum = vm_->output_of("sha256sum /bin/busybox").substr(0, 64);
+    EXPECT_EQ(text(*file(bundle, "process-" + pid + ".exe"), "sha256"), sum);
+    EXPECT_EQ(crypto::to_hex(crypto::sha256(as_bytes(content(base + ".exe")))), sum);
+    // The rest.
+    EXPECT_EQ(json_at(base + ".trace.json").at("summary").value().at("pid").value().as_uint(),
+              std::stoul(pid));
+    EXPECT_NE(content(base + ".maps.json").find("/bin/busybox"), std::string::npos);
+    EXPECT_NE(content(base + ".files.json").find("/dev/null"), std::string::npos);
+    EXPECT_NE(content(folder / "processes.json").find("\"pid\": " + pid), std::string::npos);
+    EXPECT_EQ(content(folder / "processes.json").find("only_42_here"), std::string::npos)
+        << "no environment, by policy";
+    EXPECT_NE(content(folder / "system.json").find(vm_->release()), std::string::npos);
+    EXPECT_NE(content(folder / "kernel_log.json").find("Linux version"), std::string::npos);
+    struct stat status{};
+    ASSERT_EQ(::stat(folder.c_str(), &status), 0);
+    EXPECT_EQ(status.st_mode & 0777, 0700u);
+
+    // The log vouches for the list, and who wanted it is known.
+    const auto logged = agent_->logged(fmt::format("capture {}: 12 files", vm_->name()));
+    ASSERT_EQ(logged.size(), 1u);
+    EXPECT_EQ(text(logged[0].at("unmapped").value(), "evidence_sha256"),
+              crypto::to_hex(crypto::sha256(as_bytes(content(folder / "bundle.jsonl")))));
+
+    // Whoever touches it is told on.
+    std::ofstream(folder / "modules.json", std::ios::app) << ' ';
+    const RunResult verified = agent_->cli({"evidence", "verify"});
+    EXPECT_EQ(verified.status, 1);
+    EXPECT_NE(verified.output.find("modules.json: changed"), std::string::npos) << verified.output;
+}
+
+TEST_F(KeptEvidence, of_a_process_that_is_not_there_says_so) {
+    start_agent();
+    const RunResult ran = act("capture", {"--pid", "4194000"});
+    ASSERT_EQ(ran.status, 0) << ran.output;
+    EXPECT_NE(ran.output.find("7 files (5 could not be had)"), std::string::npos) << ran.output;
+    const json::Value bundle = only_bundle();
+    EXPECT_EQ(text(bundle, "state"), "intact");
+    EXPECT_NE(text(*file(bundle, "process-4194000.core"), "why_not").find("no process has the pid"),
+              std::string::npos);
+    EXPECT_FALSE(fs::exists(folder_of(bundle) / "process-4194000.core"));
+}
+
+TEST_F(KeptEvidence, is_for_who_may_and_within_its_quota) {
+    start_agent("[evidence]\nkeep_bytes = 134217728\n");
+    EXPECT_EQ(act("capture", {}, kNobody).status, 5);
+    EXPECT_EQ(act("capture", {"--dry-run"}, kNobody).status, 5);
+    EXPECT_EQ(act("pause", {"--pid", "1"}).status, 2);
+    ASSERT_EQ(act("capture").status, 0);
+    // Its RAM is more than what is left.
+    const RunResult dump = act("dump");
+    ASSERT_EQ(dump.status, 0) << dump.output;
+    EXPECT_NE(dump.output.find("1 file (1 could not be had)"), std::string::npos) << dump.output;
+    // What is kept is not removed for what comes.
+    const fs::path instance = folder_of(bundles()[0]).parent_path();
+    std::ofstream(instance / "filler") << std::string(80u << 20, 'x');
+    const RunResult refused = act("capture");
+    EXPECT_EQ(refused.status, 8) << refused.output;
+    EXPECT_NE(refused.output.find("keep_bytes"), std::string::npos) << refused.output;
+    EXPECT_EQ(act("capture", {"--dry-run"}).status, 8);
+    EXPECT_EQ(bundles().size(), 2u);
+    EXPECT_EQ(agent_->logged(fmt::format("capture {}: not done", vm_->name())).size(), 1u);
+}
+
+// A guest that breaks the worker takes back nothing.
+TEST_F(KeptEvidence, outlives_the_worker_that_gathers_it) {
+    const std::string pid = start_process();
+    start_agent("[evidence]\ntrace = \"1m\"\n");
+    std::thread asker([&] {
+        const RunResult ran = act("capture", {"--pid", pid});
+        EXPECT_EQ(ran.status, 0) << ran.output;
+        EXPECT_NE(ran.output.find("4 files (8 could not be had)"), std::string::npos) << ran.output;
+    });
+    pid_t gathering = -1;
+    agent_->wait_until("evidence is gathered", [&] {
+        for (const pid_t worker : agent_->workers("introspector")) {
+            if (writes(worker, ".trace.json")) gathering = worker;
+        }
+        return gathering != -1;
+    });
+    ::sleep(3);
+    ::kill(gathering, SIGKILL);
+    asker.join();
+    const json::Value bundle = only_bundle();
+    EXPECT_EQ(text(bundle, "state"), "intact");
+    EXPECT_NE(content(folder_of(bundle) / ("process-" + pid + ".core")).find("WORD=only_42_here"),
+              std::string::npos);
+    EXPECT_NE(text(*file(bundle, "processes.json"), "why_not").find("SIGKILL"), std::string::npos);
+}
+
+// A VM that policy has stopped for a while does not stay so because the agent ends meanwhile.
+TEST_F(KeptEvidence, is_sealed_when_the_agent_ends_and_the_vm_goes_on) {
+    const std::string pid = start_process();
+    start_agent(
+        "[schedule]\nhidden_process = \"1s\"\ncpu_percent = 100\n"
+        "[[act]]\nrule = \"hidden_process\"\ndo = [\"pause\", \"capture\", \"dump\", "
+        "\"resume\"]\n");
+    OutsideRootkit rootkit(&*vm_);
+    vm_->pause();
+    rootkit.unlink(rootkit.task_of(static_cast<std::uint32_t>(std::stoul(pid))), "tasks");
+    vm_->resume();
+    agent_->wait_until("evidence is gathered", [&] {
+        const auto workers = agent_->workers("introspector");
+        return std::ranges::any_of(workers, [](pid_t worker) { return writes(worker, ".json"); });
+    });
+    EXPECT_EQ(agent_->kill(SIGTERM), 0);
+    EXPECT_EQ(vm_->output_of("echo here"), "here\n");
+    const json::Value bundle = only_bundle();
+    EXPECT_EQ(text(bundle, "state"), "intact");
+    EXPECT_EQ(text(*file(bundle, "system.json"), "why_not"), "the agent ends");
+    EXPECT_EQ(agent_->logged(fmt::format("dump {}: not done: the agent ends", vm_->name())).size(),
+              1u);
+    EXPECT_EQ(agent_->logged(fmt::format("resume {}: resumed", vm_->name())).size(), 1u);
+}
+
+TEST_F(KeptEvidence, of_a_module_is_its_memory) {
+    start_agent(
+        "[schedule]\nkernel_modules = \"1s\"\ncpu_percent = 100\n"
+        "[[act]]\nrule = \"foreign_module\"\ndo = [\"capture\"]\n");
+    if (vm_->run("insmod /lib/modules/underseer_hide.ko").value().status != 0) {
+        GTEST_SKIP() << "no module of ours is built for this kernel";
+    }
+    agent_->wait_until("it is kept", [&] { return !bundles().empty(); });
+    const json::Value bundle = only_bundle();
+    EXPECT_EQ(text(bundle, "state"), "intact");
+    const std::string core = content(folder_of(bundle) / "module-underseer_hide.core");
+    // Its code, where the guest says that it lies, and a name that only this module has.
+    const std::uint64_t code =
+        std::stoull(vm_->output_of("cat /sys/module/underseer_hide/sections/.text"), nullptr, 16);
+    EXPECT_TRUE(offset_of(core, code)) << fmt::format("{:#x}", code);
+    EXPECT_NE(core.find("kallsyms_lookup_name"), std::string::npos);
+    const auto rules = json_at(folder_of(bundle) / "finding.json").at("finding").value();
+    EXPECT_EQ(text(rules, "rule"), "foreign_module");
+}
+
+// The chain that policy makes: the VM stands still while it is looked at, and goes on.
+TEST_F(KeptEvidence, of_a_finding_is_kept_by_policy) {
+    const std::string pid = start_process();
+    const fs::path told = fs::temp_directory_path() / (vm_->name() + "-told");
+    const fs::path program = told.native() + ".sh";
+    std::ofstream(program) << "#!/bin/sh\ncat > " << told.native() << "; echo ticket 12\n";
+    fs::permissions(program, fs::perms::owner_all);
+    start_agent(
+        "[schedule]\nhidden_process = \"1s\"\ncpu_percent = 100\n"
+        "[evidence]\ntrace = \"200ms\"\n"
+        "[[act]]\nrule = \"hidden_process\"\ndo = [\"pause\", \"capture\", \"dump\", "
+        "\"resume\"]\nrun = \"" +
+        program.native() + "\"\n");
+    OutsideRootkit rootkit(&*vm_);
+    vm_->pause();
+    rootkit.unlink(rootkit.task_of(static_cast<std::uint32_t>(std::stoul(pid))), "tasks");
+    vm_->resume();
+    const json::Value finding = agent_->wait_for_finding("hidden_process");
+    agent_->wait_until("the operator's program was told", [&] {
+        return !agent_->logged(fmt::format("run {}: {}: ticket 12", vm_->name(), program.native()))
+                    .empty();
+    });
+    EXPECT_EQ(text(json_at(told).at("finding_info").value(), "uid"), text(finding, "uid"));
+    fs::remove(told);
+    fs::remove(program);
+    EXPECT_EQ(vm_->output_of("echo here"), "here\n");
+    const auto kept = bundles("verify");
+    ASSERT_EQ(kept.size(), 2u);
+    const std::string uid = text(finding, "uid");
+    for (const json::Value& bundle : kept) {
+        EXPECT_EQ(text(bundle, "state"), "intact");
+        EXPECT_EQ(text(bundle, "finding_uid"), uid);
+        EXPECT_EQ(text(bundle, "vm_state"), "paused");
+        EXPECT_EQ(text(json_at(folder_of(bundle) / "finding.json"), "uid"), uid);
+    }
+    EXPECT_NE(content(folder_of(kept[0]) / ("process-" + pid + ".core")).find("WORD=only_42_here"),
+              std::string::npos);
+    EXPECT_NE(content(folder_of(kept[0]) / "processes.json").find("\"pid\": " + pid),
+              std::string::npos);
+    // The dump is a memory image as any other.
+    const fs::path core = folder_of(kept[1]) / "memory.core";
+    const RunResult check =
+        run_program({program_path("underseer"), "check", core, "--only", "hidden_process"});
+    EXPECT_EQ(check.status, 1);
+    EXPECT_NE(check.output.find(fmt::format("sleep (pid {})", pid)), std::string::npos)
+        << check.output;
+    const auto order = agent_->logged(vm_->name() + ": ");
+    std::vector<std::string> done;
+    for (const json::Value& event : order) {
+        if (event.at("class_uid").value().as_uint().value() != 7001u) continue;
+        done.push_back(text(event, "command_uid"));
+    }
+    EXPECT_EQ(done, (std::vector<std::string>{"pause", "capture", "dump", "resume", "run"}));
+}
+
+}  // namespace
+}  // namespace underseer::testing
