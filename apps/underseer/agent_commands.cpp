@@ -1,6 +1,7 @@
 #include "agent_commands.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
@@ -323,6 +324,12 @@ Result<int> act(const Options& options) {
                     "--pid is of capture: the other actions are done to a VM");
     }
     auto client = TRY(connect(options));
+    if (event::keeps_evidence(*action) && !options.dry_run && ::isatty(STDERR_FILENO) != 0) {
+        fmt::print(stderr,
+                   "Evidence of {} is gathered; that takes some seconds, and longer for all "
+                   "of its memory.\n",
+                   printable(options.target));
+    }
     const auto results = TRY(client.ask<agent::ActionResult>({.kind = ControlRequest::Kind::act,
                                                               .instance = options.target,
                                                               .action = *action,

@@ -5,12 +5,10 @@
 
 #include <algorithm>
 #include <chrono>
-#include <optional>
 #include <thread>
 
-#include "guests.h"
+#include "acted_vm.h"
 #include "outside_rootkit.h"
-#include "testing/test_agent.h"
 
 namespace underseer::testing {
 namespace {
@@ -18,26 +16,9 @@ namespace {
 using namespace std::chrono_literals;
 using Clock = std::chrono::steady_clock;
 
-class Actions : public ::testing::Test {
+class Actions : public ActedUponVm {
   protected:
-    void SetUp() override {
-        auto booted = TestVm::boot({.mac = "52:54:00:5e:00:01", .workload = false});
-        if (!booted.has_value() && booted.error().code == Code::unavailable) {
-            GTEST_SKIP() << booted.error().to_text();
-        }
-        ASSERT_TRUE(booted.has_value()) << booted.error().to_text();
-        vm_.emplace(std::move(*booted));
-    }
-    void start_agent(const std::string& policy = {}) {
-        agent_.emplace(fmt::format("{}\n[instances]\nonly = [\"name:{}\"]\n", policy, vm_->name()));
-        agent_->start();
-        agent_->wait_until_watched(vm_->name());
-    }
-    RunResult act(const std::string& action, std::vector<std::string> options = {},
-                  unsigned user = 0) {
-        options.insert(options.begin(), {"act", vm_->name(), action});
-        return agent_->cli(options, user);
-    }
+    VmSpec spec() const override { return {.mac = "52:54:00:5e:00:01", .workload = false}; }
     void expect_done(const std::string& action, const std::string& result) {
         const RunResult ran = act(action);
         EXPECT_EQ(ran.status, 0) << ran.output;
@@ -48,9 +29,6 @@ class Actions : public ::testing::Test {
     }
     // Its link, as the guest sees it.
     std::string carrier() { return vm_->output_of("cat /sys/class/net/eth0/carrier").substr(0, 1); }
-
-    std::optional<TestVm> vm_;
-    std::optional<TestAgent> agent_;
 };
 
 TEST_F(Actions, pause_and_resume_a_vm_and_are_logged) {

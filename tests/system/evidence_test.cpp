@@ -12,41 +12,22 @@
 #include <optional>
 #include <thread>
 
+#include "acted_vm.h"
 #include "crypto/hash.h"
-#include "guests.h"
 #include "outside_rootkit.h"
-#include "testing/test_agent.h"
 
 namespace underseer::testing {
 namespace {
 
 namespace fs = std::filesystem;
 
-class KeptEvidence : public ::testing::Test {
+class KeptEvidence : public ActedUponVm {
   protected:
-    void SetUp() override {
-        auto booted = TestVm::boot({.workload = false});
-        if (!booted.has_value() && booted.error().code == Code::unavailable) {
-            GTEST_SKIP() << booted.error().to_text();
-        }
-        ASSERT_TRUE(booted.has_value()) << booted.error().to_text();
-        vm_.emplace(std::move(*booted));
-    }
-    void start_agent(const std::string& policy = {}) {
-        agent_.emplace(fmt::format("{}\n[instances]\nonly = [\"name:{}\"]\n", policy, vm_->name()));
-        agent_->start();
-        agent_->wait_until_watched(vm_->name());
-    }
     // A shell of the guest that sleeps, with a word in its memory that is nowhere else.
     std::string start_process() {
         const std::string pid =
             vm_->output_of("WORD=only_$((6 * 7))_here sleep 1000 > /dev/null 2>&1 & echo $!");
         return pid.substr(0, pid.find('\n'));
-    }
-    RunResult act(const std::string& action, std::vector<std::string> options = {},
-                  unsigned user = 0) {
-        options.insert(options.begin(), {"act", vm_->name(), action});
-        return agent_->cli(options, user);
     }
     // The bundles, as `underseer evidence WORDS --json` tells of them.
     std::vector<json::Value> bundles(std::string verb = "ls") {
@@ -81,9 +62,6 @@ class KeptEvidence : public ::testing::Test {
     static json::Value json_at(const fs::path& path) {
         return json::Value::parse(content(path)).value();
     }
-
-    std::optional<TestVm> vm_;
-    std::optional<TestAgent> agent_;
 };
 
 // The file offset of an address; nothing where the core does not have it.
