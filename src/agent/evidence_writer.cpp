@@ -84,7 +84,7 @@ class Writer {
         if (!written.has_value()) {
             kept_.why_not = written.error().to_text();
             kept_.gaps.clear();
-            (void)::ftruncate(fd(), 0);
+            (void)!::ftruncate(fd(), 0);  // it is removed anyway
         }
         return std::move(kept_);
     }

@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -69,6 +70,7 @@ std::vector<Mapping> parse_maps(std::string_view maps) {
         const bool continues =
             !merged.empty() && merged.back().end == next.begin && merged.back().path == next.path &&
             merged.back().shared == next.shared && merged.back().inode == next.inode &&
+            merged.back().device == next.device &&
             (next.inode == 0 || merged.back().offset + merged.back().size() == next.offset);
         if (continues) {
             merged.back().end = next.end;
@@ -175,22 +177,35 @@ std::vector<RamSlice> lay_out(const Vm& vm, const std::vector<Mapping>& blocks, 
     return slices;
 }
 
-// A file behind a mapping, by one of the VMM's own fds for it: no path is followed.
-Result<Fd> open_mapped_file(pid_t pid, const Mapping& mapping) {
+// The fd of the VMM's for a regular file with that inode; "" when it has none. `device`: "" for
+// any: another file system may have a file of the same number.
+std::string find_fd(pid_t pid, const Mapping& mapping, const std::string& device) {
     namespace fs = std::filesystem;
-    const fs::path directory = fmt::format("/proc/{}/fd", pid);
     std::error_code error;
-    for (fs::directory_iterator entry(directory, error), end; !error && entry != end;
-         entry.increment(error)) {
+    for (fs::directory_iterator entry(fmt::format("/proc/{}/fd", pid), error), end;
+         !error && entry != end; entry.increment(error)) {
         struct stat status{};
         if (::stat(entry->path().c_str(), &status) != 0) continue;
-        if (status.st_ino == mapping.inode && S_ISREG(status.st_mode)) {
-            return open_file(entry->path(), O_RDONLY);
-        }
+        if (status.st_ino != mapping.inode || !S_ISREG(status.st_mode)) continue;
+        // As show_vma_header_prefix() writes it (fs/proc/task_mmu.c).
+        const auto its = fmt::format("{:02x}:{:02x}", major(status.st_dev), minor(status.st_dev));
+        if (device.empty() || its == device) return entry->path();
+    }
+    return "";
+}
+
+// A file behind a mapping, by one of the VMM's own fds for it: no path is followed.
+Result<Fd> open_mapped_file(pid_t pid, const Mapping& mapping) {
+    if (const auto fd = find_fd(pid, mapping, mapping.device); !fd.empty()) {
+        return open_file(fd, O_RDONLY);
     }
     // QEMU closes a file backend's fd in some versions; the mapping itself is a way to it.
-    return open_file(fmt::format("/proc/{}/map_files/{:x}-{:x}", pid, mapping.begin, mapping.end),
-                     O_RDONLY);
+    auto file = open_file(
+        fmt::format("/proc/{}/map_files/{:x}-{:x}", pid, mapping.begin, mapping.end), O_RDONLY);
+    if (file.has_value()) return file;
+    // Some file systems (btrfs, overlayfs) tell stat(2) another device than the mappings.
+    const auto fd = find_fd(pid, mapping, "");
+    return fd.empty() ? std::move(file) : open_file(fd, O_RDONLY);
 }
 
 }  // namespace
