@@ -164,22 +164,16 @@ void ControlServer::act(Client& client, const ControlRequest& request) {
     auto found = callbacks_.instance(request.instance);
     if (!found.has_value()) return send_failure(client, found.error());
     client.busy = true;
-    callbacks_.act(
-        **found, client.asker, request,
-        [this, id = client.id,
-         answer = ActionResult{.instance = (*found)->instance().name,
-                               .action = std::string(to_string(request.action)),
-                               .dry_run = request.dry_run}](const Result<std::string>& result) {
-            const auto still = clients_.find(id);
-            if (still != clients_.end() && result.has_value()) {
-                ActionResult done = answer;
-                done.result = *result;
-                send_items(*still->second, std::vector{done});
-            } else if (still != clients_.end()) {
-                send_failure(*still->second, result.error());
-            }
-            answered(id);
-        });
+    callbacks_.act(**found, client.asker, request,
+                   [this, id = client.id](const Result<ActionResult>& result) {
+                       const auto still = clients_.find(id);
+                       if (still != clients_.end() && result.has_value()) {
+                           send_items(*still->second, std::vector{*result});
+                       } else if (still != clients_.end()) {
+                           send_failure(*still->second, result.error());
+                       }
+                       answered(id);
+                   });
 }
 
 void ControlServer::relay(Client& client, const ControlRequest& request) {

@@ -30,7 +30,7 @@ class ControlServer {
             access;
         // Does it, or says what would be done; `done` is called once, later.
         std::function<void(InstanceWatch&, const event::Asker&, const ControlRequest&,
-                           std::function<void(const Result<std::string>&)> done)>
+                           std::function<void(const Result<ActionResult>&)> done)>
             act;
         // A client has gone; its count is that of InstanceWatch::ask.
         std::function<void(std::uint64_t asker)> left;

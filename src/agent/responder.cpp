@@ -21,6 +21,13 @@ Error the_agent_ends() {
     return {Code::gone, 0, "the agent ends"};
 }
 
+ActionResult result_of(const event::Instance& instance, const event::ActionTaken& taken) {
+    return {.instance = instance.name,
+            .action = std::string(event::to_string(taken.action)),
+            .result = taken.result,
+            .evidence = taken.evidence};
+}
+
 std::optional<std::uint32_t> some_pid(std::uint32_t pid) {
     return pid == 0 ? std::nullopt : std::optional(pid);
 }
@@ -35,7 +42,8 @@ void Responder::act(const InstanceWatch& watch, event::ActionTaken taken, Done d
                    taken.result = result.has_value() ? *result : result.error().to_text();
                    log(instance, taken);
                    callbacks_.changed(vm);
-                   done(result);
+                   if (!result.has_value()) return done(fail(result.error()));
+                   done(result_of(instance, taken));
                });
 }
 
@@ -53,8 +61,8 @@ void Responder::keep_evidence(EvidenceKeeper::Order order, event::ActionTaken ta
                            taken.result = kept.error().to_text();
                        }
                        log(instance, taken);
-                       if (kept.has_value()) return done(kept->text);
-                       done(fail(kept.error()));
+                       if (!kept.has_value()) return done(fail(kept.error()));
+                       done(result_of(instance, taken));
                    });
 }
 
@@ -71,14 +79,26 @@ void Responder::obey(const InstanceWatch& watch, const event::Asker& asker,
     event::ActionTaken taken{.action = request.action,
                              .because = fmt::format("user {} wants it", asker.user),
                              .asker = asker};
-    if (!event::keeps_evidence(request.action)) {
-        if (request.dry_run) return actor_.act(watch.vm(), request.action, true, std::move(done));
-        return act(watch, std::move(taken), std::move(done));
-    }
     EvidenceKeeper::Order order = order_for(watch, taken);
     order.pid = some_pid(request.pid);
-    if (watch.is_looked_into() && !request.dry_run) {
-        return keep_evidence(std::move(order), std::move(taken), std::move(done));
+    if (!request.dry_run) {
+        if (!event::keeps_evidence(request.action)) {
+            return act(watch, std::move(taken), std::move(done));
+        }
+        if (watch.is_looked_into()) {
+            return keep_evidence(std::move(order), std::move(taken), std::move(done));
+        }
+    }
+    auto tell = [instance = watch.instance(), taken = std::move(taken),
+                 done = std::move(done)](const Result<std::string>& answer) mutable {
+        if (!answer.has_value()) return done(fail(answer.error()));
+        taken.result = *answer;
+        ActionResult result = result_of(instance, taken);
+        result.dry_run = true;
+        done(result);
+    };
+    if (!event::keeps_evidence(request.action)) {
+        return actor_.act(watch.vm(), request.action, /*dry_run=*/true, std::move(tell));
     }
     auto answer =
         watch.is_looked_into()
@@ -86,8 +106,9 @@ void Responder::obey(const InstanceWatch& watch, const event::Asker& asker,
             : Result<std::string>(
                   fail(Code::unavailable, fmt::format("{} is not looked into: {}",
                                                       watch.instance().name, watch.status().why)));
+    // Answers come later.
     loop_->after(std::chrono::milliseconds(0),
-                 [done = std::move(done), answer = std::move(answer)] { done(answer); });
+                 [tell = std::move(tell), answer = std::move(answer)]() mutable { tell(answer); });
 }
 
 void Responder::go_on(Chain chain) {
@@ -121,7 +142,7 @@ void Responder::go_on(Chain chain) {
     }
     const event::Action action = taken.action;
     act(*watch, std::move(taken),
-        [this, action, chain = std::move(chain)](const Result<std::string>& result) mutable {
+        [this, action, chain = std::move(chain)](const Result<ActionResult>& result) mutable {
             if (result.has_value() && action == event::Action::pause) chain.state = "paused";
             if (result.has_value() && action == event::Action::resume) chain.state = "running";
             go_on(std::move(chain));

@@ -12,6 +12,7 @@
 #include "agent/instance_watch.h"
 #include "agent/managers.h"
 #include "agent/recorder.h"
+#include "agent/status.h"
 #include "event/ocsf.h"
 
 namespace underseer::agent {
@@ -19,7 +20,7 @@ namespace underseer::agent {
 class Responder {
   public:
     // What is so now, or why it was not done.
-    using Done = std::function<void(const Result<std::string>& result)>;
+    using Done = std::function<void(const Result<ActionResult>& result)>;
     struct Callbacks {
         std::function<const InstanceWatch*(const std::string& instance_id)> find;
         std::function<void(const hypervisor::Vm&)> changed;  // something was done to it

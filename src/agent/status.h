@@ -132,13 +132,15 @@ struct ActionResult {
     std::string instance;  // its name
     std::string action;    // "pause"
     bool dry_run = false;
-    std::string result;  // what is so now
+    std::string result;    // what is so now
+    std::string evidence;  // of capture and dump: the folder in which it is kept; "" else
 
     static constexpr auto fields() {
         using event::Field;
         using R = ActionResult;
         return std::tuple{Field{"instance", &R::instance}, Field{"action", &R::action},
-                          Field{"dry_run", &R::dry_run}, Field{"result", &R::result}};
+                          Field{"dry_run", &R::dry_run}, Field{"result", &R::result},
+                          Field{"evidence", &R::evidence}};
     }
 };
 

@@ -156,7 +156,10 @@ TEST_F(KeptEvidence, is_for_who_may_and_within_its_quota) {
     EXPECT_EQ(act("capture", {}, kNobody).status, 5);
     EXPECT_EQ(act("capture", {"--dry-run"}, kNobody).status, 5);
     EXPECT_EQ(act("pause", {"--pid", "1"}).status, 2);
-    ASSERT_EQ(act("capture").status, 0);
+    const RunResult made = act("capture", {"--json"});
+    ASSERT_EQ(made.status, 0) << made.output;
+    const auto results = json::Value::parse(made.output).value().elements().value();
+    EXPECT_EQ(text(results.at(0), "evidence"), folder_of(bundles()[0]));
     // Its RAM is more than what is left.
     const RunResult dump = act("dump");
     ASSERT_EQ(dump.status, 0) << dump.output;
