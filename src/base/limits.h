@@ -169,6 +169,29 @@ inline constexpr std::size_t kMaxKernelStackBytes = 32u << 10;
 // Unwind entries of a kernel or module; a distribution kernel has some 700,000.
 inline constexpr std::size_t kMaxUnwindEntries = 8u << 20;
 inline constexpr std::size_t kMaxSyscallArgNameBytes = 32;
+// Functions in one call stack of a program; interpreters nest deeper, and then it ends there.
+inline constexpr std::size_t kMaxUserStackFrames = 256;
+// Pages of a program's stack that one walk copies: 1 MiB.
+inline constexpr std::size_t kMaxUserStackPages = 256;
+// One entry of .eh_frame: some hundred bytes, of the largest functions some ten thousand. And all
+// that one walk reads of them.
+inline constexpr std::size_t kMaxCfiEntryBytes = 64u << 10;
+inline constexpr std::size_t kMaxCfiBytesOfWalk = 512u << 10;
+// A DWARF expression of unwind information has some ten bytes, and needs a stack of three words.
+inline constexpr std::size_t kMaxCfiExpressionBytes = 128;
+inline constexpr std::size_t kMaxCfiStack = 16;
+// An ELF file has some 10 program headers and 40 sections; one with a section for each function is
+// no program yet.
+inline constexpr std::size_t kMaxElfSegments = 128;
+inline constexpr std::size_t kMaxElfSections = 4096;
+inline constexpr std::size_t kMaxElfDynamicEntries = 1024;
+// Programs and libraries that a traced process has code of; a browser maps some 200.
+inline constexpr std::size_t kMaxTracedFiles = 512;
+// Pages of all of them that are kept at a time: 32 MiB.
+inline constexpr std::size_t kMaxTracedFilePages = 8u << 10;
+// What is read of all of them from end to end, and kept as an index: symbols, and unwind
+// information without a table to search it by. A large static program has 20 MB of both.
+inline constexpr std::uint64_t kMaxTracedIndexBytes = 128u << 20;
 
 // ---- policy ------------------------------------------------------------------------------------
 // A policy with a thousand suppressions has 0.2 MB.

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <cstring>
+#include <iterator>
 
 namespace underseer::guest_linux {
 
@@ -10,9 +11,13 @@ namespace {
 
 // struct pt_regs: words from its begin (arch/x86/include/asm/ptrace.h).
 enum RegisterWord : std::uint64_t {
+    kR15 = 0,
+    kR14 = 1,
     kR13 = 2,
+    kR12 = 3,
     kBp = 4,
     kBx = 5,
+    kR11 = 6,
     kR10 = 7,
     kR9 = 8,
     kR8 = 9,
@@ -29,6 +34,10 @@ enum RegisterWord : std::uint64_t {
     kWords = 21
 };
 constexpr std::uint64_t kWord = 8;
+// By their DWARF numbers.
+constexpr RegisterWord kDwarfWords[] = {kAx, kDx,  kCx,  kBx,  kSi,  kDi,  kBp,  kSp, kR8,
+                                        kR9, kR10, kR11, kR12, kR13, kR14, kR15, kIp};
+static_assert(std::size(kDwarfWords) == kDwarfRegisters);
 
 // arch/x86/include/asm/segment.h: __USER_CS, __USER32_CS, __USER_DS.
 constexpr std::uint64_t kUserCode = 0x33, kUserCode32 = 0x23, kUserData = 0x2b;
@@ -215,7 +224,11 @@ std::optional<UserRegisters> read_user_registers(const StackCopy& stack, bool co
         if ((cs != kUserCode && cs != kUserCode32) || ss != kUserData) continue;
         UserRegisters registers{
             .at = GuestVirt{at}, .code = GuestVirt{word(kIp)}, .sp = GuestVirt{word(kSp)}};
-        registers.is_compat = compat_call || cs == kUserCode32;
+        registers.is_32_bit = cs == kUserCode32;
+        registers.is_compat = compat_call || registers.is_32_bit;
+        for (unsigned i = 0; i < kDwarfRegisters; ++i) {
+            registers.registers[i] = word(kDwarfWords[i]);
+        }
         // The kernel itself keeps its low half only (syscall_get_nr()).
         registers.system_call = static_cast<std::int32_t>(word(kOrigAx));
         registers.arguments = {word(kDi), word(kSi), word(kDx), word(kR10), word(kR8), word(kR9)};

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "guest_linux/call_frame_info.h"
 #include "guest_linux/unwind_tables.h"
 
 namespace underseer::guest_linux {
@@ -59,6 +60,8 @@ struct UserRegisters {
     bool is_compat = false;         // a system call of 32-bit programs: other numbers
     std::array<std::uint64_t, 6> arguments{};
     GuestVirt code, sp;
+    bool is_32_bit = false;    // so is the program's code
+    DwarfRegisters registers;  // all of them
 };
 // Nothing where the top of the stack holds no such registers. `compat_call`: the kernel says that
 // it answers a call of 32-bit programs.
