@@ -29,6 +29,7 @@
 #include "guest_linux/tasks.h"
 #include "guest_linux/user_code.h"
 #include "guest_linux/user_memory.h"
+#include "guest_linux/user_programs.h"
 #include "guest_linux/watch_list.h"
 
 namespace underseer::guest_linux {
@@ -58,6 +59,10 @@ class Guest {
     // What single tasks do, read past `memory`'s cache.
     Result<std::unique_ptr<TaskSampler>> task_sampler(guest_memory::GuestMemory* memory) {
         return TaskSampler::of(kernel_.get(), memory);
+    }
+    // Which programs and libraries a process executes, read past it too.
+    UserPrograms user_programs(guest_memory::GuestMemory* memory) {
+        return UserPrograms(kernel_.get(), memory);
     }
     Result<event::Task> task(GuestVirt address, TaskDetail detail = {}) {
         return tasks_.read(address, detail);

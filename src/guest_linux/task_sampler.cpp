@@ -61,6 +61,7 @@ TaskSampler::TaskSampler(Kernel* kernel, guest_memory::GuestMemory* memory)
           .thread_status = of_task({"thread_info.status"}),
           .signal = of_task({"signal"}),
           .thread_node = of_task({"thread_node"}),
+          .mm = of_task({"mm"}),
           .thread_head = k.field("signal_struct", "thread_head"),
           .frame_bp = k.field("inactive_task_frame", "bp"),
           .frame_code = k.field("inactive_task_frame", "ret_addr")};
@@ -74,11 +75,13 @@ Result<std::unique_ptr<TaskSampler>> TaskSampler::of(Kernel* kernel,
     TRY(kernel->require({f.pid,    f.tgid,        f.start,       f.state,       f.exit_state,
                          f.flags,  f.on_cpu,      f.on_rq,       f.voluntary,   f.involuntary,
                          f.stack,  f.sp,          f.user_time,   f.system_time, f.comm,
-                         f.signal, f.thread_node, f.thread_head, f.frame_bp,    f.frame_code}));
+                         f.signal, f.thread_node, f.thread_head, f.frame_bp,    f.frame_code,
+                         f.mm}));
     std::uint64_t bytes = 0;
-    for (const Field& field : {f.pid, f.tgid, f.start, f.state, f.exit_state, f.flags, f.on_cpu,
-                               f.on_rq, f.delayed, f.voluntary, f.involuntary, f.stack, f.sp,
-                               f.user_time, f.system_time, f.comm, f.signal, f.thread_status}) {
+    for (const Field& field :
+         {f.pid, f.tgid, f.start, f.state, f.exit_state, f.flags, f.on_cpu, f.on_rq, f.delayed,
+          f.voluntary, f.involuntary, f.stack, f.sp, f.user_time, f.system_time, f.comm, f.signal,
+          f.thread_status, f.mm}) {
         if (field.known()) bytes = std::max(bytes, field.offset + field.size_bytes);
     }
     if (bytes > kMaxSampledTaskBytes) return fail(Code::malformed, "a task_struct is too long");
@@ -118,6 +121,7 @@ Result<TaskMoment> TaskSampler::read_members(GuestVirt task) {
         return fail(Code::unavailable, fmt::format("{:#x} holds no task", task.value));
     }
     moment.start_time = member(f_.start);
+    moment.mm = GuestVirt{member(f_.mm)};
     moment.is_kernel_thread = (member(f_.flags) & kPfKthread) != 0;
     moment.state = letter_of(member(f_.state), member(f_.exit_state));
     // Since 6.12 one that waits may stay in its queue until its share of time has come.

@@ -23,6 +23,7 @@ enum class Activity : std::uint8_t {
 struct TaskMoment {
     std::uint32_t pid = 0, tgid = 0;
     std::uint64_t start_time = 0;  // of its boot, in nanoseconds: another task has another
+    GuestVirt mm;                  // its memory: a program that it executes gets another
     bool is_kernel_thread = false;
     Activity activity{};
     char state = '?';                          // the letter that /proc/PID/stat shows of it
@@ -72,7 +73,7 @@ class TaskSampler {
     struct {
         Field pid, tgid, start, state, exit_state, flags, on_cpu, on_rq, delayed, voluntary,
             involuntary, stack, sp, user_time, system_time, comm, thread_status, signal,
-            thread_node;
+            thread_node, mm;
         Field thread_head;
         Field frame_bp, frame_code;
     } f_;

@@ -37,8 +37,9 @@ UserMemory::UserMemory(Kernel* kernel, MemoryMaps* maps, Tasks* tasks)
     : kernel_(kernel), maps_(maps), tasks_(tasks), cache_(kernel) {}
 
 Result<std::optional<UserMemory::Process>> UserMemory::process(GuestVirt task, std::uint32_t pid) {
-    if (!TRY(tasks_->mm(task))) return std::optional<Process>();
-    Process process{.space = TRY(tasks_->user_memory(task)).space()};
+    const GuestVirt mm = TRY(tasks_->mm(task));
+    if (!mm) return std::optional<Process>();
+    Process process{.mm = mm, .space = TRY(tasks_->user_memory(task)).space()};
     auto areas = TRY(maps_->list_with_files(task, pid));
     process.areas.unreadable = areas.unreadable;
     process.areas.first_error = std::move(areas.first_error);

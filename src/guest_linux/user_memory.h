@@ -20,6 +20,7 @@ class UserMemory {
         GuestVirt file;  // its struct address_space; null where no file is behind the area
     };
     struct Process {
+        GuestVirt mm;
         AddressSpace space;
         Listing<Area> areas;
     };
