@@ -285,13 +285,18 @@ const std::vector<Row>& rows() {
           .more =
               "Its memory is read a hundred times a second, and nothing in the VM is touched. Told "
               "are, of each thread, in which share of the samples it was where: its system call "
-              "with the arguments, where its program goes on, and its call stack in the kernel. "
+              "with the arguments, its call stack in the kernel, and that of its program. "
               "What is shorter than the time between two samples is seen by chance, or not. Of a "
               "thread that is on a CPU only its CPU knows where it is: then the CPU time that the "
               "guest itself counts says whether it runs in its program (user) or in the kernel "
               "(system).\n\n"
               "A '?' before a function marks a guess, as in the kernel's own messages: no table "
-              "leads to it, and its address lies on the stack. An image is one sample.",
+              "leads to it, and its address lies on the stack. Functions of the program have the "
+              "names that its files' symbols give them, as far as those are in the guest's memory; "
+              "else the place in the file is told. 'By its frame pointer' marks a caller that was "
+              "found by the register rbp, as the file says nothing of that stack: callers may be "
+              "missing before it. Where a stack could not be followed further, the reason is told. "
+              "An image is one sample.",
           .words = {{"INSTANCE|IMAGE", Kind::target}},
           .options = {&kPid, &kFor, &kJson, &kDirect, &kRun},
           .exits = of_a_guest({{3, "there is no such VM, file or process"},

@@ -120,7 +120,7 @@ TEST(JsonDocument, describes_every_key_as_it_is) {
     expect_documented<agent::TraceMoment>("### Traced moment");
     expect_documented<agent::TraceCall>("### Traced call");
     expect_documented<agent::TraceArgument>("### Traced argument");
-    expect_documented<agent::TraceUserPlace>("### Traced place");
+    expect_documented<agent::TraceUserFrame>("### Traced program function");
     expect_documented<agent::TraceFrame>("### Traced function");
 }
 

@@ -26,6 +26,7 @@ using agent::TracePart;
 using agent::TraceReport;
 using agent::TraceSummary;
 using agent::TraceThread;
+using agent::TraceUserFrame;
 using std::chrono::milliseconds;
 
 constexpr milliseconds kDefaultDuration{10'000};
@@ -83,11 +84,11 @@ std::string key_of(const TraceMoment& moment) {
     if (moment.call.available()) {
         key += fmt::format("{} {} ", moment.call.value().number, moment.call.value().is_compat);
     }
-    if (moment.user.available()) key += fmt::format("{} ", moment.user.value().address);
     for (const auto& frame : moment.stack) {
         key += fmt::format("{}{} ", frame.address, frame.is_guess ? "?" : "");
     }
-    return key + moment.stack_ended;
+    for (const auto& frame : moment.user_stack) key += fmt::format("{} ", frame.address);
+    return key + moment.stack_ended + moment.user_stack_ended;
 }
 
 std::vector<Place> places_of(const TraceThread& thread) {
@@ -104,6 +105,15 @@ std::vector<Place> places_of(const TraceThread& thread) {
     }
     std::ranges::stable_sort(places, std::greater{}, &Place::samples);
     return places;
+}
+
+std::string frame_text(const TraceUserFrame& frame) {
+    std::string text = frame.file.empty() ? fmt::format("{:#x}, in no file", frame.address)
+                       : frame.symbol.empty()
+                           ? fmt::format("{}+{:#x}", frame.file, frame.offset_bytes)
+                           : fmt::format("{}  ({})", frame.symbol, frame.file);
+    if (frame.by_frame_pointer) text += ", by its frame pointer";
+    return text;
 }
 
 constexpr std::string_view kIndent = "                    ";
@@ -127,20 +137,17 @@ void add_place(std::string& text, const Place& place, std::uint64_t all) {
     if (place.seen_ns > place.longest_ns && place.longest_ns != 0) {
         text += fmt::format("{}  longest {}\n", kIndent, duration_text(place.longest_ns));
     }
-    if (moment.user.available()) {
-        const auto& user = moment.user.value();
-        text += fmt::format("{}  program {}\n", kIndent,
-                            user.file.empty()
-                                ? fmt::format("{:#x}, in no file", user.address)
-                                : printable(fmt::format("{}+{:#x}", user.file, user.offset_bytes)));
-    }
+    const auto line = [&](std::string_view whose, const std::string& what_there) {
+        text += fmt::format("{}  {:<7} {}\n", kIndent, whose, printable(what_there));
+    };
     for (const auto& frame : moment.stack) {
-        text += fmt::format(
-            "{}  kernel  {}{}{}\n", kIndent, frame.is_guess ? "? " : "", printable(frame.symbol),
-            frame.module.empty() ? "" : fmt::format(" [{}]", printable(frame.module)));
+        line("kernel", fmt::format("{}{}{}", frame.is_guess ? "? " : "", frame.symbol,
+                                   frame.module.empty() ? "" : " [" + frame.module + "]"));
     }
-    if (!moment.stack_ended.empty()) {
-        text += fmt::format("{}  ended: {}\n", kIndent, printable(moment.stack_ended));
+    if (!moment.stack_ended.empty()) line("kernel", "ended: " + moment.stack_ended);
+    for (const auto& frame : moment.user_stack) line("program", frame_text(frame));
+    if (!moment.user_stack.empty() && !moment.user_stack_ended.empty()) {
+        line("program", "ended: " + moment.user_stack_ended);
     }
 }
 

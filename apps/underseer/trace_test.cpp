@@ -33,7 +33,11 @@ TraceMoment write_of(std::uint64_t bytes, std::uint64_t samples) {
                        .longest_ns = samples * 10'000'000};
     moment.call = TraceCall{
         .number = 1, .name = "write", .arguments = {{"fd", 1, "a\x1b[31m"}, {"count", bytes, ""}}};
-    moment.user = agent::TraceUserPlace{4096, "/bin/x", 16};
+    moment.user_stack = {
+        {.address = 4096, .symbol = "", .file = "/bin/x", .offset_bytes = 16},
+        {.address = 4097, .symbol = "main+0x1", .file = "/bin/x", .by_frame_pointer = true},
+        {.address = 4098, .symbol = "", .file = ""}};
+    moment.user_stack_ended = "too deep";
     moment.stack = {{.address = 1, .symbol = "pipe_write+0x10", .module = "pipes"},
                     {.address = 2, .symbol = "entry+0x1", .is_guess = true}};
     moment.stack_ended = "the table ends";
@@ -55,7 +59,11 @@ TEST(TraceText, folds_what_differs_in_its_arguments_only) {
         << text;
     EXPECT_NE(text.find("or write(fd=1<a\\x1b[31m>, count=2)"), std::string::npos) << text;
     EXPECT_NE(text.find("or 2 with other arguments"), std::string::npos) << text;
-    EXPECT_NE(text.find("program /bin/x+0x10"), std::string::npos) << text;
+    EXPECT_NE(text.find("program /bin/x+0x10\n"), std::string::npos) << text;
+    EXPECT_NE(text.find("program main+0x1  (/bin/x), by its frame pointer\n"), std::string::npos)
+        << text;
+    EXPECT_NE(text.find("program 0x1002, in no file\n"), std::string::npos) << text;
+    EXPECT_NE(text.find("program ended: too deep\n"), std::string::npos) << text;
     EXPECT_NE(text.find("kernel  pipe_write+0x10 [pipes]\n"), std::string::npos) << text;
     EXPECT_NE(text.find("kernel  ? entry+0x1\n"), std::string::npos) << text;
     EXPECT_NE(text.find("ended: the table ends"), std::string::npos) << text;

@@ -18,7 +18,8 @@ using guest_linux::Guest;
 using guest_linux::SyscallArgument;
 using guest_linux::TaskMoment;
 using guest_linux::TaskSampler;
-using guest_linux::UserMemory;
+using guest_linux::UserPrograms;
+using guest_linux::UserStack;
 using Clock = std::chrono::steady_clock;
 using namespace std::chrono_literals;
 
@@ -35,20 +36,21 @@ std::uint64_t ns_of(Clock::duration time) {
 // What makes two samples the same: all that is told of them.
 class MomentKey {
   public:
-    explicit MomentKey(const TaskMoment& moment) {
+    MomentKey(const TaskMoment& moment, const UserStack& user_stack) {
         add(static_cast<std::uint64_t>(state_of(moment)));
         if (moment.is_torn || moment.activity == Activity::on_cpu) return;
         add(moment.is_kernel_thread);
         if (const auto& user = moment.user) {
             add(static_cast<std::uint64_t>(user->system_call));
             add(user->is_compat);
-            add(user->code.value);
             if (user->system_call >= 0) {
                 for (const std::uint64_t argument : user->arguments) add(argument);
             }
         }
         for (const auto& frame : moment.stack.frames) add(frame.code.value), add(frame.is_guess);
         text_ += moment.stack.ended + moment.unknown;
+        for (const auto& frame : user_stack.frames) add(frame.code.value);
+        text_ += user_stack.ended;
     }
     std::string take() { return std::move(text_); }
 
@@ -110,7 +112,8 @@ class ProcessTrace::Look {
     static Result<std::unique_ptr<Look>> of(Guest& guest, guest_memory::GuestMemory* memory,
                                             const TraceOrder& order, std::uint32_t pid) {
         auto sampler = TRY(guest.task_sampler(memory));
-        auto look = std::unique_ptr<Look>(new Look(std::move(sampler), order, memory->live(), pid));
+        auto look = std::unique_ptr<Look>(
+            new Look(std::move(sampler), guest.user_programs(memory), order, memory->live(), pid));
         const auto tasks = guest.tasks(kBrief, pid);
         if (tasks.unreadable != 0) look->add_gap("the list of tasks: " + tasks.first_error);
         for (const event::Task& task : tasks.items) {
@@ -131,7 +134,8 @@ class ProcessTrace::Look {
 
     Listing<TracePart> go_on(Guest& guest) {
         const auto begun = Clock::now();
-        areas_.reset();
+        looks_left_ = kLooksOfStep;
+        memory_.reset();
         sampler_->forget();
         while (summary_.ended.empty() && Clock::now() - begun < kTraceStep) {
             round(guest);
@@ -167,9 +171,10 @@ class ProcessTrace::Look {
         std::uint64_t run_ns = 0;  // that it has been in it without a break
     };
 
-    Look(std::unique_ptr<TaskSampler> sampler, const TraceOrder& order, bool live,
-         std::uint32_t pid)
+    Look(std::unique_ptr<TaskSampler> sampler, UserPrograms programs, const TraceOrder& order,
+         bool live, std::uint32_t pid)
         : sampler_(std::move(sampler)),
+          programs_(std::move(programs)),
           live_(live),
           pid_(pid),
           period_(std::chrono::microseconds(order.period_us)),
@@ -289,7 +294,42 @@ class ProcessTrace::Look {
             if (known == nullptr) return;
         }
         if (moment->activity == Activity::ended) return leave(*known, now);
-        take(guest, *known, std::move(*moment), now);
+        UserStack user_stack;
+        if (moment->user && !moment->is_unchanged) user_stack = user_stack_of(guest, task, *moment);
+        take(guest, *known, std::move(*moment), std::move(user_stack), now);
+    }
+
+    UserStack user_stack_of(Guest& guest, GuestVirt task, TaskMoment& moment) {
+        const bool is_known = memory_ == moment.mm;
+        if (!is_known) look_at_memory(guest, task, moment.mm);
+        UserStack stack = programs_.stack_of(*moment.user);
+        // A library may have been loaded since.
+        if (!stack.ended.empty() && is_known && looks_left_ != 0) {
+            --looks_left_;
+            look_at_memory(guest, task, moment.mm);
+            stack = programs_.stack_of(*moment.user);
+        }
+        if (const auto after = sampler_->sample(task, &moment);
+            !after.has_value() || !after->is_unchanged) {
+            moment.user.reset();
+            moment.stack = {};
+            moment.is_torn = true;
+            return {};
+        }
+        return stack;
+    }
+
+    void look_at_memory(Guest& guest, GuestVirt task, GuestVirt mm) {
+        guest.new_epoch();
+        memory_.reset();
+        programs_.look_at(std::nullopt);
+        auto process = guest.user_memory().process(task, pid_);
+        if (!process.has_value()) return add_gap("its mappings: " + process.error().to_text());
+        if (!*process) return;  // it is ending
+        const auto& areas = (*process)->areas;
+        if (areas.unreadable != 0) add_gap("its mappings: " + areas.first_error);
+        memory_ = mm;
+        programs_.look_at(std::move(**process));
     }
 
     Thread* open(GuestVirt task, const TaskMoment& moment) {
@@ -326,7 +366,8 @@ class ProcessTrace::Look {
         moment.longest_ns = std::max(moment.longest_ns, thread.run_ns);
     }
 
-    void take(Guest& guest, Thread& thread, TaskMoment moment, Clock::time_point now) {
+    void take(Guest& guest, Thread& thread, TaskMoment moment, UserStack user_stack,
+              Clock::time_point now) {
         credit(thread, now);
         thread.at = now;
         TraceThread& told = thread.told;
@@ -335,7 +376,7 @@ class ProcessTrace::Look {
         account(thread, moment);
         if (moment.is_torn) ++summary_.torn;
         const bool goes_on = moment.is_unchanged;
-        if (!goes_on) thread.now = index_of(guest, thread, moment, thread.now);
+        if (!goes_on) thread.now = index_of(guest, thread, moment, user_stack);
         if (thread.now) {
             ++told.moments[*thread.now].samples;
         } else {
@@ -361,13 +402,13 @@ class ProcessTrace::Look {
     }
 
     std::optional<std::size_t> index_of(Guest& guest, Thread& thread, const TaskMoment& moment,
-                                        std::optional<std::size_t> before) {
-        std::string key = MomentKey(moment).take();
+                                        const UserStack& user_stack) {
+        std::string key = MomentKey(moment, user_stack).take();
         const auto known = thread.index.find(key);
         if (known != thread.index.end()) {
             // It may have left its CPU and come back: then this is another stay. While it is on one
             // nobody can tell.
-            const bool stays = known->second == before && moment.activity == Activity::on_cpu &&
+            const bool stays = known->second == thread.now && moment.activity == Activity::on_cpu &&
                                thread.last && thread.last->switches == moment.switches;
             if (!stays) thread.run_ns = 0;
             return known->second;
@@ -375,16 +416,17 @@ class ProcessTrace::Look {
         thread.run_ns = 0;
         if (moments_ == limits::kMaxTracedMoments) return std::nullopt;
         ++moments_;
-        thread.told.moments.push_back(describe(guest, thread.task, moment));
+        thread.told.moments.push_back(describe(guest, thread.task, moment, user_stack));
         thread.index.emplace(std::move(key), thread.told.moments.size() - 1);
         return thread.told.moments.size() - 1;
     }
 
-    TraceMoment describe(Guest& guest, GuestVirt task, const TaskMoment& moment) {
+    TraceMoment describe(Guest& guest, GuestVirt task, const TaskMoment& moment,
+                         const UserStack& user_stack) {
         TraceMoment told{.state = MomentKey::state_of(moment), .mode = mode_of(moment)};
         const auto none = [&](std::string why) {
             told.call = event::Observed<TraceCall>::unavailable(why);
-            told.user = event::Observed<TraceUserPlace>::unavailable(std::move(why));
+            told.user_stack_ended = std::move(why);
         };
         if (told.mode == ThreadMode::unknown && moment.unknown.empty()) {
             none("it was on a CPU, which alone knows where");
@@ -408,7 +450,9 @@ class ProcessTrace::Look {
                      : "no registers of user space are saved: " + told.stack_ended);
             return told;
         }
-        told.user = user_place(guest, task, moment.user->code.value);
+        for (const auto& frame : user_stack.frames) told.user_stack.push_back(tell_frame(frame));
+        told.user_stack_ended = user_stack.ended;
+        if (programs_.is_cut()) add_gap("its programs have more symbols than are kept");
         if (moment.user->system_call < 0) {
             told.call = event::Observed<TraceCall>::unavailable("it was in no system call");
         } else {
@@ -463,28 +507,13 @@ class ProcessTrace::Look {
         return file.has_value() ? file->path.substr(0, kMaxFileTextBytes) : "";
     }
 
-    event::Observed<TraceUserPlace> user_place(Guest& guest, GuestVirt task, std::uint64_t at) {
-        const auto find = [&]() -> const UserMemory::Area* {
-            if (!areas_) return nullptr;
-            for (const UserMemory::Area& area : *areas_) {
-                if (at >= area.vma.begin && at < area.vma.end) return &area;
-            }
-            return nullptr;
-        };
-        if (find() == nullptr) {
-            auto process = guest.user_memory().process(task, pid_);
-            if (!process.has_value()) {
-                return event::Observed<TraceUserPlace>::unavailable(process.error().to_text());
-            }
-            areas_.emplace();
-            if (*process) areas_ = std::move((*process)->areas.items);
-        }
-        TraceUserPlace place{.address = at};
-        if (const UserMemory::Area* area = find(); area != nullptr) {
-            place.file = area->vma.path.substr(0, kMaxFileTextBytes);
-            place.offset_bytes = at - area->vma.begin + area->vma.offset_bytes;
-        }
-        return place;
+    TraceUserFrame tell_frame(const guest_linux::UserFrame& frame) {
+        auto place = programs_.place_of(frame);
+        return {.address = frame.code.value,
+                .symbol = std::move(place.symbol),
+                .file = place.file.substr(0, kMaxFileTextBytes),
+                .offset_bytes = place.offset_bytes,
+                .by_frame_pointer = frame.by_frame_pointer};
     }
 
     // In parts of which each is a frame; a thread with many moments goes on in the next.
@@ -513,7 +542,11 @@ class ProcessTrace::Look {
     // Lists that end in nothing for so many rounds do not do so because they change.
     static constexpr unsigned kBrokenListIsBroken = 8;
 
+    // Looks at what is mapped because a stack ended early; it may always.
+    static constexpr unsigned kLooksOfStep = 4;
+
     std::unique_ptr<TaskSampler> sampler_;
+    UserPrograms programs_;
     bool live_;
     std::uint32_t pid_;
     std::uint64_t start_time_ = 0;
@@ -528,7 +561,8 @@ class ProcessTrace::Look {
     std::unordered_map<GuestVirt, std::uint32_t> by_task_;
     std::size_t moments_ = 0;
     std::map<std::uint32_t, std::optional<std::vector<SyscallArgument>>> shapes_;
-    std::optional<std::vector<UserMemory::Area>> areas_;  // of this step
+    std::optional<GuestVirt> memory_;  // that was looked at in this step
+    unsigned looks_left_ = 0;          // again, in this step
     TraceSummary summary_;
 };
 

@@ -78,17 +78,22 @@ struct TraceFrame {
     }
 };
 
-// Where the program goes on.
-struct TraceUserPlace {
+// A function of the program: the first one goes on there, and to the others a call returns there.
+struct TraceUserFrame {
     std::uint64_t address = 0;
-    std::string file;  // that is mapped there, "[vdso]", ..; "" where nothing has a name
+    std::string symbol;  // "read+0x13"; "" where no name is known
+    std::string file;    // that is mapped there, "[vdso]", ..; "" where nothing has a name
     std::uint64_t offset_bytes = 0;  // in it; where it has no name, from the mapping's begin
+    // Found by rbp, which not all code uses as a frame pointer: callers may be missing before it.
+    bool by_frame_pointer = false;
 
     static constexpr auto fields() {
         using event::Field;
-        return std::tuple{Field{"address", &TraceUserPlace::address},
-                          Field{"file", &TraceUserPlace::file},
-                          Field{"offset_bytes", &TraceUserPlace::offset_bytes}};
+        return std::tuple{Field{"address", &TraceUserFrame::address},
+                          Field{"symbol", &TraceUserFrame::symbol},
+                          Field{"file", &TraceUserFrame::file},
+                          Field{"offset_bytes", &TraceUserFrame::offset_bytes},
+                          Field{"frame_pointer", &TraceUserFrame::by_frame_pointer}};
     }
 };
 
@@ -100,9 +105,10 @@ struct TraceMoment {
     std::uint64_t seen_ns = 0;     // from each of them to the next
     std::uint64_t longest_ns = 0;  // without a break
     event::Observed<TraceCall> call;
-    event::Observed<TraceUserPlace> user;
-    std::vector<TraceFrame> stack;  // of the kernel, the innermost function first
-    std::string stack_ended;        // why it is not followed to its begin; "": it is
+    std::vector<TraceFrame> stack;           // of the kernel, the innermost function first
+    std::string stack_ended;                 // why it is not followed to its begin; "": it is
+    std::vector<TraceUserFrame> user_stack;  // of the program, which has entered the kernel
+    std::string user_stack_ended;
 
     static constexpr auto fields() {
         using event::Field;
@@ -112,9 +118,10 @@ struct TraceMoment {
                           Field{"seen_ns", &TraceMoment::seen_ns},
                           Field{"longest_ns", &TraceMoment::longest_ns},
                           Field{"call", &TraceMoment::call},
-                          Field{"user", &TraceMoment::user},
                           Field{"stack", &TraceMoment::stack},
-                          Field{"stack_ended", &TraceMoment::stack_ended}};
+                          Field{"stack_ended", &TraceMoment::stack_ended},
+                          Field{"user_stack", &TraceMoment::user_stack},
+                          Field{"user_stack_ended", &TraceMoment::user_stack_ended}};
     }
 };
 
