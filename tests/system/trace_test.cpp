@@ -117,6 +117,17 @@ class Tracing : public ::testing::TestWithParam<std::string> {
 };
 INSTANTIATE_TEST_SUITE_P(, Tracing, ::testing::ValuesIn(all_kernels()), test_name);
 
+// Their names alone; where one is not known, the file.
+std::vector<std::string> functions_of(const TraceMoment& moment) {
+    std::vector<std::string> names;
+    for (const auto& frame : moment.user_stack) {
+        EXPECT_FALSE(frame.by_frame_pointer) << frame.symbol;
+        names.push_back(frame.symbol.empty() ? frame.file
+                                             : frame.symbol.substr(0, frame.symbol.find('+')));
+    }
+    return names;
+}
+
 void expect_same(const TrueThread& real, const TraceThread& seen) {
     ASSERT_FALSE(seen.moments.empty()) << real.comm;
     EXPECT_EQ(seen.comm, real.comm);
@@ -135,9 +146,12 @@ void expect_same(const TrueThread& real, const TraceThread& seen) {
         EXPECT_EQ(call.arguments[i].value, real.call.at(1 + i)) << real.comm << ", argument " << i;
         EXPECT_NE(call.arguments[i].name, "") << real.comm << ", argument " << i;
     }
-    ASSERT_TRUE(moment.user.available()) << real.comm << ": " << moment.user.reason();
-    EXPECT_EQ(moment.user.value().address, real.call[8]) << real.comm;
-    EXPECT_EQ(moment.user.value().file, "/bin/intruder") << real.comm;
+    ASSERT_FALSE(moment.user_stack.empty()) << real.comm << ": " << moment.user_stack_ended;
+    EXPECT_EQ(moment.user_stack[0].address, real.call[8]) << real.comm;
+    EXPECT_EQ(moment.user_stack[0].file, "/bin/intruder") << real.comm;
+    EXPECT_EQ(moment.user_stack_ended, "") << real.comm;
+    EXPECT_EQ(functions_of(moment).back(), real.comm == "intruder" ? "_start" : "clone3")
+        << real.comm;
     // The guest leaves its scheduler out, which is the innermost.
     EXPECT_EQ(moment.stack_ended, "") << real.comm;
     std::vector<std::string> stack;
@@ -180,6 +194,69 @@ TEST_P(Tracing, tells_the_calls_and_stacks_that_the_guests_own_proc_tells) {
                                                       {"poller", "poll"},
                                                       {"locker", "futex"}};
     EXPECT_EQ(calls, expected);
+}
+
+// The one moment of a process that waits.
+TraceMoment moment_of(TestVm& vm, const std::string& command) {
+    const auto pid =
+        static_cast<std::uint32_t>(number_of(vm.output_of(command + " & sleep 1; echo $!")));
+    agent::Introspector introspector = attach(vm);
+    const auto traced = trace(introspector, pid, 300ms);
+    EXPECT_TRUE(traced.has_value()) << traced.error().to_text();
+    if (!traced.has_value() || !traced->threads.contains(pid)) return {};
+    EXPECT_TRUE(traced->summary.gaps.empty()) << traced->summary.gaps.front();
+    const auto& moments = traced->threads.at(pid).moments;
+    EXPECT_EQ(moments.size(), 1u) << command;
+    return moments.empty() ? TraceMoment{} : moments.front();
+}
+
+TEST_P(Tracing, names_the_functions_of_a_static_program) {
+    const TraceMoment moment = moment_of(*vm_, "/bin/workload chain");
+    EXPECT_EQ(moment.user_stack_ended, "");
+    EXPECT_EQ(functions_of(moment),
+              (std::vector<std::string>{"read", "chain_inner", "chain_outer", "chain", "main",
+                                        "__libc_start_call_main", "__libc_start_main", "_start"}));
+}
+
+TEST_P(Tracing, follows_a_stack_through_a_signal) {
+    const TraceMoment moment = moment_of(*vm_, "/bin/workload chain_in_signal");
+    EXPECT_EQ(moment.user_stack_ended, "");
+    auto functions = functions_of(moment);
+    ASSERT_GE(functions.size(), 11u) << moment.user_stack_ended;
+    EXPECT_EQ(std::vector(functions.begin(), functions.begin() + 5),
+              (std::vector<std::string>{"read", "chain_inner", "chain_outer", "chain_handler",
+                                        "__restore_rt"}));
+    EXPECT_EQ(moment.user_stack[4].symbol, "__restore_rt+0x0");
+    EXPECT_EQ(std::vector(functions.end() - 6, functions.end()),
+              (std::vector<std::string>{"raise", "chain_in_signal", "main",
+                                        "__libc_start_call_main", "__libc_start_main", "_start"}));
+}
+
+// Its own functions by .dynsym alone, those of its C library as far as they are exported.
+TEST_P(Tracing, names_the_functions_of_a_program_with_libraries) {
+    const TraceMoment moment = moment_of(*vm_, "/bin/workload-dynamic chain");
+    EXPECT_EQ(moment.user_stack_ended, "");
+    auto functions = functions_of(moment);
+    ASSERT_EQ(functions.size(), 8u) << moment.user_stack_ended;
+    EXPECT_EQ(std::vector(functions.begin(), functions.begin() + 3),
+              (std::vector<std::string>{"read", "chain_inner", "chain_outer"}));
+    EXPECT_EQ(moment.user_stack[0].file, "/lib/x86_64-linux-gnu/libc.so.6");
+    EXPECT_EQ(moment.user_stack[1].file, "/bin/workload-dynamic");
+    EXPECT_EQ(functions[6], "__libc_start_main");
+}
+
+// It is stripped, and but for its C library compiled without unwind information: places in the file
+// are known, and where nothing leads on is told.
+TEST_P(Tracing, says_where_the_stack_of_a_stripped_program_ends) {
+    const TraceMoment moment = moment_of(*vm_, "/bin/busybox sleep 1000");
+    EXPECT_GE(moment.user_stack.size(), 2u);
+    for (const auto& frame : moment.user_stack) {
+        EXPECT_EQ(frame.symbol, "");
+        EXPECT_EQ(frame.file, "/bin/busybox");
+        EXPECT_NE(frame.offset_bytes, 0u);
+    }
+    EXPECT_NE(moment.user_stack_ended.find("no unwind information"), std::string::npos)
+        << moment.user_stack_ended;
 }
 
 TEST_P(Tracing, tells_no_stale_call_of_a_program_that_computes) {
@@ -271,7 +348,8 @@ TEST_F(TraceCommand, shows_threads_with_their_calls_and_stacks) {
         run(directory_, fmt::format("trace {} --pid {} --for 300ms --direct", vm_->name(), pid_));
     EXPECT_EQ(ran.status, 0) << ran.err;
     for (const char* part : {"waits, in read(fd=", "<pipe:[", "waits, in poll(", "waits, in futex(",
-                             "kernel  pipe_read+0x", "program /bin/intruder+0x", "(sleeper)"}) {
+                             "kernel  pipe_read+0x", "program read+0x", "program main+0x",
+                             "  (/bin/intruder)", "(sleeper)"}) {
         EXPECT_NE(ran.out.find(part), std::string::npos) << part << " in\n" << ran.out;
     }
 }

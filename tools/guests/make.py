@@ -223,6 +223,24 @@ def build_program(name):
     return program
 
 
+def build_dynamic(name):
+    """The same program with shared libraries and without .symtab: {place in the guest: file}."""
+    source = GUEST / f"{name}.c"
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
+    program = cache_dir() / "programs" / f"{name}-dynamic-{digest}"
+    if not program.exists():
+        program.parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["gcc", "-O1", "-Wall", "-Wextra", "-pie", "-fPIE", "-rdynamic", "-s", "-pthread", "-o", program,
+                        source], check=True)
+
+    def library(file):
+        found = subprocess.run(["gcc", f"-print-file-name={file}"], check=True, text=True, stdout=subprocess.PIPE)
+        return pathlib.Path(found.stdout.strip()).resolve()
+
+    return {f"bin/{name}-dynamic": program, "lib64/ld-linux-x86-64.so.2": library("ld-linux-x86-64.so.2"),
+            "lib/x86_64-linux-gnu/libc.so.6": library("libc.so.6")}
+
+
 def host_suite():
     text = pathlib.Path("/etc/os-release").read_text()
     found = re.search(r"^VERSION_CODENAME=(\S+)", text, re.M)
@@ -359,7 +377,8 @@ def build_initrd(name, folder):
     programs = {source.stem: build_program(source.stem) for source in sorted(GUEST.glob("*.c"))}
     fixtures = build_fixtures(name, folder) if name in KERNELS else None
     modules = sorted(fixtures.glob("*.ko")) if fixtures else []
-    parts = [path.read_bytes() for path in [init, *programs.values(), *modules]]
+    dynamic = build_dynamic("workload")
+    parts = [path.read_bytes() for path in [init, *programs.values(), *dynamic.values(), *modules]]
     digest = hashlib.sha256(b"\0".join(parts) + repr(EXTRA_MODULES).encode()).hexdigest()[:16]
     initrd = folder / f"initrd-{digest}.gz"
     if not initrd.exists():
@@ -370,6 +389,9 @@ def build_initrd(name, folder):
             shutil.copy(shutil.which("busybox"), tree / "bin/busybox")
             for program, built in programs.items():
                 shutil.copy(built, tree / "bin" / program)
+            for place, file in dynamic.items():
+                (tree / place).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(file, tree / place)
             shutil.copy(init, tree / "init")
             (tree / "init").chmod(0o755)
             for module in EXTRA_MODULES:

@@ -638,6 +638,43 @@ static void hoard_words(void) {
     rest();
 }
 
+// ---- calls that a trace must name. Not static, so that a dynamic program names them too.
+
+static int chain_ends[2];
+
+__attribute__((noinline)) int chain_inner(void) {
+    char byte = 0;
+    return read(chain_ends[0], &byte, 1) < 0 ? -1 : byte;
+}
+
+// Its frame is as long as it is told: it needs a frame pointer.
+__attribute__((noinline)) int chain_outer(int bytes) {
+    char* room = __builtin_alloca((size_t)bytes);
+    memset(room, 1, (size_t)bytes);
+    return chain_inner() + room[bytes / 2];
+}
+
+__attribute__((noinline)) void chain_handler(int unused) {
+    (void)unused;
+    if (chain_outer(200) == 0) _exit(1);
+}
+
+static void chain(void) {
+    pipe(chain_ends);
+    if (chain_outer(100) == 0) _exit(1);
+}
+
+// The same within a signal's handler, on a stack of its own.
+static void chain_in_signal(void) {
+    static char stack[65536];
+    const stack_t other = {.ss_sp = stack, .ss_size = sizeof stack};
+    struct sigaction action = {.sa_handler = chain_handler, .sa_flags = SA_ONSTACK};
+    sigaltstack(&other, NULL);
+    sigaction(SIGUSR1, &action, NULL);
+    pipe(chain_ends);
+    raise(SIGUSR1);
+}
+
 struct mode {
     const char* name;
     void (*run)(void);
@@ -658,6 +695,7 @@ static const struct mode kModes[] = {
     {"urgent_deadline", urgent_deadline, 0},
     {"busy_throttled", busy_throttled, 0},
     {"permanent_macs", permanent_macs, 0},
+    {"chain", chain, 0},            {"chain_in_signal", chain_in_signal, 0},
     {"hoard_files", hoard_files, 0}, {"hoard_words", hoard_words, 0},
     {"measure_gap", measure_gap, 0}, {"measure_spin", measure_spin, 0},
     {"measure_forks", measure_forks, 0}, {"measure_requests", measure_requests, 0},
