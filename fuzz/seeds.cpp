@@ -6,6 +6,7 @@
 
 #include "agent/introspection.h"
 #include "agent/status.h"
+#include "guest_linux/fake_elf.h"
 #include "guest_linux/fake_guest.h"
 #include "guest_memory/fake_images.h"
 
@@ -68,6 +69,7 @@ void answers() {
     traced.threads.resize(1);
     traced.threads[0].moments.resize(2);
     traced.threads[0].moments[1].stack.resize(2);
+    traced.threads[0].moments[1].user_stack.resize(2);
     put("traced", traced);
     put("rules", agent::CompiledRules{.rules = 1, .errors = {{"a.yar", 3, "wrong"}}});
     put("part",
@@ -155,6 +157,32 @@ void unwinders() {
     }
 }
 
+// A program and a stack in which every word is a place of either: what they are to user_stack_fuzz.
+std::string program(FakeElf elf, bool is_relocated) {
+    std::string bytes(1, is_relocated ? '\1' : '\0');
+    for (std::uint64_t i = 0; i < 512; ++i) {
+        const std::uint64_t code = 0x401110 + 0x100 * (i % 3) + (is_relocated ? 0x7f0000000000 : 0);
+        FakeCfi::put(bytes, i % 2 == 0 ? 0x7ffd0000 + 8 * (i + 4) : code);
+    }
+    return bytes + elf.build();
+}
+
+void programs() {
+    FakeElf elf{.symbols = {{.name = "outer", .offset = 0x1000, .size_bytes = 0x80},
+                            {.name = "inner", .offset = 0x1100, .size_bytes = 0x80},
+                            {.name = "__inner", .offset = 0x1100, .size_bytes = 0x80},
+                            {.name = "label", .offset = 0x1210, .size_bytes = 0}}};
+    const std::string target = "user_stack_fuzz";
+    seed(target, "static", as_bytes(program(elf, false)));
+    elf.table = false;
+    seed(target, "no-table", as_bytes(program(elf, false)));
+    std::swap(elf.symbols, elf.dynamic_symbols);
+    seed(target, "dynamic", as_bytes(program(elf, true)));
+    elf.gnu_hash = false;
+    elf.table = true;
+    seed(target, "old-hash", as_bytes(program(elf, true)));
+}
+
 void kernels() {
     seed("btf_fuzz", "types", some_types());
     for (const auto& [form, name] : {std::pair{KallsymsForm::v4_20, "v4_20"},
@@ -175,4 +203,5 @@ int main(int argc, char** argv) {
     kernels();
     guests();
     unwinders();
+    programs();
 }
