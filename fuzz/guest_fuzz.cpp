@@ -8,6 +8,28 @@
 namespace {
 using namespace underseer;
 
+// As a trace of a process samples each of its threads.
+void trace(guest_linux::Guest& guest) {
+    guest_memory::GuestMemory* memory = &guest.kernel().physical();
+    auto sampler = guest.task_sampler(memory);
+    if (!sampler.has_value()) return;
+    guest_linux::UserPrograms programs = guest.user_programs(memory);
+    for (const GuestVirt task : guest.task_addresses()) {
+        const auto moment = (*sampler)->sample(task);
+        if (!moment.has_value()) continue;
+        for (const auto& frame : moment->stack.frames) {
+            (void)(*sampler)->tables().place_of(frame.code);
+        }
+        if (!moment->user) continue;
+        auto process = guest.user_memory().process(task, moment->tgid);
+        if (!process.has_value()) continue;
+        programs.look_at(std::move(*process));
+        const auto stack = programs.stack_of(*moment->user);
+        CHECK(stack.frames.size() <= limits::kMaxUserStackFrames);
+        for (const auto& frame : stack.frames) (void)programs.place_of(frame);
+    }
+}
+
 void look(guest_linux::Guest& guest) {
     guest.new_epoch();
     (void)guest.info();
@@ -19,6 +41,7 @@ void look(guest_linux::Guest& guest) {
     (void)guest.mounts();
     (void)guest.interfaces();
     (void)guest.kernel_log();
+    trace(guest);
     (void)detect::run(detect::make_checks({}), guest, [](auto) {});
 }
 

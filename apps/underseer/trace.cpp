@@ -108,7 +108,7 @@ std::vector<Place> places_of(const TraceThread& thread) {
 }
 
 std::string frame_text(const TraceUserFrame& frame) {
-    std::string text = frame.file.empty() ? fmt::format("{:#x}, in no file", frame.address)
+    std::string text = frame.file.empty() ? fmt::format("{:#x}, in no known file", frame.address)
                        : frame.symbol.empty()
                            ? fmt::format("{}+{:#x}", frame.file, frame.offset_bytes)
                            : fmt::format("{}  ({})", frame.symbol, frame.file);

@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
+#include "agent/process_trace.h"
 #include "detect/check.h"
 #include "detect/hidden_process/hidden_process.h"
 
@@ -16,6 +19,63 @@ std::vector<event::CheckReport> reports_of(guest_linux::Guest& guest) {
         if (name != detect::HiddenProcessCheck::kName) names.emplace_back(name);
     }
     return detect::run(detect::make_checks(names), guest, [](auto) {});
+}
+
+// What one process of the workload does, the only one with that name. Functions are told by where
+// they are: of several names of one another may be left when a page of them is gone.
+void add_trace(guest_linux::Guest& guest, Answers& all) {
+    constexpr std::string_view kTopic = "trace";
+    auto& fields = all.fields[std::string(kTopic)];
+    auto& gaps = all.gaps[std::string(kTopic)];
+    const auto tasks = guest.tasks({.user_memory = false, .paths = false}).items;
+    const auto process = std::ranges::find_if(
+        tasks, [](const event::Task& task) { return task.comm.starts_with("\x1b[31mred"); });
+    if (process == tasks.end()) {
+        gaps.insert("the process is not there");
+        return;
+    }
+    agent::ProcessTrace trace;
+    const auto parts = trace.begin(
+        guest, &guest.kernel().physical(),
+        {.begin = true, .for_ms = agent::kMinTraceMs, .period_us = agent::kMaxTracePeriodUs},
+        process->tgid);
+    if (!parts.has_value()) {
+        gaps.insert(parts.error().to_text());
+        return;
+    }
+    for (const agent::TracePart& part : parts->items) {
+        gaps.insert(part.summary.gaps.begin(), part.summary.gaps.end());
+        for (const agent::TraceThread& thread : part.threads) {
+            for (const agent::TraceMoment& moment : thread.moments) {
+                const auto add = [&](std::string_view what, std::string text) {
+                    fields[fmt::format("{} {}", thread.pid, what)] = std::move(text);
+                };
+                add("state", std::string(to_string(moment.state)));
+                for (const std::string& ended : {moment.stack_ended, moment.user_stack_ended}) {
+                    if (!ended.empty()) gaps.insert(fmt::format("{} {}", thread.pid, ended));
+                }
+                if (moment.mode == agent::ThreadMode::unknown) continue;
+                add("mode", std::string(to_string(moment.mode)));
+                if (moment.call.available()) add("call", moment.call.value().name);
+                for (std::size_t i = 0; i < moment.stack.size(); ++i) {
+                    if (moment.stack[i].is_guess) break;
+                    add(fmt::format("kernel {}", i), fmt::format("{:#x}", moment.stack[i].address));
+                }
+                for (std::size_t i = 0; i < moment.user_stack.size(); ++i) {
+                    const auto& frame = moment.user_stack[i];
+                    const std::string which = fmt::format("program {}", i);
+                    add(which, fmt::format("{:#x}", frame.address));
+                    if (frame.file.empty()) continue;
+                    add(which + " place", fmt::format("{}+{:#x}", frame.file, frame.offset_bytes));
+                    if (frame.symbol.empty()) {
+                        gaps.insert(fmt::format("{} {} has no name", thread.pid, which));
+                    } else {
+                        add(which + " offset", frame.symbol.substr(frame.symbol.find('+')));
+                    }
+                }
+            }
+        }
+    }
 }
 
 }  // namespace
@@ -70,6 +130,7 @@ Answers all_answers(guest_linux::Guest& guest, Search search, std::string_view o
             }
         }
     }
+    if (wanted("trace")) add_trace(guest, all);
     if (!only.empty()) return all;
     auto views = guest.task_views();
     if (search == Search::ram)

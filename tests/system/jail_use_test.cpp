@@ -57,6 +57,18 @@ void scan(agent::StartedWorker& worker) {
     EXPECT_GT(part.coverage.bytes_scanned, 1u << 20);
 }
 
+void trace_a_process(agent::StartedWorker& worker) {
+    const Question question{.topic = Topic::trace,
+                            .one_pid = true,
+                            .pid = 1,
+                            .trace = {.begin = true, .for_ms = 200, .period_us = 10'000}};
+    ASSERT_TRUE(worker.channel.send(event::encode(question)).has_value());
+    auto answer =
+        agent::read_answer<agent::TracePart>("worker", [&] { return worker.channel.receive(); });
+    ASSERT_TRUE(answer.has_value()) << answer.error().to_text();
+    EXPECT_TRUE(answer->items.at(0).finished);
+}
+
 // The calls of an introspector from the moment its jail is closed to its end.
 enum class Duty : std::uint8_t { looks, scans, keeps };
 std::set<long> calls_of(agent::GuestSource source, Duty duty = Duty::looks) {
@@ -83,6 +95,7 @@ std::set<long> calls_of(agent::GuestSource source, Duty duty = Duty::looks) {
     ask<event::Module>(*worker, Topic::modules);
     ask<event::KernelLogLine>(*worker, Topic::kernel_log);
     ask<event::CheckReport>(*worker, Topic::checks);
+    trace_a_process(*worker);
     if (scans) scan(*worker);
     if (duty == Duty::keeps) ask<agent::KeptFile>(*worker, Topic::evidence);
     {

@@ -103,6 +103,24 @@ TEST_P(MissingPages, make_gaps_and_no_other_answers) {
     }
 }
 
+// Stacks, unwind tables, programs and their symbols: a trace reads few of all the pages above.
+TEST_P(MissingPages, of_a_traced_process_make_gaps_and_no_other_answers) {
+    const auto guest = Guest::attach(&*cache_);
+    ASSERT_TRUE(guest.has_value()) << guest.error().to_text();
+    const auto trace = [&] { return all_answers(**guest, Search::no, "trace"); };
+    (void)trace();
+    recorder_->forget();
+    const Answers whole = trace();
+    EXPECT_GT(whole.fields.at("trace").size(), 20u);
+    EXPECT_TRUE(whole.gaps.at("trace").empty()) << *whole.gaps.at("trace").begin();
+    for (const GuestPhys page : pages_read(nightly() ? 3000 : 300)) {
+        const ReadStatus status = any_fault();
+        SCOPED_TRACE(fmt::format("without page {:#x}", page.value));
+        lacking_->take_away(page, status);
+        expect_truth_or_a_gap(trace(), whole, Search::no);
+    }
+}
+
 TEST_P(MissingPages, make_no_visible_process_hidden_and_no_hidden_one_clean) {
     const auto guest = Guest::attach(&*cache_);
     ASSERT_TRUE(guest.has_value()) << guest.error().to_text();
