@@ -320,16 +320,26 @@ class ProcessTrace::Look {
     }
 
     void look_at_memory(Guest& guest, GuestVirt task, GuestVirt mm) {
+        const auto begun = Clock::now();
         guest.new_epoch();
         memory_.reset();
         programs_.look_at(std::nullopt);
         auto process = guest.user_memory().process(task, pid_);
-        if (!process.has_value()) return add_gap("its mappings: " + process.error().to_text());
+        // What is mapped may be in motion: stacks that end for that say so. An image stands still.
+        const auto broken = [&](const std::string& why) {
+            if (!live_ || ++broken_looks_ == kBrokenListIsBroken) add_gap("its mappings: " + why);
+        };
+        if (!process.has_value()) return broken(process.error().to_text());
         if (!*process) return;  // it is ending
         const auto& areas = (*process)->areas;
-        if (areas.unreadable != 0) add_gap("its mappings: " + areas.first_error);
+        if (areas.unreadable != 0) {
+            broken(areas.first_error);
+        } else {
+            broken_looks_ = 0;
+        }
         memory_ = mm;
         programs_.look_at(std::move(**process));
+        if (Clock::now() - begun > kLongLook) looks_left_ = 0;
     }
 
     Thread* open(GuestVirt task, const TaskMoment& moment) {
@@ -542,8 +552,9 @@ class ProcessTrace::Look {
     // Lists that end in nothing for so many rounds do not do so because they change.
     static constexpr unsigned kBrokenListIsBroken = 8;
 
-    // Looks at what is mapped because a stack ended early; it may always.
+    // Further looks at what is mapped, because a stack ended early: some always do.
     static constexpr unsigned kLooksOfStep = 4;
+    static constexpr auto kLongLook = 20ms;
 
     std::unique_ptr<TaskSampler> sampler_;
     UserPrograms programs_;
@@ -556,7 +567,7 @@ class ProcessTrace::Look {
     Pace pace_;
     Clock::time_point begun_, end_;
     std::optional<Clock::time_point> last_round_;
-    unsigned broken_lists_ = 0;
+    unsigned broken_lists_ = 0, broken_looks_ = 0;
     std::map<std::uint32_t, Thread> threads_;
     std::unordered_map<GuestVirt, std::uint32_t> by_task_;
     std::size_t moments_ = 0;

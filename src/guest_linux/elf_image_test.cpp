@@ -1,10 +1,13 @@
 #include "guest_linux/elf_image.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/auxv.h>
 
 #include <cstring>
 
 #include "base/limits.h"
+#include "base/os.h"
 #include "guest_linux/elf_symbols.h"
 #include "guest_linux/fake_elf.h"
 
@@ -191,6 +194,38 @@ TEST(ElfSymbols, with_names_without_end_are_cut) {
     elf.symbols[0].name = std::string(5000, 'x');
     const std::string bytes = elf.build();
     EXPECT_EQ(Opened(bytes).name(0x401000), std::string(256, 'x') + "+0");
+}
+
+// The kernel's own, as this process has it mapped.
+TEST(ElfImage, of_the_vdso_has_names_and_unwind_information) {
+    const std::uint64_t begin = ::getauxval(AT_SYSINFO_EHDR);
+    if (begin == 0) GTEST_SKIP() << "this kernel has no vDSO";
+    const Fd memory = open_file("/proc/self/mem", O_RDONLY).value();
+    const ReadFile read = [&](std::uint64_t offset, MutableBytes into) -> Result<void> {
+        const auto got =
+            ::pread(memory.get(), into.data(), into.size(), static_cast<off_t>(begin + offset));
+        if (got == static_cast<ssize_t>(into.size())) return {};
+        return fail(Code::unavailable, "no such memory");
+    };
+    const ElfImage image = ElfImage::of(read).value();
+    std::uint64_t budget = limits::kMaxTracedIndexBytes, walk = limits::kMaxCfiBytesOfWalk;
+    const ElfSymbols symbols = ElfSymbols::of(image, read, begin, budget);
+    const CallFrameInfo info = image.call_frame_info(read, budget).value();
+    const ReadImage read_image = [&](std::uint64_t at, MutableBytes into) {
+        return image.read(read, at, into);
+    };
+    bool found = false;
+    for (std::uint64_t offset = 0; offset < 4 * kPageSize && !found; offset += 16) {
+        const auto address = image.code_at(offset);
+        if (!address) continue;
+        const auto symbol = symbols.find(read, *address, std::nullopt);
+        if (!symbol.has_value() || symbol->name != "clock_gettime") continue;
+        found = true;
+        const auto row = info.row_at(read_image, *address, walk);
+        ASSERT_TRUE(row.has_value()) << row.error().to_text();
+        EXPECT_GE(*address, row->begin);
+    }
+    EXPECT_TRUE(found);
 }
 
 // Whatever single word of the file is forged.

@@ -13,6 +13,8 @@ namespace {
 
 constexpr std::string_view kVdsoPath = "[vdso]";
 constexpr std::size_t kMaxRows = 1u << 14;  // kept of all programs
+// Areas of one file: a linker maps each in some five.
+constexpr std::size_t kMaxPieces = 16;
 
 }  // namespace
 
@@ -64,14 +66,24 @@ UserPrograms::UserPrograms(Kernel* kernel, guest_memory::GuestMemory* live)
 
 void UserPrograms::look_at(std::optional<UserMemory::Process> process) {
     process_ = std::move(process);
+    pieces_.clear();
     if (!process_) return;
     std::ranges::sort(process_->areas.items, {},
                       [](const UserMemory::Area& area) { return area.vma.begin; });
+    for (const UserMemory::Area& area : process_->areas.items) {
+        if (!area.file && area.vma.path != kVdsoPath) continue;
+        auto& pieces = pieces_[key_of(area)];
+        if (pieces.size() < kMaxPieces) pieces.push_back(&area);
+    }
+    const auto was_away = [](const auto& result) {
+        return !result.has_value() && result.error().code == Code::unavailable;
+    };
     for (auto& [key, program] : programs_) {
-        if (program->image && !program->image->has_value()) program->image.reset();
-        if (program->frames && !program->frames->has_value()) program->frames.reset();
-        rows_ -= std::erase_if(program->rows, [](const auto& row) {
-            return !row.second.has_value() && row.second.error().code != Code::not_found;
+        if (program->image && was_away(*program->image)) program->image.reset();
+        if (program->frames && was_away(*program->frames)) program->frames.reset();
+        rows_ -= std::erase_if(program->rows, [&](const auto& row) {
+            return was_away(row.second) ||
+                   (!row.second.has_value() && row.second.error().code == Code::limit);
         });
     }
 }
@@ -98,7 +110,11 @@ UserStack UserPrograms::stack_of(const UserRegisters& registers) {
                               },
                           .find = [&](GuestVirt at) { return row_at(at); },
                           .word = [&](GuestVirt at) { return stack.word(at); }};
-    return walk_user_stack(registers, by);
+    UserStack walked = walk_user_stack(registers, by);
+    if (!walked.ended.empty() && process_->areas.unreadable != 0) {
+        walked.ended += "; not all that the process has mapped is known";
+    }
+    return walked;
 }
 
 UserPrograms::Place UserPrograms::place_of(const UserFrame& frame) {
@@ -236,15 +252,14 @@ Result<void> UserPrograms::copy_page(const Program& program, std::uint64_t index
     const auto cached = page_of_file(program, index);
     if (cached.has_value() && *cached) return live_->read(**cached, page);
     // The process has it still as a copy of its own.
-    for (const UserMemory::Area& area : process_->areas.items) {
-        const std::uint64_t first = area.vma.offset_bytes / kPageSize;
-        const std::uint64_t pages = (area.vma.end - area.vma.begin) / kPageSize;
-        if (key_of(area) != key_of(program.area) || area.vma.path != program.area.vma.path ||
-            index < first || index - first >= pages) {
-            continue;
-        }
+    const auto pieces = pieces_.find(key_of(program.area));
+    for (const UserMemory::Area* area :
+         pieces == pieces_.end() ? std::vector<const UserMemory::Area*>() : pieces->second) {
+        const std::uint64_t first = area->vma.offset_bytes / kPageSize;
+        const std::uint64_t pages = (area->vma.end - area->vma.begin) / kPageSize;
+        if (index < first || index - first >= pages) continue;
         const auto own = guest_linux::translate(
-            *live_, process_->space, GuestVirt{area.vma.begin} + (index - first) * kPageSize);
+            *live_, process_->space, GuestVirt{area->vma.begin} + (index - first) * kPageSize);
         if (own.has_value()) return live_->read(own->phys, page);
     }
     return fail(Code::unavailable, fmt::format("{} is not in memory from {:#x} on",

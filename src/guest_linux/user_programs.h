@@ -79,6 +79,7 @@ class UserPrograms {
     guest_memory::GuestMemory* live_;
     PageCache cache_;
     std::optional<UserMemory::Process> process_;
+    std::map<FileKey, std::vector<const UserMemory::Area*>> pieces_;  // of process_, few of many
     std::map<FileKey, std::unique_ptr<Program>> programs_;
     std::size_t pages_ = 0, rows_ = 0;  // of all of them
     std::uint64_t index_bytes_left_;

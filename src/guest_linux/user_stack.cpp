@@ -96,7 +96,8 @@ class UserWalk {
 
 UserStack walk_user_stack(const UserRegisters& registers, const UnwindUserBy& by) {
     if (registers.is_32_bit) {
-        return {.frames = {{registers.code}}, .ended = "a 32-bit program"};
+        return {.frames = {{registers.code}},
+                .ended = "a 32-bit program, whose stack is not followed"};
     }
     return UserWalk(registers, by).walk();
 }

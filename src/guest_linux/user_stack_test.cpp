@@ -150,7 +150,7 @@ TEST(UserStack, of_32_bit_programs_is_not_followed) {
     FakeThread thread;
     thread.registers.is_32_bit = true;
     EXPECT_EQ(codes_of(thread.walk()), (std::vector<std::uint64_t>{0}));
-    EXPECT_EQ(thread.walk().ended, "a 32-bit program");
+    EXPECT_NE(thread.walk().ended.find("a 32-bit program"), std::string::npos);
 }
 
 }  // namespace
