@@ -245,6 +245,29 @@ TEST_P(Tracing, names_the_functions_of_a_program_with_libraries) {
     EXPECT_EQ(functions[6], "__libc_start_main");
 }
 
+// Of two that ask for the time again and again one waits, and mostly there.
+TEST_P(Tracing, follows_a_stack_through_the_vdso) {
+    const auto pid = static_cast<std::uint32_t>(
+        number_of(vm_->output_of("/bin/workload measure_gap 1000 > /dev/null & "
+                                 "/bin/workload measure_gap 1000 > /dev/null & sleep 1; echo $!")));
+    agent::Introspector introspector = attach(*vm_);
+    const auto traced = trace(introspector, pid, 3s);
+    ASSERT_TRUE(traced.has_value()) << traced.error().to_text();
+    std::size_t seen = 0;
+    for (const TraceMoment& moment : traced->threads.at(pid).moments) {
+        const auto& stack = moment.user_stack;
+        // Its own helpers have no names.
+        const auto vdso =
+            std::ranges::find(stack.rbegin(), stack.rend(), "[vdso]", &agent::TraceUserFrame::file);
+        if (vdso == stack.rend()) continue;
+        ++seen;
+        EXPECT_TRUE(vdso->symbol.starts_with("clock_gettime+0x")) << vdso->symbol;
+        EXPECT_EQ(moment.user_stack_ended, "");
+        EXPECT_TRUE(stack.back().symbol.starts_with("_start+0x")) << stack.back().symbol;
+    }
+    EXPECT_GT(seen, 0u);
+}
+
 // It is stripped, and but for its C library compiled without unwind information: places in the file
 // are known, and where nothing leads on is told.
 TEST_P(Tracing, says_where_the_stack_of_a_stripped_program_ends) {
