@@ -245,6 +245,19 @@ TEST_P(Tracing, names_the_functions_of_a_program_with_libraries) {
     EXPECT_EQ(functions[6], "__libc_start_main");
 }
 
+TEST_P(Tracing, follows_a_frame_pointer_where_there_is_nothing_else_and_says_so) {
+    const TraceMoment moment = moment_of(*vm_, "/bin/workload chain_by_rbp");
+    EXPECT_EQ(moment.user_stack_ended, "");
+    std::vector<std::string> functions;
+    for (const auto& frame : moment.user_stack) {
+        functions.push_back((frame.by_frame_pointer ? "? " : "") +
+                            frame.symbol.substr(0, frame.symbol.find('+')));
+    }
+    EXPECT_EQ(functions, (std::vector<std::string>{
+                             "read", "chain_inner", "chain_without_cfi", "? chain_by_rbp", "main",
+                             "__libc_start_call_main", "__libc_start_main", "_start"}));
+}
+
 // Of two that ask for the time again and again one waits, and mostly there.
 TEST_P(Tracing, follows_a_stack_through_the_vdso) {
     const auto pid = static_cast<std::uint32_t>(

@@ -664,6 +664,22 @@ static void chain(void) {
     if (chain_outer(100) == 0) _exit(1);
 }
 
+// Without unwind information: nothing but rbp leads from it to its caller.
+void chain_without_cfi(void);
+__asm__(".type chain_without_cfi, @function\n"
+        "chain_without_cfi:\n"
+        "    push %rbp\n"
+        "    mov %rsp, %rbp\n"
+        "    call chain_inner\n"
+        "    pop %rbp\n"
+        "    ret\n"
+        ".size chain_without_cfi, . - chain_without_cfi\n");
+
+static void chain_by_rbp(void) {
+    pipe(chain_ends);
+    chain_without_cfi();
+}
+
 // The same within a signal's handler, on a stack of its own.
 static void chain_in_signal(void) {
     static char stack[65536];
@@ -696,6 +712,7 @@ static const struct mode kModes[] = {
     {"busy_throttled", busy_throttled, 0},
     {"permanent_macs", permanent_macs, 0},
     {"chain", chain, 0},            {"chain_in_signal", chain_in_signal, 0},
+    {"chain_by_rbp", chain_by_rbp, 0},
     {"hoard_files", hoard_files, 0}, {"hoard_words", hoard_words, 0},
     {"measure_gap", measure_gap, 0}, {"measure_spin", measure_spin, 0},
     {"measure_forks", measure_forks, 0}, {"measure_requests", measure_requests, 0},
