@@ -216,8 +216,10 @@ std::string text_of(const TraceReport& report) {
     if (!summary.gaps.empty() || summary.omitted != 0 || summary.torn != 0) text += "\n";
     for (const std::string& gap : summary.gaps) line(printable(gap));
     if (summary.omitted != 0) {
+        std::size_t told = 0;
+        for (const TraceThread& thread : report.threads) told += thread.moments.size();
         line(fmt::format("what {} saw, after {} different ones", counted(summary.omitted, "look"),
-                         limits::kMaxTracedMoments));
+                         told));
     }
     if (summary.torn != 0) {
         text += fmt::format("  {} met a thread that was about to run: counted as on a CPU\n",

@@ -424,9 +424,12 @@ class ProcessTrace::Look {
             return known->second;
         }
         thread.run_ns = 0;
-        if (moments_ == limits::kMaxTracedMoments) return std::nullopt;
+        if (moments_ == limits::kMaxTracedMoments || moment_bytes_ > limits::kMaxToldMomentBytes) {
+            return std::nullopt;
+        }
         ++moments_;
         thread.told.moments.push_back(describe(guest, thread.task, moment, user_stack));
+        moment_bytes_ += event::encode(thread.told.moments.back()).size();
         thread.index.emplace(std::move(key), thread.told.moments.size() - 1);
         return thread.told.moments.size() - 1;
     }
@@ -570,7 +573,7 @@ class ProcessTrace::Look {
     unsigned broken_lists_ = 0, broken_looks_ = 0;
     std::map<std::uint32_t, Thread> threads_;
     std::unordered_map<GuestVirt, std::uint32_t> by_task_;
-    std::size_t moments_ = 0;
+    std::size_t moments_ = 0, moment_bytes_ = 0;
     std::map<std::uint32_t, std::optional<std::vector<SyscallArgument>>> shapes_;
     std::optional<GuestVirt> memory_;  // that was looked at in this step
     unsigned looks_left_ = 0;          // again, in this step

@@ -161,6 +161,8 @@ inline constexpr std::size_t kMaxFileRuns = 1u << 22;
 inline constexpr std::size_t kMaxTracedThreads = 512;
 // Different moments of one process that are told apart: thread, system call, arguments and stack.
 inline constexpr std::size_t kMaxTracedMoments = 2048;
+// And how long all of them may be when they are told; one usually has 1 to 2 KB.
+inline constexpr std::size_t kMaxToldMomentBytes = 32u << 20;
 // Functions in one call stack of the kernel; deep ones (a file system on a stack of devices) have
 // some 60. Places found where no table leads from one to the next are guesses, and told with them.
 inline constexpr std::size_t kMaxStackFrames = 128;

@@ -45,25 +45,39 @@ Result<std::uint64_t> read_integer(ByteCursor& cursor) {
 
 // How pointers are written (DW_EH_PE_*, LSB Core 5.0, 10.5.1): the low half says as what, the other
 // relative to what.
-constexpr std::uint8_t kFormMask = 0x0f, kBaseMask = 0x70, kOmitted = 0xff;
-constexpr std::uint8_t kRelativeToItself = 0x10, kRelativeToTable = 0x30, kIndirect = 0x80;
-constexpr std::uint8_t kAbsolute8 = 0x00, kUnsigned4 = 0x03, kSigned4 = 0x0b;
+enum PointerEncoding : std::uint8_t {
+    kAbsolute = 0x00,
+    kUleb128 = 0x01,
+    kUnsigned2 = 0x02,
+    kUnsigned4 = 0x03,
+    kUnsigned8 = 0x04,
+    kSleb128 = 0x09,
+    kSigned2 = 0x0a,
+    kSigned4 = 0x0b,
+    kSigned8 = 0x0c,
+    kFormMask = 0x0f,
+    kRelativeToItself = 0x10,
+    kRelativeToTable = 0x30,
+    kBaseMask = 0x70,
+    kIndirect = 0x80,
+    kOmitted = 0xff,
+};
 
 Result<std::uint64_t> read_encoded(ByteCursor& cursor, std::uint8_t form) {
     switch (form) {
-        case kAbsolute8:
-        case 0x04:
-        case 0x0c:
+        case kAbsolute:
+        case kUnsigned8:
+        case kSigned8:
             return cursor.read<std::uint64_t>();
-        case 0x01:
+        case kUleb128:
             return read_unsigned(cursor);
-        case 0x02:
+        case kUnsigned2:
             return read_integer<std::uint16_t>(cursor);
         case kUnsigned4:
             return read_integer<std::uint32_t>(cursor);
-        case 0x09:
+        case kSleb128:
             return read_leb128(cursor, true);
-        case 0x0a:
+        case kSigned2:
             return read_integer<std::int16_t>(cursor);
         case kSigned4:
             return read_integer<std::int32_t>(cursor);
@@ -116,8 +130,8 @@ Result<CfiEntry> read_entry(const ReadImage& read, std::uint64_t at, std::uint64
 struct CommonEntry {
     std::uint64_t code_step = 1;
     std::int64_t data_step = 1;
-    std::uint8_t encoding = kAbsolute8;  // of code pointers
-    bool has_augmentation = false;       // FDEs have data of their own
+    std::uint8_t encoding = kAbsolute;  // of code pointers
+    bool has_augmentation = false;      // FDEs have data of their own
     bool is_signal = false;
     std::vector<std::byte> program;
 };
@@ -170,11 +184,11 @@ Result<CommonEntry> parse_common_entry(const CfiEntry& entry) {
 }
 
 struct FunctionEntry {
-    std::uint64_t common_at = 0;  // address of its CIE
     std::uint64_t begin = 0, end = 0;
     std::size_t program = 0;  // where in the entry
 };
 
+// The address of its CIE.
 Result<std::uint64_t> common_entry_of(const CfiEntry& entry) {
     // The distance back from itself; 0 says that this is a CIE.
     const auto distance = load_le<std::uint32_t>(entry.bytes, 0).value_or(0);
@@ -183,9 +197,9 @@ Result<std::uint64_t> common_entry_of(const CfiEntry& entry) {
 }
 
 Result<FunctionEntry> parse_function_entry(const CfiEntry& entry, const CommonEntry& common) {
-    FunctionEntry function{.common_at = TRY(common_entry_of(entry))};
+    FunctionEntry function;
     ByteCursor cursor(entry.bytes);
-    TRY(cursor.skip(sizeof(std::uint32_t)));
+    TRY(cursor.skip(sizeof(std::uint32_t)));  // where its CIE is
     function.begin = TRY(read_code_pointer(cursor, common.encoding, entry.begin()));
     const std::uint64_t size = TRY(read_encoded(cursor, common.encoding & kFormMask));
     function.end = function.begin + size;

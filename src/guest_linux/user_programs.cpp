@@ -75,16 +75,17 @@ void UserPrograms::look_at(std::optional<UserMemory::Process> process) {
         auto& pieces = pieces_[key_of(area)];
         if (pieces.size() < kMaxPieces) pieces.push_back(&area);
     }
-    const auto was_away = [](const auto& result) {
-        return !result.has_value() && result.error().code == Code::unavailable;
+    // Of what was read and is something else nothing more can become known.
+    const auto may_change = [](const auto& result) {
+        if (result.has_value()) return false;
+        const Code code = result.error().code;
+        return code != Code::not_found && code != Code::malformed && code != Code::unsupported;
     };
     for (auto& [key, program] : programs_) {
-        if (program->image && was_away(*program->image)) program->image.reset();
-        if (program->frames && was_away(*program->frames)) program->frames.reset();
-        rows_ -= std::erase_if(program->rows, [&](const auto& row) {
-            return was_away(row.second) ||
-                   (!row.second.has_value() && row.second.error().code == Code::limit);
-        });
+        if (program->image && may_change(*program->image)) program->image.reset();
+        if (program->frames && may_change(*program->frames)) program->frames.reset();
+        rows_ -=
+            std::erase_if(program->rows, [&](const auto& row) { return may_change(row.second); });
     }
 }
 
@@ -253,14 +254,15 @@ Result<void> UserPrograms::copy_page(const Program& program, std::uint64_t index
     if (cached.has_value() && *cached) return live_->read(**cached, page);
     // The process has it still as a copy of its own.
     const auto pieces = pieces_.find(key_of(program.area));
-    for (const UserMemory::Area* area :
-         pieces == pieces_.end() ? std::vector<const UserMemory::Area*>() : pieces->second) {
-        const std::uint64_t first = area->vma.offset_bytes / kPageSize;
-        const std::uint64_t pages = (area->vma.end - area->vma.begin) / kPageSize;
-        if (index < first || index - first >= pages) continue;
-        const auto own = guest_linux::translate(
-            *live_, process_->space, GuestVirt{area->vma.begin} + (index - first) * kPageSize);
-        if (own.has_value()) return live_->read(own->phys, page);
+    if (pieces != pieces_.end()) {
+        for (const UserMemory::Area* area : pieces->second) {
+            const std::uint64_t first = area->vma.offset_bytes / kPageSize;
+            const std::uint64_t pages = (area->vma.end - area->vma.begin) / kPageSize;
+            if (index < first || index - first >= pages) continue;
+            const auto own = guest_linux::translate(
+                *live_, process_->space, GuestVirt{area->vma.begin} + (index - first) * kPageSize);
+            if (own.has_value()) return live_->read(own->phys, page);
+        }
     }
     return fail(Code::unavailable, fmt::format("{} is not in memory from {:#x} on",
                                                program.area.vma.path, index * kPageSize));
