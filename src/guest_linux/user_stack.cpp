@@ -43,8 +43,10 @@ class UserWalk {
         } else {
             return fail(row.error());
         }
-        if (!caller[kDwarfRsp] ||
-            (!is_other_stack && *caller[kDwarfRsp] <= registers_[kDwarfRsp].value_or(0))) {
+        // Who has called somebody has that much on the stack; the first may have taken it away
+        // again, as vfork() does.
+        const std::uint64_t least = registers_[kDwarfRsp].value_or(0) + (frame.is_caller ? 1 : 0);
+        if (!caller[kDwarfRsp] || (!is_other_stack && *caller[kDwarfRsp] < least)) {
             return fail(Code::malformed,
                         fmt::format("the stack goes back at {:#x}", frame.code.value));
         }

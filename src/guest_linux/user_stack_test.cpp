@@ -70,6 +70,20 @@ TEST(UserStack, goes_from_caller_to_caller_until_nobody_has_called) {
     EXPECT_EQ(thread.walk().ended, "");
 }
 
+// vfork() takes what it returns to off the stack, as its child would overwrite that.
+TEST(UserStack, goes_on_where_the_first_function_has_nothing_on_it) {
+    FakeThread thread;
+    thread.rows[kProgram] = usual_row(0);
+    thread.rows[kProgram].registers[kDwarfRip] = {RegisterRule::Kind::of_register, 5};
+    thread.registers.registers[5] = kProgram + 0x100;
+    thread.rows[kProgram + 0xff] = usual_row(0);
+    thread.rows[kProgram + 0xff].registers[kDwarfRip] = {RegisterRule::Kind::of_register, 3};
+    thread.registers.registers[3] = kProgram + 0x200;
+    const UserStack stack = thread.walk();
+    EXPECT_EQ(codes_of(stack), (std::vector<std::uint64_t>{0, 0x100}));
+    EXPECT_NE(stack.ended.find("goes back"), std::string::npos) << stack.ended;
+}
+
 // What a signal has interrupted is looked up itself, and may be on another stack.
 TEST(UserStack, goes_on_behind_a_signal) {
     FakeThread thread;
@@ -130,7 +144,8 @@ TEST(UserStack, ends_with_the_reason) {
               std::string::npos);
     // A stack that goes back, and one without an end.
     thread.rows[kProgram] = usual_row(0);
-    thread.words[kUserStack - 8] = kProgram;
+    thread.rows[kProgram].cfa_offset -= 8;
+    thread.words[kUserStack - 16] = kProgram;
     EXPECT_NE(thread.walk().ended.find("goes back"), std::string::npos);
     thread.rows[kProgram] = thread.rows[kProgram - 1] = usual_row(8);
     for (std::uint64_t at = kUserStack; at < kUserStack + 0x4000; at += 8)

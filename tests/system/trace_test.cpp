@@ -232,6 +232,16 @@ TEST_P(Tracing, follows_a_stack_through_a_signal) {
                                         "__libc_start_call_main", "__libc_start_main", "_start"}));
 }
 
+// Its parent waits in vfork(), which has taken what it returns to off the stack.
+TEST_P(Tracing, follows_a_stack_through_vfork) {
+    const TraceMoment moment = moment_of(*vm_, "/bin/workload waiting");
+    EXPECT_EQ(moment.user_stack_ended, "");
+    const auto functions = functions_of(moment);
+    ASSERT_EQ(functions.size(), 6u);
+    EXPECT_EQ(functions[0], "vfork");
+    EXPECT_EQ(functions[1], "waiting");
+}
+
 // Its own functions by .dynsym alone, those of its C library as far as they are exported.
 TEST_P(Tracing, names_the_functions_of_a_program_with_libraries) {
     const TraceMoment moment = moment_of(*vm_, "/bin/workload-dynamic chain");
