@@ -3,6 +3,7 @@
 #include <elf.h>
 #include <fmt/format.h>
 #include <sys/procfs.h>
+#include <sys/user.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -62,6 +63,28 @@ std::string json_of(const T& value) {
 struct Process {
     event::Task task;
     UserMemory::Process memory;
+};
+
+// The content of a core's PT_NOTE.
+class CoreNotes {
+  public:
+    void add(std::uint32_t type, const void* from, std::size_t size) {
+        const Elf64_Nhdr header{
+            .n_namesz = 5, .n_descsz = static_cast<Elf64_Word>(size), .n_type = type};
+        put(&header, sizeof header);
+        put("CORE", 5);
+        put(from, size);
+    }
+    std::vector<std::byte> take() { return std::move(bytes_); }
+
+  private:
+    void put(const void* from, std::size_t size) {
+        const auto* bytes = static_cast<const std::byte*>(from);
+        bytes_.insert(bytes_.end(), bytes, bytes + size);
+        bytes_.resize((bytes_.size() + 3) & ~std::size_t{3});
+    }
+
+    std::vector<std::byte> bytes_;
 };
 
 class Writer {
@@ -201,7 +224,7 @@ class Writer {
                     fmt::format("{} (pid {}) has no memory of its own", task.comm, task.pid));
     }
 
-    // As gcore(1) would write it, but for the registers: what is not in RAM is left out.
+    // As gcore(1) would write it; what is not in RAM is left out.
     Result<void> process_memory() {
         const Process process = TRY(this->process());
         const auto& areas = process.memory.areas;
@@ -275,33 +298,88 @@ class Writer {
         }
     }
 
-    // NT_PRPSINFO, and NT_FILE by which debuggers find the files (fs/binfmt_elf.c, fill_psinfo()
-    // and fill_files_note()).
-    static std::vector<std::byte> notes_of(const Process& process) {
-        std::vector<std::byte> notes;
-        const auto put = [&](const void* from, std::size_t size) {
-            const auto* bytes = static_cast<const std::byte*>(from);
-            notes.insert(notes.end(), bytes, bytes + size);
-            notes.resize((notes.size() + 3) & ~std::size_t{3});
-        };
-        const auto add = [&](std::uint32_t type, const void* from, std::size_t size) {
-            const Elf64_Nhdr header{
-                .n_namesz = 5, .n_descsz = static_cast<Elf64_Word>(size), .n_type = type};
-            put(&header, sizeof header);
-            put("CORE", 5);
-            put(from, size);
-        };
+    // As the kernel writes them (fs/binfmt_elf.c): NT_PRSTATUS of each thread, NT_PRPSINFO, and
+    // NT_FILE by which debuggers find the files.
+    std::vector<std::byte> notes_of(const Process& process) {
+        const auto threads = thread_states(process.task);
+        CoreNotes notes;
+        if (!threads.empty()) notes.add(NT_PRSTATUS, &threads.front(), sizeof threads.front());
+        const elf_prpsinfo info = process_info(process.task);
+        notes.add(NT_PRPSINFO, &info, sizeof info);
+        const std::string files = mapped_files(process);
+        notes.add(NT_FILE, files.data(), files.size());
+        for (std::size_t i = 1; i < threads.size(); ++i) {
+            notes.add(NT_PRSTATUS, &threads[i], sizeof threads[i]);
+        }
+        return notes.take();
+    }
+
+    // Of those that are on no CPU, the first thread's first.
+    std::vector<elf_prstatus> thread_states(const event::Task& process) {
+        std::vector<elf_prstatus> states;
+        const auto sampler = guest_->task_sampler(&ram_);
+        if (!sampler.has_value()) {
+            add_gap("the registers of its threads: " + sampler.error().to_text());
+            return states;
+        }
+        bool all = false;
+        std::vector<GuestVirt> tasks{GuestVirt{process.address}};
+        const auto others = (*sampler)->threads_of(tasks.front(), all);
+        if (!all) add_gap("the registers of its threads: not all threads could be listed");
+        for (const GuestVirt task : others.value_or(std::vector<GuestVirt>{})) {
+            if (task != tasks.front()) tasks.push_back(task);
+        }
+        for (const GuestVirt task : tasks) {
+            const auto moment = (*sampler)->sample(task);
+            if (!moment.has_value() || moment->tgid != process.pid) continue;
+            if (moment->user) {
+                states.push_back(thread_state(*moment));
+            } else {
+                add_gap(fmt::format("the registers of thread {}: {}", moment->pid,
+                                    moment->activity == guest_linux::Activity::on_cpu
+                                        ? "it was on a CPU, which alone has them"
+                                        : moment->unknown));
+            }
+        }
+        return states;
+    }
+
+    static elf_prstatus thread_state(const guest_linux::TaskMoment& moment) {
+        constexpr std::uint64_t kUserCode = 0x33, kUserData = 0x2b;  // asm/segment.h
+        // Numbers of registers in DWARF (System V ABI for x86-64, figure 3.36).
+        enum : unsigned { kRax, kRdx, kRcx, kRbx, kRsi, kRdi };
+        const guest_linux::UserRegisters& user = *moment.user;
+        const auto of = [&](unsigned which) { return user.registers[which].value_or(0); };
+        user_regs_struct registers{};
+        registers.rax = of(kRax), registers.rbx = of(kRbx), registers.rcx = of(kRcx);
+        registers.rdx = of(kRdx), registers.rsi = of(kRsi), registers.rdi = of(kRdi);
+        registers.rbp = of(guest_linux::kDwarfRbp), registers.rsp = of(guest_linux::kDwarfRsp);
+        registers.r8 = of(8), registers.r9 = of(9), registers.r10 = of(10), registers.r11 = of(11);
+        registers.r12 = of(12), registers.r13 = of(13), registers.r14 = of(14);
+        registers.r15 = of(15), registers.rip = user.code.value;
+        registers.orig_rax = static_cast<std::uint64_t>(user.system_call);
+        registers.cs = kUserCode, registers.ss = kUserData;
+        elf_prstatus state{};
+        state.pr_pid = static_cast<int>(moment.pid);
+        static_assert(sizeof state.pr_reg == sizeof registers);
+        std::memcpy(&state.pr_reg, &registers, sizeof registers);
+        return state;
+    }
+
+    static elf_prpsinfo process_info(const event::Task& task) {
         elf_prpsinfo info{};
-        info.pr_pid = static_cast<int>(process.task.pid);
-        info.pr_ppid = static_cast<int>(process.task.ppid.value_or(0));
-        std::memcpy(info.pr_fname, process.task.comm.data(),
-                    std::min(process.task.comm.size(), sizeof info.pr_fname - 1));
+        info.pr_pid = static_cast<int>(task.pid);
+        info.pr_ppid = static_cast<int>(task.ppid.value_or(0));
+        std::memcpy(info.pr_fname, task.comm.data(),
+                    std::min(task.comm.size(), sizeof info.pr_fname - 1));
         std::string words;
-        for (const std::string& word : process.task.argv.value_or({})) words += word + ' ';
+        for (const std::string& word : task.argv.value_or({})) words += word + ' ';
         std::memcpy(info.pr_psargs, words.data(),
                     std::min(words.size(), sizeof info.pr_psargs - 1));
-        add(NT_PRPSINFO, &info, sizeof info);
+        return info;
+    }
 
+    static std::string mapped_files(const Process& process) {
         std::vector<std::uint64_t> numbers{0, kPageSize};
         std::string names;
         for (const UserMemory::Area& area : process.memory.areas.items) {
@@ -311,10 +389,8 @@ class Writer {
             names += vma.path.substr(0, vma.path.find('\0')) + '\0';
             ++numbers[0];
         }
-        std::string files(reinterpret_cast<const char*>(numbers.data()), 8 * numbers.size());
-        files += names;
-        add(NT_FILE, files.data(), files.size());
-        return notes;
+        return std::string(reinterpret_cast<const char*>(numbers.data()), 8 * numbers.size()) +
+               names;
     }
 
     // Pages of it that were never read are not in memory: zeros.

@@ -3,7 +3,9 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/procfs.h>
 #include <sys/stat.h>
+#include <sys/user.h>
 
 #include <algorithm>
 #include <cstring>
@@ -81,6 +83,21 @@ std::optional<std::uint64_t> offset_of(const std::string& core, std::uint64_t ad
     return std::nullopt;
 }
 
+// Those of the first thread that a core has.
+std::optional<user_regs_struct> registers_in(const std::string& core) {
+    Elf64_Phdr notes;
+    std::memcpy(&notes, core.data() + sizeof(Elf64_Ehdr), sizeof notes);
+    CHECK(notes.p_type == PT_NOTE);
+    Elf64_Nhdr note;
+    std::memcpy(&note, core.data() + notes.p_offset, sizeof note);
+    if (note.n_type != NT_PRSTATUS) return std::nullopt;
+    elf_prstatus state;
+    std::memcpy(&state, core.data() + notes.p_offset + sizeof note + 8, sizeof state);
+    user_regs_struct registers;
+    std::memcpy(&registers, &state.pr_reg, sizeof registers);
+    return registers;
+}
+
 TEST_F(KeptEvidence, of_a_process_is_what_the_guest_has) {
     const std::string pid = start_process();
     start_agent("[evidence]\ntrace = \"500ms\"\n");
@@ -108,6 +125,14 @@ TEST_F(KeptEvidence, of_a_process_is_what_the_guest_has) {
     const auto begin = offset_of(core, program);
     ASSERT_TRUE(begin) << maps;
     EXPECT_EQ(core.substr(*begin, 4), ELFMAG);
+    // Where it was, as the guest's own /proc/PID/syscall says: "230 0x1 .. SP PC".
+    const std::string call = vm_->output_of("cat /proc/" + pid + "/syscall");
+    const std::size_t sp = call.rfind(" 0x", call.rfind(" 0x") - 1);
+    const auto registers = registers_in(core);
+    ASSERT_TRUE(registers);
+    EXPECT_EQ(registers->orig_rax, std::stoull(call));
+    EXPECT_EQ(registers->rsp, std::stoull(call.substr(sp), nullptr, 16)) << call;
+    EXPECT_EQ(registers->rip, std::stoull(call.substr(call.rfind(' ')), nullptr, 16)) << call;
     // Its program, byte for byte: all of it is in the memory of this guest.
     const std::string sum = vm_->output_of("sha256sum /bin/busybox").substr(0, 64);
     EXPECT_EQ(text(*file(bundle, "process-" + pid + ".exe"), "sha256"), sum);
