@@ -99,7 +99,7 @@ Result<void> Agent::open() {
                                     .keep_bytes = policy_.log_keep_bytes},
                                    host_));
     responder_ = std::make_unique<Responder>(
-        &loop_, &policy_, &key_, recorder_.get(), evidence_path(options_.state_dir),
+        &loop_, &policy_, &key_, recorder_.get(), options_.state_dir,
         Responder::Callbacks{
             .find = [this](const std::string& id) { return find_watch(id); },
             .changed = [this](const hypervisor::Vm& vm) { managers_->ask_soon(vm); }});
@@ -410,6 +410,7 @@ void Agent::take_in(const hypervisor::Vm& vm) {
     say(LogLevel::info, fmt::format("VM {} (pid {}) is here", instance.name, vm.pid));
     watched.watch->start();
     count_open(instance.id);
+    responder_->take_over(*watched.watch);
 }
 
 void Agent::share_out() {
@@ -428,6 +429,7 @@ void Agent::end_instance(const std::string& key, const std::string& why) {
     const InstanceStatus status = found->second.watch->status();
     found->second.watch->give_up(why);
     watched_.erase(found);
+    responder_->ended(status.instance.id);
     recorder_->critical(
         event::instance_event(recorder_->source(), Recorder::now_ns(), status.instance,
                               fmt::format("VM {}: {}", status.instance.name, why),
@@ -739,16 +741,8 @@ void Agent::save_findings() {
     event::Encoder encoder;
     encoder.put(open);
     encoder.put(instances);
-    const auto path = options_.state_dir / "open-findings";
-    const auto next = options_.state_dir / "open-findings.new";
-    const auto written = [&]() -> Result<void> {
-        const Fd fd = TRY(open_file(next, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, 0600));
-        TRY(write_all(fd.get(), as_bytes(encoder.bytes())));
-        if (::fsync(fd.get()) != 0 || ::rename(next.c_str(), path.c_str()) != 0) {
-            return fail(os_error("replacing " + path.native()));
-        }
-        return {};
-    }();
+    const auto written =
+        replace_file(options_.state_dir / "open-findings", as_bytes(encoder.bytes()));
     if (!written.has_value()) say(LogLevel::warning, written.error().to_text());
 }
 

@@ -1,5 +1,6 @@
 #include "agent/paths.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -37,6 +38,16 @@ Result<void> make_directory(const std::filesystem::path& path, mode_t mode) {
         return fail(Code::permission,
                     fmt::format("{} must be a directory that only user {} can write to",
                                 path.native(), ::geteuid()));
+    }
+    return {};
+}
+
+Result<void> replace_file(const std::filesystem::path& path, Bytes bytes) {
+    const std::filesystem::path next = path.native() + ".new";
+    const Fd fd = TRY(open_file(next, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, 0600));
+    TRY(write_all(fd.get(), bytes));
+    if (::fsync(fd.get()) != 0 || ::rename(next.c_str(), path.c_str()) != 0) {
+        return fail(os_error("replacing " + path.native()));
     }
     return {};
 }

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <string_view>
 
+#include "base/bytes.h"
 #include "base/result.h"
 
 namespace underseer::agent {
@@ -26,5 +27,8 @@ std::filesystem::path log_path(const std::filesystem::path& state_dir, std::stri
 // Makes a directory of the agent's, unless it is there. Code::permission when others may write to
 // it.
 Result<void> make_directory(const std::filesystem::path& path, mode_t mode);
+
+// Puts `bytes` in the place of a file of the agent's, whole and synced or not at all.
+Result<void> replace_file(const std::filesystem::path& path, Bytes bytes);
 
 }  // namespace underseer::agent

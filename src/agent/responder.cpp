@@ -2,7 +2,12 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
+#include "agent/paths.h"
 #include "agent/service_manager.h"
+#include "base/limits.h"
+#include "base/os.h"
 
 namespace underseer::agent {
 
@@ -28,11 +33,80 @@ ActionResult result_of(const event::Instance& instance, const event::ActionTaken
             .evidence = taken.evidence};
 }
 
+// What undoes an action; nothing where nothing does.
+std::optional<event::Action> undoing(event::Action action) {
+    if (action == event::Action::pause) return event::Action::resume;
+    if (action == event::Action::isolate) return event::Action::reconnect;
+    return std::nullopt;
+}
+
 std::optional<std::uint32_t> some_pid(std::uint32_t pid) {
     return pid == 0 ? std::nullopt : std::optional(pid);
 }
 
 }  // namespace
+
+Responder::Responder(EventLoop* loop, const policy::Policy* policy, const crypto::SigningKey* key,
+                     Recorder* recorder, const std::filesystem::path& state_dir,
+                     Callbacks callbacks)
+    : loop_(loop),
+      recorder_(recorder),
+      callbacks_(std::move(callbacks)),
+      actor_(loop),
+      evidence_(loop, policy, key, evidence_path(state_dir)),
+      programs_(loop),
+      owed_path_(state_dir / "owed") {
+    const auto bytes = read_file(owed_path_, limits::kMaxFrameBytes);
+    if (!bytes.has_value()) return;
+    auto owed = event::decode<std::vector<Owed>>(as_bytes(*bytes));
+    if (owed.has_value()) {
+        owed_ = std::move(*owed);
+    } else {
+        say(LogLevel::warning, fmt::format("{} cannot be read: VMs that policy has paused for a "
+                                           "while may stay so",
+                                           owed_path_.native()));
+    }
+}
+
+// ---- what is to be undone ---------------------------------------------------------------------
+
+void Responder::owe(const Chain& chain, event::Action done) {
+    const auto undo = undoing(done);
+    if (!undo || std::ranges::find(chain.actions, *undo) == chain.actions.end()) return;
+    owed_.push_back({chain.instance.id, *undo, chain.finding.finding.rule, chain.finding.uid});
+    save_owed();
+}
+
+void Responder::paid(const std::string& instance_id, std::optional<event::Action> action) {
+    const auto erased = std::erase_if(owed_, [&](const Owed& owed) {
+        return owed.instance_id == instance_id && (!action || owed.action == *action);
+    });
+    if (erased != 0) save_owed();
+}
+
+void Responder::save_owed() {
+    const std::string bytes = event::encode(owed_);
+    const auto written = replace_file(owed_path_, as_bytes(bytes));
+    if (!written.has_value()) say(LogLevel::warning, written.error().to_text());
+}
+
+void Responder::ended(const std::string& instance_id) {
+    paid(instance_id, std::nullopt);
+}
+
+void Responder::take_over(const InstanceWatch& watch) {
+    for (const Owed& owed : owed_) {
+        if (owed.instance_id != watch.instance().id) continue;
+        act(watch,
+            {.action = owed.action,
+             .because =
+                 fmt::format("policy, because of {}; the agent was gone before it", owed.rule),
+             .finding_uid = owed.finding_uid},
+            [](const auto&) {});
+    }
+}
+
+// ---- orders, and what policy wants ------------------------------------------------------------
 
 void Responder::act(const InstanceWatch& watch, event::ActionTaken taken, Done done) {
     actor_.act(watch.vm(), taken.action, /*dry_run=*/false,
@@ -41,6 +115,7 @@ void Responder::act(const InstanceWatch& watch, event::ActionTaken taken, Done d
                    taken.done = result.has_value();
                    taken.result = result.has_value() ? *result : result.error().to_text();
                    log(instance, taken);
+                   if (taken.done) paid(instance.id, taken.action);
                    callbacks_.changed(vm);
                    if (!result.has_value()) return done(fail(result.error()));
                    done(result_of(instance, taken));
@@ -130,8 +205,10 @@ void Responder::go_on(Chain chain) {
         taken.done = result.has_value();
         taken.result = result.has_value() ? *result : result.error().to_text();
         log(chain.instance, taken);
+        if (taken.done) paid(chain.instance.id, taken.action);
         return go_on(std::move(chain));
     }
+    owe(chain, taken.action);
     if (event::keeps_evidence(taken.action)) {
         EvidenceKeeper::Order order = order_for(*watch, taken);
         order.pid = some_pid(finding.finding.pid);

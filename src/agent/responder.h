@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -26,15 +27,9 @@ class Responder {
         std::function<void(const hypervisor::Vm&)> changed;  // something was done to it
     };
 
-    // All of these must outlive this. `evidence`: the folder below which it is kept.
+    // All of these must outlive this.
     Responder(EventLoop* loop, const policy::Policy* policy, const crypto::SigningKey* key,
-              Recorder* recorder, std::filesystem::path evidence, Callbacks callbacks)
-        : loop_(loop),
-          recorder_(recorder),
-          callbacks_(std::move(callbacks)),
-          actor_(loop),
-          evidence_(loop, policy, key, std::move(evidence)),
-          programs_(loop) {}
+              Recorder* recorder, const std::filesystem::path& state_dir, Callbacks callbacks);
 
     // `done` is called once, later.
     void obey(const InstanceWatch& watch, const event::Asker& asker, const ControlRequest& request,
@@ -46,6 +41,10 @@ class Responder {
         go_on({instance, finding, decision.actions, decision.programs, std::move(event), ""});
     }
 
+    // A VM that is here: what an agent that was killed had stopped for a while goes on.
+    void take_over(const InstanceWatch& watch);
+    // The VM has ended: nothing is owed to it.
+    void ended(const std::string& instance_id);
     // The agent ends: what is being done ends too, and what policy has stopped for a while goes on:
     // of what is still to be done, that which undoes something is.
     void stop();
@@ -60,6 +59,22 @@ class Responder {
         std::string event;
         std::string state;  // of the VM, by what was done to it; "": as its manager says
     };
+    // That something is to be undone later: it is kept on the disk until it is.
+    struct Owed {
+        std::string instance_id;
+        event::Action action{};
+        std::string rule, finding_uid;
+
+        static constexpr auto fields() {
+            using event::Field;
+            return std::tuple{Field{"instance_id", &Owed::instance_id},
+                              Field{"action", &Owed::action}, Field{"rule", &Owed::rule},
+                              Field{"finding_uid", &Owed::finding_uid}};
+        }
+    };
+    void owe(const Chain& chain, event::Action done);
+    void paid(const std::string& instance_id, std::optional<event::Action> action);
+    void save_owed();
     void go_on(Chain chain);
     void run_program(Chain chain);
     // Of a chain, when the agent ends.
@@ -75,6 +90,8 @@ class Responder {
     Actor actor_;
     EvidenceKeeper evidence_;
     HookPrograms programs_;
+    std::filesystem::path owed_path_;
+    std::vector<Owed> owed_;
 };
 
 }  // namespace underseer::agent

@@ -251,6 +251,38 @@ TEST_F(KeptEvidence, is_sealed_when_the_agent_ends_and_the_vm_goes_on) {
     EXPECT_EQ(agent_->logged(fmt::format("resume {}: resumed", vm_->name())).size(), 1u);
 }
 
+TEST_F(KeptEvidence, that_a_killed_agent_was_gathering_leaves_no_vm_paused_for_good) {
+    const std::string pid = start_process();
+    start_agent(
+        "[schedule]\nhidden_process = \"1s\"\ncpu_percent = 100\n"
+        "[[act]]\nrule = \"hidden_process\"\ndo = [\"pause\", \"capture\", \"resume\"]\n");
+    OutsideRootkit rootkit(&*vm_);
+    vm_->pause();
+    rootkit.unlink(rootkit.task_of(static_cast<std::uint32_t>(std::stoul(pid))), "tasks");
+    vm_->resume();
+    agent_->wait_until("evidence is gathered", [&] {
+        const auto workers = agent_->workers("introspector");
+        return std::ranges::any_of(workers, [](pid_t worker) { return writes(worker, ".json"); });
+    });
+    EXPECT_EQ(agent_->kill(SIGKILL), -SIGKILL);
+    EXPECT_EQ(vm_->state(), "paused");
+    EXPECT_TRUE(bundles().empty()) << "nobody has signed it";
+    agent_->start();
+    agent_->wait_until("the VM goes on", [&] { return vm_->state() == "running"; });
+    EXPECT_EQ(vm_->output_of("echo here"), "here\n");
+    EXPECT_EQ(agent_->logged(fmt::format("resume {}: resumed", vm_->name())).size(), 1u);
+    // Once: who pauses it now by hand finds it paused.
+    EXPECT_EQ(agent_->kill(SIGTERM), 0);
+    vm_->pause();
+    agent_->start();
+    agent_->wait_until("it has been looked at", [&] {
+        const auto seen = agent_->instance(vm_->name());
+        return seen && seen->at("checks").value().as_uint().value() > 0;
+    });
+    EXPECT_EQ(vm_->state(), "paused");
+    vm_->resume();
+}
+
 TEST_F(KeptEvidence, of_a_module_is_its_memory) {
     start_agent(
         "[schedule]\nkernel_modules = \"1s\"\ncpu_percent = 100\n"
