@@ -105,9 +105,8 @@ constexpr Rule HiddenProcessCheck::kRule{
         "task that is in no list and never runs is found by a search of RAM alone (--deep).",
     .benign = "None known. The kernel takes a task out of these lists in one step as it ends.",
     .advice =
-        "Do not log in to the guest. Save its memory first (virsh dump --memory-only, or QMP "
-        "dump-guest-memory), then look at the process: underseer files, maps and sockets "
-        "with --pid."};
+        "Do not log in to the guest. Keep evidence first (underseer act VM capture --pid N, and "
+        "dump), then look at the process: underseer trace, files, maps and sockets with --pid."};
 
 void HiddenProcessCheck::look(Snapshot& snapshot) {
     Guest& guest = snapshot.guest();
