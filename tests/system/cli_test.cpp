@@ -271,6 +271,9 @@ TEST_F(CliOnAGuest, nothing_that_it_writes_steers_a_terminal_or_a_browser) {
 
 TEST_F(CliOnAGuest, a_report_on_an_image_names_its_hash) {
     const std::string core = directory_ / "guest.core", output = directory_ / "report.html";
+    // There is something to find as soon as a program runs whose file is gone.
+    vm_->output_of(
+        "while ! ls -l /proc/[0-9]*/exe 2>/dev/null | grep -q deleted; do sleep 0.1; done");
     ASSERT_TRUE(vm_->dump_to(core, "elf").has_value());
     expect(1, {"report", core, output}, "report.html");
     const RunResult hashed = run_program({"/usr/bin/sha256sum", core});
