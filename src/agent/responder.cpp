@@ -77,6 +77,13 @@ void Responder::owe(const Chain& chain, event::Action done) {
     save_owed();
 }
 
+bool Responder::is_held_by_another(const Chain& chain, event::Action action) const {
+    return std::ranges::any_of(owed_, [&](const Owed& owed) {
+        return owed.instance_id == chain.instance.id && owed.action == action &&
+               !owed.is(chain, action);
+    });
+}
+
 void Responder::paid(const std::string& instance_id, std::optional<event::Action> action) {
     const auto erased = std::erase_if(owed_, [&](const Owed& owed) {
         return owed.instance_id == instance_id && (!action || owed.action == *action);
@@ -197,6 +204,14 @@ void Responder::go_on(Chain chain) {
     const InstanceWatch* watch = callbacks_.find(chain.instance.id);
     if (watch == nullptr) {
         taken.result = chain.instance.kind == "vm" ? "the VM has ended" : "it is no VM";
+        log(chain.instance, taken);
+        return go_on(std::move(chain));
+    }
+    if (is_held_by_another(chain, taken.action)) {
+        taken.done = true;
+        taken.result = "left to another finding, for which it still stands so";
+        std::erase_if(owed_, [&](const Owed& owed) { return owed.is(chain, taken.action); });
+        save_owed();
         log(chain.instance, taken);
         return go_on(std::move(chain));
     }

@@ -65,6 +65,10 @@ class Responder {
         event::Action action{};
         std::string rule, finding_uid;
 
+        bool is(const Chain& chain, event::Action undone) const {
+            return instance_id == chain.instance.id && action == undone &&
+                   finding_uid == chain.finding.uid;
+        }
         static constexpr auto fields() {
             using event::Field;
             return std::tuple{Field{"instance_id", &Owed::instance_id},
@@ -73,6 +77,8 @@ class Responder {
         }
     };
     void owe(const Chain& chain, event::Action done);
+    // Evidence of one finding is not of a VM that has gone on because that of another was ready.
+    bool is_held_by_another(const Chain& chain, event::Action action) const;
     void paid(const std::string& instance_id, std::optional<event::Action> action);
     void save_owed();
     void go_on(Chain chain);

@@ -31,6 +31,22 @@ class KeptEvidence : public ActedUponVm {
             vm_->output_of("WORD=only_$((6 * 7))_here sleep 1000 > /dev/null 2>&1 & echo $!");
         return pid.substr(0, pid.find('\n'));
     }
+    // From the list of tasks, all in one moment.
+    void hide(const std::vector<std::string>& pids) {
+        OutsideRootkit rootkit(&*vm_);
+        vm_->pause();
+        for (const std::string& pid : pids) {
+            rootkit.unlink(rootkit.task_of(static_cast<std::uint32_t>(std::stoul(pid))), "tasks");
+        }
+        vm_->resume();
+    }
+    void wait_until_gathering() {
+        agent_->wait_until("evidence is gathered", [&] {
+            const auto workers = agent_->workers("introspector");
+            return std::ranges::any_of(workers,
+                                       [](pid_t worker) { return writes(worker, ".json"); });
+        });
+    }
     // The bundles, as `underseer evidence WORDS --json` tells of them.
     std::vector<json::Value> bundles(std::string verb = "ls") {
         const RunResult ran = agent_->cli({"evidence", verb, "--json"});
@@ -233,14 +249,8 @@ TEST_F(KeptEvidence, is_sealed_when_the_agent_ends_and_the_vm_goes_on) {
         "[schedule]\nhidden_process = \"1s\"\ncpu_percent = 100\n"
         "[[act]]\nrule = \"hidden_process\"\ndo = [\"pause\", \"capture\", \"dump\", "
         "\"resume\"]\n");
-    OutsideRootkit rootkit(&*vm_);
-    vm_->pause();
-    rootkit.unlink(rootkit.task_of(static_cast<std::uint32_t>(std::stoul(pid))), "tasks");
-    vm_->resume();
-    agent_->wait_until("evidence is gathered", [&] {
-        const auto workers = agent_->workers("introspector");
-        return std::ranges::any_of(workers, [](pid_t worker) { return writes(worker, ".json"); });
-    });
+    hide({pid});
+    wait_until_gathering();
     EXPECT_EQ(agent_->kill(SIGTERM), 0);
     EXPECT_EQ(vm_->output_of("echo here"), "here\n");
     const json::Value bundle = only_bundle();
@@ -256,14 +266,8 @@ TEST_F(KeptEvidence, that_a_killed_agent_was_gathering_leaves_no_vm_paused_for_g
     start_agent(
         "[schedule]\nhidden_process = \"1s\"\ncpu_percent = 100\n"
         "[[act]]\nrule = \"hidden_process\"\ndo = [\"pause\", \"capture\", \"resume\"]\n");
-    OutsideRootkit rootkit(&*vm_);
-    vm_->pause();
-    rootkit.unlink(rootkit.task_of(static_cast<std::uint32_t>(std::stoul(pid))), "tasks");
-    vm_->resume();
-    agent_->wait_until("evidence is gathered", [&] {
-        const auto workers = agent_->workers("introspector");
-        return std::ranges::any_of(workers, [](pid_t worker) { return writes(worker, ".json"); });
-    });
+    hide({pid});
+    wait_until_gathering();
     EXPECT_EQ(agent_->kill(SIGKILL), -SIGKILL);
     EXPECT_EQ(vm_->state(), "paused");
     EXPECT_TRUE(bundles().empty()) << "nobody has signed it";
@@ -281,6 +285,21 @@ TEST_F(KeptEvidence, that_a_killed_agent_was_gathering_leaves_no_vm_paused_for_g
     });
     EXPECT_EQ(vm_->state(), "paused");
     vm_->resume();
+}
+
+// The VM goes on when the evidence of both is there, and not before.
+TEST_F(KeptEvidence, of_two_findings_at_once_is_of_a_vm_that_stands_still) {
+    const std::vector<std::string> pids{start_process(), start_process()};
+    start_agent(
+        "[schedule]\nhidden_process = \"1s\"\ncpu_percent = 100\n"
+        "[[act]]\nrule = \"hidden_process\"\ndo = [\"pause\", \"capture\", \"resume\"]\n");
+    hide(pids);
+    const std::string resumed = fmt::format("resume {}: resumed", vm_->name());
+    agent_->wait_until("it goes on", [&] { return !agent_->logged(resumed).empty(); });
+    EXPECT_EQ(bundles().size(), 2u);
+    EXPECT_EQ(agent_->logged(resumed).size(), 1u);
+    EXPECT_EQ(agent_->logged(fmt::format("resume {}: left to", vm_->name())).size(), 1u);
+    EXPECT_EQ(vm_->output_of("echo here"), "here\n");
 }
 
 TEST_F(KeptEvidence, of_a_module_is_its_memory) {
@@ -316,10 +335,7 @@ TEST_F(KeptEvidence, of_a_finding_is_kept_by_policy) {
         "[[act]]\nrule = \"hidden_process\"\ndo = [\"pause\", \"capture\", \"dump\", "
         "\"resume\"]\nrun = \"" +
         program.native() + "\"\n");
-    OutsideRootkit rootkit(&*vm_);
-    vm_->pause();
-    rootkit.unlink(rootkit.task_of(static_cast<std::uint32_t>(std::stoul(pid))), "tasks");
-    vm_->resume();
+    hide({pid});
     const json::Value finding = agent_->wait_for_finding("hidden_process");
     agent_->wait_until("the operator's program was told", [&] {
         return !agent_->logged(fmt::format("run {}: {}: ticket 12", vm_->name(), program.native()))
