@@ -11,31 +11,14 @@
 #include <string>
 #include <vector>
 
+#include "guest_linux/code_comparison.h"
 #include "guest_linux/code_map.h"
 #include "guest_linux/page_store.h"
 
 namespace underseer::guest_linux {
 
-struct CodeAlteration {
-    std::string place;          // "do_exit+0x10", "module nf_tables+0x1c0", "vDSO+0x640"
-    GuestVirt at;               // the first byte that differs
-    GuestVirt shown_from;       // where the bytes below begin
-    std::string before, after;  // those that differ, and some around them
-};
-
-struct CodeComparison {
-    std::vector<CodeAlteration> altered;
-    std::uint64_t pages = 0;       // that were compared
-    std::uint64_t unreadable = 0;  // pages that could not be, now or at first
-    Gaps gaps;                     // lists of places that could not be read
-    Gaps uncompared;               // code that could not be found
-};
-
-// The kernel's own code, now. Code::unavailable where it does not say where that is.
-Result<PageHashes> hash_text(Kernel& kernel);
-
-// The same of a stretch of code that somebody else has kept, `before`, and as it is `now`. Both
-// stand at `at` and are equally long.
+// A stretch of code that somebody else has kept, `before`, against what it is `now`. Both stand at
+// `at` and are equally long.
 CodeComparison compare_code(Kernel& kernel, const CodeMap& code, GuestVirt at, Bytes before,
                             Bytes now);
 

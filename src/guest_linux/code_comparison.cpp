@@ -1,0 +1,55 @@
+#include "guest_linux/code_comparison.h"
+
+#include <algorithm>
+
+namespace underseer::guest_linux {
+
+namespace {
+
+constexpr std::size_t kMaxTextBytes = 256u << 20;
+constexpr std::size_t kAround = 8;  // bytes of evidence on either side
+constexpr std::size_t kToldTogether = 8;
+constexpr std::byte kLock{0xf0}, kSegmentPrefix{0x3e};
+
+// Locks are dropped and taken up again with the number of CPUs (.smp_locks).
+bool is_lock(std::byte one) {
+    return one == kLock || one == kSegmentPrefix;
+}
+
+}  // namespace
+
+Result<PageHashes> hash_text(Kernel& kernel) {
+    const GuestVirt begin = TRY(kernel.symbol("_text")), end = TRY(kernel.symbol("_etext"));
+    if (end <= begin || end - begin > kMaxTextBytes) {
+        return fail(Code::malformed, "the kernel's code has no end");
+    }
+    return hash_pages(kernel, begin, end - begin);
+}
+
+void tell_differences(const CodeStretch& stretch,
+                      const std::function<std::size_t(std::size_t)>& explain,
+                      const std::function<std::string(GuestVirt)>& name_of,
+                      CodeComparison& result) {
+    const auto& [at, before, now, first, last] = stretch;
+    for (std::size_t i = first; i < last;) {
+        if (before[i] == now[i] || (is_lock(before[i]) && is_lock(now[i]))) {
+            ++i;
+            continue;
+        }
+        if (const std::size_t explained = explain(i); explained > 0) {
+            i += explained;
+            continue;
+        }
+        const std::size_t left = i - std::min(i, kAround),
+                          right = std::min(i + kToldTogether + kAround, before.size());
+        if (result.altered.size() < limits::kMaxWaysOut) {
+            const auto text = [&](Bytes of) {
+                return std::string(as_text(of.subspan(left, right - left)));
+            };
+            result.altered.push_back({name_of(at + i), at + i, at + left, text(before), text(now)});
+        }
+        i += kToldTogether;
+    }
+}
+
+}  // namespace underseer::guest_linux
