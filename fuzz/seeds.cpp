@@ -6,8 +6,10 @@
 
 #include "agent/introspection.h"
 #include "agent/status.h"
+#include "guest_linux/built_kernel.h"
 #include "guest_linux/fake_elf.h"
 #include "guest_linux/fake_guest.h"
+#include "guest_linux/fake_vmlinux.h"
 #include "guest_memory/fake_images.h"
 
 namespace {
@@ -183,6 +185,37 @@ void programs() {
     seed(target, "old-hash", as_bytes(program(elf, true)));
 }
 
+// A kernel's file with an entry of each list that is read of it.
+void built_kernels() {
+    constexpr std::uint64_t kText = 0xffffffff81000000, kLists = 0xffffffff82000000;
+    const auto distance = [](std::uint64_t at, std::uint64_t to) {
+        std::string bytes;
+        FakeCfi::put(bytes, static_cast<std::int32_t>(to - at));
+        return bytes;
+    };
+    std::string paravirt(16, '\x06');
+    const std::uint64_t place = kText + 64;
+    std::memcpy(paravirt.data(), &place, sizeof place);
+    const std::string file = fake_vmlinux(
+        {{".text", kText, std::string(256, '\x90')},
+         {".rodata", kText + 0x1000, "Linux version 6.1.0-44-cloud-amd64 (someone)"},
+         {".notes", kText + 0x2000, fake_notes('\xab')},
+         {".altinstructions", kLists,
+          distance(kLists, kText + 16) + distance(kLists + 4, kLists + 0x1000) + "\1\1\x07\x03"},
+         {".altinstr_replacement", kLists + 0x1000, "\x0f\x01\xcb"},
+         {".parainstructions", kLists + 0x2000, paravirt},
+         {".retpoline_sites", kLists + 0x3000, distance(kLists + 0x3000, kText + 80)},
+         {".return_sites", kLists + 0x4000, distance(kLists + 0x4000, kText + 96)},
+         {".ibt_endbr_seal", kLists + 0x5000, distance(kLists + 0x5000, kText)},
+         {"runtime_ptr_USER_PTR_MAX", kLists + 0x6000, distance(kLists + 0x6000, kText + 112)}});
+    const std::string target = "built_kernel_fuzz";
+    seed(target, "vmlinux", as_bytes(file));
+    seed(target, "vmlinuz", as_bytes(fake_vmlinuz(file + "size")));
+    const auto built = read_built_kernel(as_bytes(file)).value();
+    CHECK(built.patches.size() == 6);
+    seed(target, "baseline", as_bytes(pack(built)));
+}
+
 void kernels() {
     seed("btf_fuzz", "types", some_types());
     for (const auto& [form, name] : {std::pair{KallsymsForm::v4_20, "v4_20"},
@@ -204,4 +237,5 @@ int main(int argc, char** argv) {
     guests();
     unwinders();
     programs();
+    built_kernels();
 }

@@ -5,12 +5,15 @@
 #include <algorithm>
 #include <iterator>
 
+#include "base/counted.h"
+#include "baseline.h"
 #include "detect/decoy_kernel/decoy_kernel.h"
 #include "output.h"
 
 namespace underseer::cli {
 
 Result<agent::Answer<event::CheckReport>> run_checks(Target& target, const Options& options) {
+    TRY(use_baseline(target, options));
     agent::Answer<event::CheckReport> all;
     std::vector<std::string> wanted = options.only;
     const auto decoy = std::ranges::find(wanted, detect::DecoyKernelCheck::kName);

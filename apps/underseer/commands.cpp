@@ -9,6 +9,7 @@
 
 #include "agent_commands.h"
 #include "base/counted.h"
+#include "baseline.h"
 #include "checks.h"
 #include "demo.h"
 #include "detect/hidden_process/hidden_process.h"
@@ -257,7 +258,7 @@ const std::vector<Row>& rows() {
               "nobody tells the CPUs' registers (libvirt, no QMP socket) decoy_kernel is "
               "unavailable, which does not change the exit status.",
           .words = {{"INSTANCE|IMAGE", Kind::target}},
-          .options = {&kOnly, &kDeep, &kJson, &kDirect, &kRun},
+          .options = {&kOnly, &kDeep, &kBaseline, &kJson, &kDirect, &kRun},
           .exits = of_a_guest({{1, "something was found"}, {10, "a check could not look"}})},
          check},
         {{.name = "scan",
@@ -383,6 +384,23 @@ const std::vector<Row>& rows() {
                     {3, "there is no such bundle, or no key to verify it with"},
                     {5, "not allowed"}}},
          evidence},
+        {{.name = "baseline",
+          .group = kAgent,
+          .what = "how kernels were built, which those of guests are compared with",
+          .more =
+              "make reads a kernel (vmlinuz, vmlinux) or a distribution's package of one "
+              "(linux-image-VERSION.deb), in a jail, and hands what it has made of it to the "
+              "agent, which keeps it signed. From then on kernel_code compares the code of each "
+              "guest that runs this very build with it, so that what was altered before the agent "
+              "first looked is seen too. FILE may also be what --output has written. ls lists "
+              "what is kept, and which VMs it is used for; rm removes one by its build id.",
+          .words = {{.name = "make|ls|rm", .kind = Kind::choice, .choices = {"make", "ls", "rm"}},
+                    {"FILE|BUILD-ID", Kind::file, false}},
+          .options = {&kOutput, &kForce, &kJson, &kRun},
+          .exits = {{3, "no agent runs, or there is no such file or baseline"},
+                    {5, "not allowed"},
+                    {8, "the file is no kernel that is understood"}}},
+         baseline},
         {{.name = "dump",
           .group = kFiles,
           .what = "its memory as an ELF core",
@@ -421,7 +439,7 @@ const std::vector<Row>& rows() {
                   "but a browser, and nothing in it runs. Without OUTPUT it is named after what it "
                   "is about. It is readable by you only: it holds what the guest's memory held.",
           .words = {{"INSTANCE|IMAGE", Kind::target}, {"OUTPUT", Kind::file, false}},
-          .options = {&kForce, &kJson, &kDirect, &kRun},
+          .options = {&kBaseline, &kForce, &kJson, &kDirect, &kRun},
           .exits = of_a_guest({{1, "the report has a finding that is more than informational"},
                                {10, "a check could not look"}})},
          report},

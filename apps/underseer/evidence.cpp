@@ -8,19 +8,19 @@
 
 #include "agent/paths.h"
 #include "base/counted.h"
-#include "event_log/evidence_bundle.h"
+#include "event_log/signed_bundle.h"
 #include "output.h"
 
 namespace underseer::cli {
 
 namespace {
 
-using event_log::EvidenceBundle;
+using event_log::SignedBundle;
 
 bool is_bundle(const std::filesystem::path& folder) {
     std::error_code error;
     return std::filesystem::is_regular_file(
-        std::filesystem::symlink_status(folder / EvidenceBundle::kFileName, error));
+        std::filesystem::symlink_status(folder / SignedBundle::kFileName, error));
 }
 
 // `folder` itself, or those below it: of one instance, or of all.
@@ -49,7 +49,7 @@ Result<std::vector<std::filesystem::path>> bundles_at(const std::filesystem::pat
 BundleFact fact_of(const std::filesystem::path& folder, const crypto::PublicKey& key,
                    bool compare) {
     BundleFact fact{.folder = folder.native(), .state = "tampered"};
-    auto bundle = EvidenceBundle::load(folder, key);
+    auto bundle = SignedBundle::load(folder, key);
     if (!bundle.has_value()) {
         fact.problems.push_back(bundle.error().to_text());
         return fact;

@@ -73,11 +73,17 @@ Result<void> take_path(Options& options, const std::string& value) {
     return {};
 }
 
+template <std::string Options::* member>
+Result<void> take_text(Options& options, const std::string& value) {
+    options.*member = value;
+    return {};
+}
+
 struct Taker {
     const program::Option* option;
     Result<void> (*take)(Options&, const std::string& value);
 };
-constexpr std::array<Taker, 22> kTakers{{
+constexpr std::array<Taker, 24> kTakers{{
     {&option::kPid, take_pid},
     {&option::kJson, set<&Options::json>},
     {&option::kThreads, set<&Options::threads>},
@@ -90,6 +96,8 @@ constexpr std::array<Taker, 22> kTakers{{
     {&option::kDryRun, set<&Options::dry_run>},
     {&option::kOnly, take_checks},
     {&option::kRules, take_rules},
+    {&option::kBaseline, take_text<&Options::baseline>},
+    {&option::kOutput, take_text<&Options::output>},
     {&option::kTimeout, take_duration<option::kTimeout, &Options::timeout>},
     {&option::kFor, take_duration<option::kFor, &Options::duration>},
     {&option::kOnce, set<&Options::once>},

@@ -28,6 +28,8 @@ struct Options {
     bool dry_run = false;            // of act: say what would be done
     std::vector<std::string> only;   // of check: these; empty: all
     std::vector<std::string> rules;  // of scan: files, or folders of them
+    std::string baseline;            // of check and report: a kernel's file, or what was made of it
+    std::string output;              // of baseline make
     std::optional<std::chrono::milliseconds> timeout;
     std::optional<std::chrono::milliseconds> duration;  // of trace
     bool help = false;
@@ -68,6 +70,9 @@ inline constexpr Option kDryRun{"--dry-run", "", "say what would be done, and do
 inline constexpr Option kOnly{"--only", "CHECK,..", "these checks; underseer explain lists all"};
 inline constexpr Option kRules{
     "--rules", "FILE", "YARA rules, or a folder of them; may be given several times", Kind::file};
+inline constexpr Option kBaseline{
+    "--baseline", "FILE", "compare the kernel with this vmlinuz, package or baseline", Kind::file};
+inline constexpr Option kOutput{"--output", "FILE", "write it into this file", Kind::file};
 inline constexpr Option kTimeout{"--timeout", "TIME",
                                  "end after this (\"90s\", \"10m\"), with what is found by then"};
 inline constexpr Option kFor{"--for", "TIME", "so long (\"30s\"); 10 s where it is not given"};

@@ -21,9 +21,7 @@ bool names_an_image(const std::string& target) {
     return target.find('/') != std::string::npos || ::access(target.c_str(), F_OK) == 0;
 }
 
-namespace {
-
-Result<agent::GuestSource> image_source(const std::string& path) {
+Result<agent::GuestSource> file_source(const std::string& path, std::string_view what) {
     agent::GuestSource source;
     source.name = path;
     source.image = true;
@@ -31,16 +29,16 @@ Result<agent::GuestSource> image_source(const std::string& path) {
     struct stat status{};
     if (::fstat(fd.get(), &status) != 0) return fail(os_error(fmt::format("examining {}", path)));
     if (!S_ISREG(status.st_mode)) {
-        const char* what = S_ISDIR(status.st_mode) ? "a directory" : "no regular file";
         return fail(Code::unsupported,
-                    fmt::format("{} is {}, not a memory image; an image is a file (LiME, AVML, ELF "
-                                "core, kdump-compressed, raw)",
-                                path, what));
+                    fmt::format("{} is {}, not {}", path,
+                                S_ISDIR(status.st_mode) ? "a directory" : "no regular file", what));
     }
     source.image_bytes = static_cast<std::uint64_t>(status.st_size);
     source.fds.push_back(std::move(fd));
     return source;
 }
+
+namespace {
 
 Result<hypervisor::Vm> find_vm(const std::string& wanted) {
     const hypervisor::Host host = TRY(hypervisor::discover());
@@ -72,7 +70,9 @@ Result<agent::Introspector> start_introspector(const Options& options,
     }
     agent::GuestSource source;
     if (names_an_image(options.target)) {
-        source = TRY(image_source(options.target));
+        source = TRY(file_source(options.target,
+                                 "a memory image; an image is a file (LiME, AVML, ELF core, "
+                                 "kdump-compressed, raw)"));
     } else {
         vm = TRY(find_vm(options.target));
         source = TRY(agent::live_source(*vm));

@@ -27,6 +27,8 @@ class Target {
                                 .question = question});
     }
 
+    bool is_agents() const { return client_.has_value(); }
+
     // Whether the guest's CPUs run the kernel that is looked into. Where nobody tells their
     // registers the report says so.
     Result<event::CheckReport> check_kernel();
@@ -45,6 +47,9 @@ class Target {
 
 // An introspector of our own for what options.target names, the agent running or not.
 Result<agent::Introspector> open_introspector(const Options& options);
+
+// A file for a worker to read; `what` it should be, for messages.
+Result<agent::GuestSource> file_source(const std::string& path, std::string_view what);
 
 bool names_an_image(const std::string& target);
 

@@ -108,6 +108,7 @@ Result<void> Agent::open() {
     record_start();
     TRY(judge_integrity());
     load_findings();
+    open_baselines();
     TRY(loop_.watch_signals({SIGTERM, SIGINT, SIGHUP}, [this](int signal) { on_signal(signal); }));
     ::signal(SIGPIPE, SIG_IGN);
     control_ = TRY(ControlServer::listen(
@@ -138,6 +139,16 @@ Result<void> Agent::open() {
              [this](InstanceWatch& watch, const event::Asker& asker, const ControlRequest& request,
                     Responder::Done done) {
                  responder_->obey(watch, asker, request, std::move(done));
+             },
+         .baselines =
+             [this] { return std::vector(baselines_->all().begin(), baselines_->all().end()); },
+         .keep_baseline =
+             [this](BaselineFacts facts, const std::string& bytes) {
+                 return baselines_changed(baselines_->keep(std::move(facts), bytes));
+             },
+         .drop_baseline =
+             [this](const std::string& build_id) {
+                 return baselines_changed(baselines_->drop(build_id));
              },
          .left =
              [this](std::uint64_t asker) {
@@ -515,6 +526,7 @@ InstanceWatch::Callbacks Agent::watch_callbacks() {
                     watched_, [](const auto& one) { return one.second.watch->scanning(); });
                 return scanned < kMaxScans;
             },
+        .baseline = [this](const std::string& build_id) { return baseline_of(build_id); },
     };
 }
 
@@ -744,6 +756,32 @@ void Agent::save_findings() {
     const auto written =
         replace_file(options_.state_dir / "open-findings", as_bytes(encoder.bytes()));
     if (!written.has_value()) say(LogLevel::warning, written.error().to_text());
+}
+
+// ---- baselines of kernels ---------------------------------------------------------------------
+
+void Agent::open_baselines() {
+    baselines_ = std::make_unique<BaselineStore>(options_.state_dir, &key_);
+    for (const std::string& trouble : baselines_->troubles()) {
+        say(LogLevel::warning, "a baseline is not used: " + trouble);
+    }
+}
+
+std::shared_ptr<const KeptBaseline> Agent::baseline_of(const std::string& build_id) {
+    const BaselineFacts* facts = baselines_->find(build_id);
+    if (facts == nullptr) return nullptr;
+    auto bytes = baselines_->read(*facts);
+    if (!bytes.has_value()) {
+        say(LogLevel::warning, "a baseline is not used: " + bytes.error().to_text());
+        return nullptr;
+    }
+    return std::make_shared<const KeptBaseline>(KeptBaseline{*facts, std::move(*bytes)});
+}
+
+Result<void> Agent::baselines_changed(Result<void> done) {
+    TRY(std::move(done));
+    for (auto& [key, watched] : watched_) watched.watch->baselines_changed();
+    return {};
 }
 
 AgentStatus Agent::status() const {

@@ -15,6 +15,7 @@
 #include <string>
 
 #include "agent/analyser.h"
+#include "agent/baseline_store.h"
 #include "agent/control_server.h"
 #include "agent/instance_watch.h"
 #include "agent/integrity.h"
@@ -86,6 +87,10 @@ class Agent {
     void count_open(const std::string& instance_id);
     void load_findings();
     void save_findings();
+    void open_baselines();
+    std::shared_ptr<const KeptBaseline> baseline_of(const std::string& build_id);
+    // After the store has done it.
+    Result<void> baselines_changed(Result<void> done);
 
     AgentStatus status() const;
 
@@ -114,6 +119,7 @@ class Agent {
     std::set<std::string> noted_;  // what was said about VMs that are here
     std::unique_ptr<ManagerWatch> managers_;
     std::unique_ptr<Responder> responder_;
+    std::unique_ptr<BaselineStore> baselines_;
     EventLoop::Timer saving_ = 0, looking_ = 0;
     std::unique_ptr<ControlServer> control_;
 };

@@ -29,6 +29,12 @@ std::string_view operation_of(const ControlRequest& request) {
             return "findings";
         case ControlRequest::Kind::act:
             return to_string(request.action);
+        case ControlRequest::Kind::baselines:
+            return "baseline ls";
+        case ControlRequest::Kind::keep_baseline:
+            return "baseline add";
+        case ControlRequest::Kind::drop_baseline:
+            return "baseline rm";
         case ControlRequest::Kind::question:
             break;
     }
@@ -36,6 +42,23 @@ std::string_view operation_of(const ControlRequest& request) {
     if (request.question.topic == Topic::trace) return "trace";
     const auto topic = static_cast<std::size_t>(request.question.topic);
     return topic < kTopicNames.size() ? kTopicNames[topic] : "question";
+}
+
+policy::Role role_needed(ControlRequest::Kind kind) {
+    switch (kind) {
+        case ControlRequest::Kind::question:
+            return policy::Role::examiner;
+        case ControlRequest::Kind::act:
+        case ControlRequest::Kind::keep_baseline:  // they decide what is told as an alteration
+        case ControlRequest::Kind::drop_baseline:
+            return policy::Role::responder;
+        case ControlRequest::Kind::agent:
+        case ControlRequest::Kind::instances:
+        case ControlRequest::Kind::findings:
+        case ControlRequest::Kind::baselines:
+            break;
+    }
+    return policy::Role::viewer;
 }
 
 // Groups of the peer at the moment it connected; the user database is only asked when the kernel
@@ -125,9 +148,7 @@ Result<void> ControlServer::take_requests(Client& client) {
 }
 
 void ControlServer::answer(Client& client, const ControlRequest& request) {
-    const auto needed = request.kind == ControlRequest::Kind::act        ? policy::Role::responder
-                        : request.kind == ControlRequest::Kind::question ? policy::Role::examiner
-                                                                         : policy::Role::viewer;
+    const auto needed = role_needed(request.kind);
     const std::string_view operation = operation_of(request);
     if (client.role < needed) {
         callbacks_.access(client.asker, {.name = request.instance}, operation, false);
@@ -150,7 +171,33 @@ void ControlServer::answer(Client& client, const ControlRequest& request) {
             return relay(client, request);
         case ControlRequest::Kind::act:
             return act(client, request);
+        case ControlRequest::Kind::baselines:
+            return send_items(client, callbacks_.baselines());
+        case ControlRequest::Kind::keep_baseline:
+            return keep_baseline(client, request);
+        case ControlRequest::Kind::drop_baseline:
+            callbacks_.access(client.asker, {.name = request.baseline.build_id}, operation, true);
+            return send_outcome(client, callbacks_.drop_baseline(request.baseline.build_id));
     }
+}
+
+void ControlServer::keep_baseline(Client& client, const ControlRequest& request) {
+    if (request.part.is_first) client.baseline.clear();
+    if (client.baseline.size() + request.part.bytes.size() > limits::kMaxBaselineBytes) {
+        client.baseline = {};
+        return send_failure(client, {Code::limit, 0, "the baseline is longer than any kernel's"});
+    }
+    client.baseline += request.part.bytes;
+    if (!request.part.is_last) return send_end(client, {});
+    callbacks_.access(client.asker, {.name = request.baseline.release}, operation_of(request),
+                      true);
+    send_outcome(client,
+                 callbacks_.keep_baseline(request.baseline, std::exchange(client.baseline, {})));
+}
+
+void ControlServer::send_outcome(Client& client, const Result<void>& outcome) {
+    if (outcome.has_value()) return send_end(client, {});
+    send_failure(client, outcome.error());
 }
 
 void ControlServer::answered(std::uint64_t id) {

@@ -32,6 +32,9 @@ class ControlServer {
         std::function<void(InstanceWatch&, const event::Asker&, const ControlRequest&,
                            std::function<void(const Result<ActionResult>&)> done)>
             act;
+        std::function<std::vector<BaselineFacts>()> baselines;
+        std::function<Result<void>(BaselineFacts, const std::string& bytes)> keep_baseline;
+        std::function<Result<void>(const std::string& build_id)> drop_baseline;
         // A client has gone; its count is that of InstanceWatch::ask.
         std::function<void(std::uint64_t asker)> left;
     };
@@ -52,7 +55,8 @@ class ControlServer {
         jail::Channel channel;
         event::Asker asker;
         policy::Role role = policy::Role::none;
-        bool busy = false;  // one question at a time
+        bool busy = false;     // one question at a time
+        std::string baseline;  // parts of one that have come
     };
     ControlServer(EventLoop* loop, const policy::Policy* policy, std::filesystem::path path,
                   Callbacks callbacks);
@@ -62,6 +66,8 @@ class ControlServer {
     void answer(Client& client, const ControlRequest& request);
     void relay(Client& client, const ControlRequest& request);
     void act(Client& client, const ControlRequest& request);
+    void keep_baseline(Client& client, const ControlRequest& request);
+    void send_outcome(Client& client, const Result<void>& outcome);
     // The next question may come.
     void answered(std::uint64_t id);
     template <typename T>

@@ -16,7 +16,7 @@
 #include "agent/paths.h"
 #include "base/counted.h"
 #include "event/json_form.h"
-#include "event_log/evidence_bundle.h"
+#include "event_log/signed_bundle.h"
 
 namespace underseer::agent {
 
@@ -24,7 +24,7 @@ namespace {
 
 using namespace std::chrono_literals;
 using event_log::BundleFile;
-using event_log::EvidenceBundle;
+using event_log::SignedBundle;
 
 constexpr auto kLongest = 15min;        // a dump of many GiB to a slow disk
 constexpr std::size_t kMaxWaiting = 8;  // of one instance
@@ -319,7 +319,7 @@ Result<EvidenceKeeper::Bundle> EvidenceKeeper::seal(Collection& collection,
                                                     const Error& why_not_all) {
     const Order& order = collection.order;
     if (collection.folder.empty()) return fail(why_not_all);
-    EvidenceBundle bundle;
+    SignedBundle bundle;
     bundle.made_ns = now_ns();
     bundle.about = {{"host", order.instance.host},
                     {"instance", order.instance.name},

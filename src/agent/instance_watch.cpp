@@ -42,6 +42,7 @@ constexpr std::string_view kWatches[] = {detect::MemoryWatch::kName,
                                          detect::HiddenRunnerWatch::kName};
 constexpr std::string_view kOfMemory[] = {"system_calls", "kernel_tables",  "kernel_hooks",
                                           "kernel_code",  "kernel_modules", "helper_programs"};
+constexpr std::string_view kOfBaselines[] = {"kernel_code"};
 constexpr std::string_view kOfRunners[] = {detect::HiddenProcessCheck::kName};
 
 bool is_watch(std::string_view check) {
@@ -180,6 +181,8 @@ void InstanceWatch::on_ready(const std::vector<std::string>& missing_layers) {
 
 void InstanceWatch::on_lost(const Error& why, std::chrono::milliseconds until_restart) {
     loop_->cancel(std::exchange(next_check_, 0));
+    used_baseline_ = {};
+    status_.baseline.clear();
     status_.state = WatchState::restarting;
     status_.why = fmt::format("{}; again in {} ms", why.to_text(), until_restart.count());
     begin_blindness(why.to_text());
@@ -238,8 +241,8 @@ bool InstanceWatch::ask_for_reports(JobRunner& worker, const Question& question,
         {.question = event::encode(question),
          .deadline = kCheckDeadline,
          .on_frame =
-             [reports = std::make_shared<Reports>(), count, done = std::move(done)](
-                 std::string_view frame, bool last) {
+             [this, is_of_checks = &worker == worker_.get(), reports = std::make_shared<Reports>(),
+              count, done = std::move(done)](std::string_view frame, bool last) {
                  if (!last) {
                      // A report each and no more of them; the kind of the
                      // frame is its first byte.
@@ -256,11 +259,69 @@ bool InstanceWatch::ask_for_reports(JobRunner& worker, const Question& question,
                                                             count, end->first_gap)));
                  } else {
                      done(std::move(*reports));
+                     if (is_of_checks && worker_) on_lacking_baseline(end->lacks_baseline);
                  }
                  return true;
              },
          // on_lost() has told it already.
          .on_failure = [](const Error&) {}});
+}
+
+// Told with each answer: after a reboot the worker has another guest, and knows nothing of it.
+void InstanceWatch::on_lacking_baseline(const std::string& build_id) {
+    if (build_id.empty() || sending_ || build_id == refused_baseline_) return;
+    used_baseline_ = {};
+    status_.baseline.clear();
+    sending_ = callbacks_.baseline(build_id);
+    if (sending_) return send_baseline(0);
+    refused_baseline_ = build_id;
+}
+
+void InstanceWatch::baselines_changed() {
+    if (sending_ || !worker_) return;
+    if (used_baseline_.build_id.empty()) {
+        return on_lacking_baseline(std::exchange(refused_baseline_, {}));
+    }
+    sending_ = callbacks_.baseline(used_baseline_.build_id);
+    // One that is empty takes away what the worker has.
+    if (!sending_) sending_ = std::make_shared<const KeptBaseline>();
+    if (sending_->facts != used_baseline_) return send_baseline(0);
+    sending_.reset();
+}
+
+void InstanceWatch::send_baseline(std::size_t from) {
+    Question question{.topic = Topic::baseline};
+    question.baseline = part_of(sending_->bytes, from);
+    const auto on_end = [this, from, is_last = question.baseline.is_last](std::string_view frame,
+                                                                          bool last) {
+        if (!last) return true;
+        event::Decoder decoder{as_bytes(frame.substr(1))};
+        const auto end = decoder.get<AnswerEnd>();
+        if (!end.has_value()) return false;
+        if (!end->failed && !is_last) {
+            send_baseline(from + kBaselinePartBytes);
+            return true;
+        }
+        const auto sent = std::exchange(sending_, nullptr);
+        if (!end->failed) {
+            used_baseline_ = sent->facts;
+            status_.baseline = sent->facts.build_id;
+            schedule_.hurry(kOfBaselines, std::chrono::steady_clock::now());
+            if (next_check_ != 0) plan_next_check();
+            return true;
+        }
+        const Error why = error_of(*end);
+        // A guest that has ended meanwhile is no fault of the baseline's.
+        if (why.code == Code::unavailable || why.code == Code::gone) return true;
+        refused_baseline_ = sent->facts.build_id;
+        callbacks_.note(*this, "its kernel is not compared with its baseline: " + why.to_text());
+        return true;
+    };
+    const bool taken = worker_->submit({.question = event::encode(question),
+                                        .deadline = kCheckDeadline,
+                                        .on_frame = on_end,
+                                        .on_failure = [this](const Error&) { sending_.reset(); }});
+    if (!taken) sending_.reset();
 }
 
 void InstanceWatch::check() {
@@ -538,6 +599,11 @@ bool InstanceWatch::ask(std::uint64_t asker, const Question& question, JobRunner
     }
     if (question.topic == Topic::watch) {  // it would keep the checks waiting
         refuse(failed, "it is watched by the agent itself; underseer status says how");
+        return true;
+    }
+    // What a kernel is compared with is the agent's to say.
+    if (question.topic == Topic::baseline || question.topic == Topic::make_baseline) {
+        refuse(failed, "baselines are kept by the agent (underseer baseline)");
         return true;
     }
     if (question.topic == Topic::decoy_kernel) {

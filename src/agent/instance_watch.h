@@ -15,6 +15,12 @@
 
 namespace underseer::agent {
 
+// A baseline that the agent keeps, to be handed to workers.
+struct KeptBaseline {
+    BaselineFacts facts;
+    std::string bytes;
+};
+
 class InstanceWatch {
   public:
     struct Callbacks {
@@ -28,6 +34,8 @@ class InstanceWatch {
         std::function<void(InstanceWatch&, const std::string& note)> note;
         // Whether this host has room for one more scan.
         std::function<bool()> may_scan;
+        // How the kernel with this build id was built; null where that is not kept.
+        std::function<std::shared_ptr<const KeptBaseline>(const std::string& build_id)> baseline;
     };
 
     // All of these must outlive this. `policy` may change in place: call policy_changed().
@@ -42,6 +50,9 @@ class InstanceWatch {
     void policy_changed();
     // What discovery says of the same VM by now: a VMM that has just started has no RAM yet.
     void refresh(const hypervisor::Vm& vm, event::Instance instance);
+
+    // The agent keeps others by now.
+    void baselines_changed();
 
     // How much of a core it may take at most, in percent, whatever the policy says of one VM.
     void bound_cost(double percent);
@@ -84,6 +95,9 @@ class InstanceWatch {
     void on_ready(const std::vector<std::string>& missing_layers);
     void on_lost(const Error& why, std::chrono::milliseconds until_restart);
     void learn_kernel();
+    // The worker has nothing to compare the kernel of that build id with ("": it has).
+    void on_lacking_baseline(const std::string& build_id);
+    void send_baseline(std::size_t from);
     // The next look at the earliest in this time, or when the schedule has it.
     void plan_check(std::chrono::milliseconds from_now);
     void plan_next_check();
@@ -148,6 +162,9 @@ class InstanceWatch {
     Instant heard_at_;
     unsigned doubtful_hearings_ = 0;  // in a row
     EventLoop::Timer next_check_ = 0;
+    std::shared_ptr<const KeptBaseline> sending_;  // to the worker
+    BaselineFacts used_baseline_;                  // that the worker has
+    std::string refused_baseline_;  // a build id that there was none for, or none that fits
     std::uint64_t scanning_for_ = 0;
     EventLoop::Timer scan_idle_ = 0, scan_lost_ = 0;
     EventLoop::Timer watch_again_ = 0;

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "agent/baseline_form.h"
 #include "agent/evidence_form.h"
 #include "agent/trace_form.h"
 #include "event/finding.h"
@@ -37,9 +38,11 @@ enum class Topic : std::uint8_t {
     scan,          // YARA over the memory of processes, in steps: Question::scan
     trace,         // what one process does, in steps: Question::trace; one frame each
     evidence,      // into the files that the worker was started with: a KeptFile for each
+    baseline,      // how the guest's kernel was built, in parts: Question::baseline
+    make_baseline  // of a kernel's file, which is read like an image: BaselineMadeParts
 };
 constexpr Topic last_enumerator(Topic) {
-    return Topic::evidence;
+    return Topic::make_baseline;
 }
 
 // How to watch: for so long, with a look each period, or as often as the share of a core allows.
@@ -128,6 +131,7 @@ struct Question {
     ScanRequest scan;  // of Topic::scan
     TraceOrder trace;  // of Topic::trace, with one_pid and pid
     EvidenceOrder evidence;
+    BaselinePart baseline;
 
     static constexpr auto fields() {
         using event::Field;
@@ -144,7 +148,8 @@ struct Question {
                           Field{"cpus", &Question::cpus},
                           Field{"scan", &Question::scan},
                           Field{"trace", &Question::trace},
-                          Field{"evidence", &Question::evidence}};
+                          Field{"evidence", &Question::evidence},
+                          Field{"baseline", &Question::baseline}};
     }
 };
 
@@ -278,13 +283,17 @@ struct AnswerEnd {
     std::string error;
     std::uint32_t unreadable = 0;  // entries that could not be read
     std::string first_gap;         // why, of the first of them
+    // The build id of the guest's kernel, when nobody has said how that was built.
+    std::string lacks_baseline;
 
     static constexpr auto fields() {
         using event::Field;
-        return std::tuple{Field{"failed", &AnswerEnd::failed}, Field{"code", &AnswerEnd::code},
+        return std::tuple{Field{"failed", &AnswerEnd::failed},
+                          Field{"code", &AnswerEnd::code},
                           Field{"error", &AnswerEnd::error},
                           Field{"unreadable", &AnswerEnd::unreadable},
-                          Field{"first_gap", &AnswerEnd::first_gap}};
+                          Field{"first_gap", &AnswerEnd::first_gap},
+                          Field{"lacks_baseline", &AnswerEnd::lacks_baseline}};
     }
 };
 

@@ -1,5 +1,6 @@
 #include "agent/introspector_worker.h"
 
+#include "agent/baseline_maker.h"
 #include "agent/introspector.h"
 #include "agent/memory_scan.h"
 #include "agent/pace.h"
@@ -130,6 +131,7 @@ class Worker {
     void leave_guest() {
         watch_.reset(), runners_.reset();  // they hold on to the guest
         guest_.reset();
+        build_id_.clear();
         seen_running_ = false;
         suspect_ = false;
         scan_.leave_guest();
@@ -239,6 +241,9 @@ class Worker {
                 return send_all(frames_of(scan_.compile()));
             }
         }
+        if (question.topic == Topic::make_baseline) {
+            return send_all(frames_of(made_baseline(), kOneItemAFrame));
+        }
         if (question.topic == Topic::evidence) return evidence(question);
         if (question.topic == Topic::watch) return watch(question);
         Error last;
@@ -246,7 +251,7 @@ class Worker {
             auto attached = attach(question.cpus);
             if (!attached.has_value()) return send_failure(attached.error());
             guest_->new_epoch();
-            const Frames frames = frames_for(question);
+            Frames frames = frames_for(question);
             auto confirmed = confirm();
             if (confirmed.has_value()) return send_all(frames);
             last = std::move(confirmed).error();
@@ -414,10 +419,13 @@ class Worker {
                                      ? trace_.begin(*guest_, memory_.get(), question.trace, pid)
                                      : trace_.go_on(*guest_),
                                  kOneItemAFrame);
+            case Topic::baseline:
+                return frames_of(take_baseline(question.baseline));
             case Topic::ram_regions:
             case Topic::ram_bytes:
             case Topic::watch:
             case Topic::evidence:
+            case Topic::make_baseline:
                 break;
         }
         return {failure({Code::unsupported, 0, "an unknown question"})};
@@ -474,11 +482,47 @@ class Worker {
         return listing;
     }
 
+    // Parts of it may come to a worker that has found no guest yet, or leaves one: with the last
+    // one it must be whole.
+    Result<Listing<event::CheckReport>> take_baseline(const BaselinePart& part) {
+        if (part.is_first) baseline_.clear();
+        if (baseline_.size() + part.bytes.size() > limits::kMaxBaselineBytes) {
+            baseline_.clear();
+            return fail(Code::limit, "the baseline is longer than any kernel's");
+        }
+        baseline_ += part.bytes;
+        if (!part.is_last) return Listing<event::CheckReport>{};
+        const std::string packed = std::exchange(baseline_, {});
+        if (packed.empty()) {
+            guest_->forget_built();
+            return Listing<event::CheckReport>{};
+        }
+        TRY(guest_->know_built(TRY(guest_linux::unpack_built_kernel(as_bytes(packed)))));
+        return Listing<event::CheckReport>{};
+    }
+
+    Result<Listing<BaselineMadePart>> made_baseline() {
+        if (!source_.image) return fail(Code::unsupported, "a baseline is made of a kernel's file");
+        const Baseline baseline =
+            TRY(make_baseline(source_.fds.front().get(), source_.image_bytes));
+        Listing<BaselineMadePart> listing;
+        for (std::size_t at = 0; at < baseline.bytes.size(); at += kBaselinePartBytes) {
+            listing.items.push_back(
+                {baseline.facts, baseline.bytes.substr(at, kBaselinePartBytes)});
+        }
+        return listing;
+    }
+
+    std::string lacks_baseline() {
+        if (!guest_ || guest_->knows_built()) return {};
+        if (build_id_.empty()) build_id_ = guest_->info().build_id.value_or("");
+        return build_id_;
+    }
+
     static void sleep_ms(unsigned ms) { Pace::sleep(milliseconds(ms)); }
 
     template <typename T>
-    static Frames frames_of(Result<Listing<T>> listing,
-                            std::size_t frame_bytes = kItemsFrameBytes) {
+    Frames frames_of(Result<Listing<T>> listing, std::size_t frame_bytes = kItemsFrameBytes) {
         if (!listing.has_value()) return {failure(listing.error())};
         Frames frames;
         event::Encoder frame;
@@ -500,8 +544,9 @@ class Worker {
             frame.put_raw(bytes);
         }
         frames.push_back(frame.take());
-        frames.push_back(
-            end({.unreadable = listing->unreadable, .first_gap = listing->first_error}));
+        frames.push_back(end({.unreadable = listing->unreadable,
+                              .first_gap = listing->first_error,
+                              .lacks_baseline = lacks_baseline()}));
         return frames;
     }
 
@@ -540,6 +585,8 @@ class Worker {
     MemoryScan scan_;
     ProcessTrace trace_;
     std::vector<event::CpuRegisters> image_cpus_;  // that its writer told
+    std::string baseline_;                         // parts that have come
+    std::string build_id_;                         // of guest_, once it was asked for
     bool suspect_ = false;           // the last check for hidden processes has found one
     guest_linux::VitalSigns signs_;  // of guest_, when they were last seen
     bool seen_running_ = false;      // its clock has moved under our eyes

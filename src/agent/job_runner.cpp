@@ -138,11 +138,21 @@ void JobRunner::next_job() {
         loop_->after(std::chrono::milliseconds(0), [this, error = sent.error()] { lose(error); });
         return;
     }
+    send_rest();
     deadline_ = loop_->after(current_->deadline, [this] {
         deadline_ = 0;
         lose({Code::unavailable, 0,
               fmt::format("the worker did not answer within {} s",
                           std::chrono::ceil<std::chrono::seconds>(current_->deadline).count())});
+    });
+}
+
+// A long question does not fit into the socket at once.
+void JobRunner::send_rest() {
+    if (!worker_->channel.has_unsent()) return;
+    loop_->watch_writable(worker_->channel.fd(), [this] {
+        if (auto sent = worker_->channel.flush(); !sent.has_value()) return lose(sent.error());
+        if (!worker_->channel.has_unsent()) loop_->unwatch_writable(worker_->channel.fd());
     });
 }
 

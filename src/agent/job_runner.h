@@ -70,6 +70,7 @@ class JobRunner {
     Result<void> take_frames();
     Result<void> take_hello(std::string_view frame);
     void next_job();
+    void send_rest();
     // Ends the worker, fails what it was doing, and plans the next one.
     void lose(Error why);
     void drop_worker();

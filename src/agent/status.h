@@ -48,6 +48,7 @@ struct InstanceStatus {
     WatchState state = WatchState::attaching;
     std::string why;                  // of excluded, unreadable, restarting
     std::string kernel;               // release, "" while unknown
+    std::string baseline;             // build id of the one its code is compared with; "": none is
     std::uint64_t checks = 0;         // looks, each of one or more checks
     std::uint64_t last_check_ns = 0;  // since the epoch; 0: never
     // The worst that a check said last: a finding, else that one is unavailable, and which and why.
@@ -77,6 +78,7 @@ struct InstanceStatus {
                           Field{"state", &S::state},
                           Field{"why", &S::why},
                           Field{"kernel", &S::kernel},
+                          Field{"baseline", &S::baseline},
                           Field{"checks", &S::checks},
                           Field{"last_check", &S::last_check_ns},
                           Field{"last_outcome", &S::last_outcome},
@@ -147,8 +149,17 @@ struct ActionResult {
 // What a client of the control socket asks. The answer has the form of an introspector's: items
 // frames, then one end frame.
 struct ControlRequest {
-    enum class Kind : std::uint8_t { agent, instances, findings, question, act };
-    friend constexpr Kind last_enumerator(Kind) { return Kind::act; }
+    enum class Kind : std::uint8_t {
+        agent,
+        instances,
+        findings,
+        question,
+        act,
+        baselines,
+        keep_baseline,  // in parts; `baseline` with the last one
+        drop_baseline   // of baseline.build_id
+    };
+    friend constexpr Kind last_enumerator(Kind) { return Kind::drop_baseline; }
 
     Kind kind = Kind::agent;
     std::string instance;  // of a question or an action: name, id or pid
@@ -156,6 +167,8 @@ struct ControlRequest {
     event::Action action{};
     bool dry_run = false;
     std::uint32_t pid = 0;  // of capture: the process that it is about; 0: none
+    BaselineFacts baseline;
+    BaselinePart part;  // of keep_baseline
 
     static constexpr auto fields() {
         using event::Field;
@@ -164,7 +177,9 @@ struct ControlRequest {
                           Field{"question", &ControlRequest::question},
                           Field{"action", &ControlRequest::action},
                           Field{"dry_run", &ControlRequest::dry_run},
-                          Field{"pid", &ControlRequest::pid}};
+                          Field{"pid", &ControlRequest::pid},
+                          Field{"baseline", &ControlRequest::baseline},
+                          Field{"part", &ControlRequest::part}};
     }
 };
 

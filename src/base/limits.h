@@ -138,6 +138,18 @@ inline constexpr std::size_t kMaxChainLineBytes = 32u << 10;
 static_assert(kMaxDropSources * (6 * kMaxDropSourceBytes + 24) + 2048 < kMaxChainLineBytes,
               "escaping makes six characters of a byte, a count has at most 20 digits");
 
+// ---- kernels as their makers have built them ------------------------------------------------
+// A distribution's package has some 100 MB, its kernel unpacked 70; one with everything built in
+// has 300.
+inline constexpr std::size_t kMaxKernelPackageBytes = 512u << 20;
+inline constexpr std::size_t kMaxKernelFileBytes = 384u << 20;
+inline constexpr std::size_t kMaxKernelTextBytes = 128u << 20;
+inline constexpr std::size_t kMaxBaselineBytes = 64u << 20;
+// Places that it alters when it starts; a distribution's has some 90,000.
+inline constexpr std::size_t kMaxStartPatches = 1u << 20;
+// A package has some 5,000 files, most of them modules.
+inline constexpr std::size_t kMaxArchiveEntries = 1u << 17;
+
 // ---- YARA rules, and what they are scanned over ------------------------------------------------
 // signature-base, which many use whole, has 743 files with 8.5 MB.
 inline constexpr std::size_t kMaxRuleFiles = 16u << 10;

@@ -68,6 +68,14 @@ const Result<guest_linux::CodeComparison>& Snapshot::altered_code() {
     });
 }
 
+const Result<guest_linux::CodeComparison>* Snapshot::code_unlike_built() {
+    if (!guest_->knows_built()) return nullptr;
+    return &once(unlike_built_, [&]() -> Result<guest_linux::CodeComparison> {
+        if (!code().has_value()) return fail(code().error());
+        return guest_->compare_built(*code());
+    });
+}
+
 const Result<guest_linux::BpfPrograms>& Snapshot::bpf_programs() {
     return once(bpf_programs_, [&] { return guest_->bpf_programs(); });
 }

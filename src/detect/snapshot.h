@@ -25,6 +25,8 @@ class Snapshot {
     // What the checks of the kernel share: see the functions of Guest that are called so.
     const Result<guest_linux::WaysOut>& ways_out_of_code();
     const Result<guest_linux::CodeComparison>& altered_code();
+    // Null where nobody has told how the kernel was built.
+    const Result<guest_linux::CodeComparison>* code_unlike_built();
     const Result<guest_linux::BpfPrograms>& bpf_programs();
     const guest_linux::DispatchReport& system_calls();
     const guest_linux::BindingList& bindings();
@@ -37,7 +39,7 @@ class Snapshot {
     std::optional<guest_linux::Listing<event::Task>> tasks_;
     std::optional<Result<guest_linux::CodeMap>> code_;
     std::optional<Result<guest_linux::WaysOut>> ways_out_;
-    std::optional<Result<guest_linux::CodeComparison>> altered_;
+    std::optional<Result<guest_linux::CodeComparison>> altered_, unlike_built_;
     std::optional<Result<guest_linux::BpfPrograms>> bpf_programs_;
     std::optional<guest_linux::DispatchReport> system_calls_;
     std::optional<guest_linux::BindingList> bindings_;

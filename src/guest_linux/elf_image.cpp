@@ -104,8 +104,8 @@ Result<std::vector<ElfImage::Section>> ElfImage::sections(const ReadFile& read) 
                        .offset = headers[i].sh_offset,
                        .size_bytes = headers[i].sh_size,
                        .link = headers[i].sh_link};
-        // Those that are looked for have short names.
-        std::array<char, 16> name{};
+        // Those that are looked for have short names, or are known by how they begin.
+        std::array<char, 32> name{};
         if (section_names_ >= headers.size()) continue;
         const Elf64_Shdr& names = headers[section_names_];
         if (headers[i].sh_name >= names.sh_size) continue;

@@ -162,6 +162,22 @@ Result<Listing<event::Module>> Guest::modules() {
     return list_modules(*kernel_);
 }
 
+Result<void> Guest::know_built(BuiltKernel built) {
+    const event::SystemInfo now = info();
+    if (!now.build_id.available()) {
+        return fail(Code::unavailable, "which kernel the guest runs: " + now.build_id.reason());
+    }
+    if (now.build_id.value() != built.build_id) {
+        return fail(Code::invalid_argument,
+                    fmt::format("the baseline is that of {} (build id {}), and the guest runs {} "
+                                "(build id {})",
+                                built.release, built.build_id, kernel_->image().release(),
+                                now.build_id.value()));
+    }
+    built_code_.emplace(std::move(built));
+    return {};
+}
+
 Result<std::optional<std::string>> Guest::cached_file(std::string_view path,
                                                       std::size_t limit_bytes) {
     PageCache cache(kernel_.get());

@@ -7,6 +7,7 @@
 
 #include "event/observation.h"
 #include "guest_linux/bpf.h"
+#include "guest_linux/built_code.h"
 #include "guest_linux/code_baseline.h"
 #include "guest_linux/code_integrity.h"
 #include "guest_linux/code_map.h"
@@ -100,6 +101,15 @@ class Guest {
     Result<CodeComparison> compare_code(const CodeMap& code) {
         return code_baseline_.compare(*kernel_, code, *TRY(text()));
     }
+    // Against how it was built, where that is known: to be told once. Code::invalid_argument when
+    // `built` is another kernel than this one.
+    Result<void> know_built(BuiltKernel built);
+    void forget_built() { built_code_.reset(); }
+    bool knows_built() const { return built_code_.has_value(); }
+    // REQUIRES: knows_built().
+    Result<CodeComparison> compare_built(const CodeMap& code) {
+        return built_code_->compare(*kernel_, code);
+    }
     // The same of bytes that somebody else has kept.
     CodeComparison compare_code(const CodeMap& code, GuestVirt at, Bytes before, Bytes now) {
         return guest_linux::compare_code(*kernel_, code, at, before, now);
@@ -149,6 +159,7 @@ class Guest {
     std::optional<PageHashes> text_;
     UserMemory user_memory_;
     CodeBaseline code_baseline_;
+    std::optional<BuiltCode> built_code_;
     WaysOutFinder ways_out_;
 };
 

@@ -402,6 +402,14 @@ std::optional<GuestVirt> Symbols::after(GuestVirt address) const {
     return GuestVirt{entries_[*above].address};
 }
 
+bool Symbols::any_at(GuestVirt address,
+                     const std::function<bool(std::string_view)>& is_wanted) const {
+    for (std::size_t i = index_of(address); i < size() && at(i).address == address; ++i) {
+        if (is_wanted(at(i).name)) return true;
+    }
+    return false;
+}
+
 std::size_t Symbols::index_of(GuestVirt address) const {
     const auto found = std::ranges::lower_bound(
         by_address_, address.value, {}, [&](std::uint32_t i) { return entries_[i].address; });

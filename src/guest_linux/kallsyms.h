@@ -48,6 +48,9 @@ class Symbols {
     // The symbol whose address is the greatest one not above `address`.
     std::optional<Symbol> nearest(GuestVirt address) const;
 
+    // Whether one of those at exactly `address`, where several may be, has a name as asked for.
+    bool any_at(GuestVirt address, const std::function<bool(std::string_view)>& is_wanted) const;
+
     // The least address above `address` that has a symbol.
     std::optional<GuestVirt> after(GuestVirt address) const;
 

@@ -80,7 +80,7 @@ Result<void> PatchSites::each_entry(GuestVirt table, std::uint64_t entries, Use&
 }
 
 PatchSites::PatchSites(Kernel& kernel, const CodeMap& code)
-    : kernel_(kernel), code_(code), ftrace_(kernel) {
+    : kernel_(kernel), code_(code), counter_bytes_(call_counter_bytes(kernel)), ftrace_(kernel) {
     part("jump labels", [&] { return read_jump_labels(); });
     part("static calls", [&]() -> Result<void> {
         calls_ = TRY(StaticCalls::read(kernel_));
@@ -128,7 +128,8 @@ std::size_t PatchSites::holds(GuestVirt at, std::span<const std::byte, kSiteByte
     if (is_label && target == label->second) return kNearBranchBytes;
     if (call && may_stand_for(target, *call)) return kNearBranchBytes;
     if (is_trampoline && calls_ &&
-        (calls_->may_call(target) || may_stand_for(target, GuestVirt{}))) {
+        (calls_->may_call(target) || calls_->may_call(target + counter_bytes_) ||
+         may_stand_for(target, GuestVirt{}))) {
         return kNearBranchBytes;
     }
     if ((is_ftraces || is_entry(at)) && ftrace_.may_call(target)) return kNearBranchBytes;
@@ -176,10 +177,10 @@ Result<void> PatchSites::add_module(GuestVirt module) {
 
 // A call of nobody goes to a return.
 bool PatchSites::may_stand_for(GuestVirt target, GuestVirt called) const {
-    if (called) return target == called;
-    const auto symbol = kernel_.symbols().nearest(target);
-    return symbol && symbol->address == target &&
-           (symbol->name.ends_with("return_thunk") || symbol->name == "__static_call_return");
+    if (called) return target == called || target + counter_bytes_ == called;
+    return kernel_.symbols().any_at(target, [](std::string_view name) {
+        return name.ends_with("return_thunk") || name == "__static_call_return";
+    });
 }
 
 // Where ftrace may put a call: at the begin of a function, behind an endbr64.

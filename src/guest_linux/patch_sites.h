@@ -50,6 +50,7 @@ class PatchSites {
     std::map<GuestVirt, GuestVirt> labels_;  // to where each jumps
     std::set<GuestVirt> entries_;            // of modules' functions, where ftrace may put a call
     std::optional<StaticCalls> calls_;
+    std::size_t counter_bytes_;
     mutable FtraceCalls ftrace_;
     mutable std::optional<std::vector<GuestVirt>> probes_;
 };

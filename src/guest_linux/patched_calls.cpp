@@ -12,6 +12,7 @@ namespace underseer::guest_linux {
 namespace {
 
 constexpr std::size_t kMaxSites = 1u << 20;
+constexpr std::size_t kMostCounterBytes = 64;
 // Two flags stand in the low bits of a place's key (STATIC_CALL_SITE_FLAGS).
 constexpr std::uint64_t kSiteFlags = 3;
 // The trampoline of the call `name` is __SCT__name, and its key is __SCK__name.
@@ -70,6 +71,13 @@ std::optional<GuestVirt> StaticCalls::target_at(GuestVirt at) const {
 
 bool StaticCalls::may_call(GuestVirt target) const {
     return std::ranges::any_of(called_, [&](const auto& one) { return one.second == target; });
+}
+
+std::size_t call_counter_bytes(const Kernel& kernel) {
+    const auto begin = kernel.symbol("skl_call_thunk_template"),
+               end = kernel.symbol("skl_call_thunk_tail");
+    if (!begin.has_value() || !end.has_value() || *end - *begin > kMostCounterBytes) return 0;
+    return *end - *begin;
 }
 
 FtraceCalls::FtraceCalls(Kernel& kernel) : kernel_(&kernel) {

@@ -35,6 +35,10 @@ class StaticCalls {
     std::unordered_map<std::uint64_t, GuestVirt> targets_;  // by place
 };
 
+// What counts calls (retbleed=stuff, since 6.2; arch/x86/kernel/callthunks.c): so many bytes right
+// before a function, to which those that would call it then go. 0 in a kernel that cannot.
+std::size_t call_counter_bytes(const Kernel& kernel);
+
 // From where ftrace calls who has a hook (arch/x86/kernel/ftrace_64.S): a hook itself when it is
 // the only one, else one of ftrace's own functions.
 class FtraceCalls {

@@ -59,6 +59,27 @@ agent::Introspector attach(const TestVm& vm) {
     return agent::Introspector::start(source_of(vm)).value();
 }
 
+const std::string& baseline_of(const std::string& kernel) {
+    static std::map<std::string, std::string> made;
+    auto& baseline = made[kernel];
+    if (!baseline.empty()) return baseline;
+    auto maker =
+        agent::Introspector::start(image_source(TestVm::kernel_path(kernel) + "/vmlinuz")).value();
+    const auto parts =
+        maker.ask<agent::BaselineMadePart>({.topic = agent::Topic::make_baseline}).value();
+    for (const agent::BaselineMadePart& part : parts.items) baseline += part.bytes;
+    return baseline;
+}
+
+Result<void> use_baseline(agent::Introspector& introspector, const std::string& baseline) {
+    for (std::size_t at = 0; at < baseline.size(); at += agent::kBaselinePartBytes) {
+        agent::Question question{.topic = agent::Topic::baseline};
+        question.baseline = agent::part_of(baseline, at);
+        TRY(introspector.ask<event::CheckReport>(question));
+    }
+    return {};
+}
+
 agent::Question ask_for_hidden(bool deep) {
     return {.topic = agent::Topic::checks,
             .checks = {std::string(detect::HiddenProcessCheck::kName)},

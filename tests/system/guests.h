@@ -22,6 +22,10 @@ bool nightly();
 agent::GuestSource source_of(const TestVm& vm);
 agent::GuestSource image_source(const std::string& path);
 agent::Introspector attach(const TestVm& vm);
+// How that kernel was built, of the file that its guests boot; made once for a kernel.
+const std::string& baseline_of(const std::string& kernel);
+// What `introspector` looks into is compared with it from now on.
+Result<void> use_baseline(agent::Introspector& introspector, const std::string& baseline);
 agent::Question ask_for_hidden(bool deep = false);
 // Starts a process in the guest, and returns its pid when it has its 201 arguments.
 std::string start_long_arguments(TestVm& vm);

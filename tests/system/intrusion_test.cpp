@@ -497,6 +497,27 @@ class Hooking : public IntrusionByModule {
         if (IsSkipped() || HasFatalFailure()) return;
         load("underseer_hook");
     }
+    // Who looks for the first time now sees by the kernel's baseline whether its code was altered,
+    // and what the kernel itself has patched into it for the hook is no alteration.
+    void expect_as_built_but_for(std::string rule) {
+        if (rule == "altered_code") rule = "code_unlike_baseline";
+        auto introspector = attach(vm());
+        const auto used = use_baseline(introspector, baseline_of(GetParam()));
+        ASSERT_TRUE(used.has_value()) << used.error().to_text();
+        const auto report =
+            introspector
+                .ask<event::CheckReport>({.topic = agent::Topic::checks, .checks = {"kernel_code"}})
+                .value()
+                .items.at(0);
+        const bool is_of_code =
+            detect::find_check("kernel_code") != nullptr &&
+            std::ranges::find(detect::rules_of("kernel_code"), rule, &detect::Rule::id) !=
+                detect::rules_of("kernel_code").end();
+        EXPECT_EQ(report.findings.size(), is_of_code ? 1u : 0u);
+        for (const event::Finding& finding : report.findings) {
+            EXPECT_EQ(finding.rule, rule) << finding.subject;
+        }
+    }
     // Exactly what belongs to it, and nothing when it is out again.
     void expect_found(const HookCase& hook) {
         SCOPED_TRACE(hook.command);
@@ -512,6 +533,7 @@ class Hooking : public IntrusionByModule {
             view = finding.subject;
             return true;
         });
+        expect_as_built_but_for(hook.rule);
         EXPECT_EQ(view, hook.view);
         EXPECT_EQ(found.size(), 1u);
         for (const event::Finding& finding : found) {

@@ -203,6 +203,12 @@ class LieDetector {
         for (const guest_linux::CodeAlteration& one : altered->altered) {
             about(one.at, "altered code:");
         }
+        const auto* unlike = snapshot_.code_unlike_built();
+        if (unlike == nullptr) return;
+        if (!unlike->has_value()) return doubt(unlike->error().to_text());
+        for (const guest_linux::CodeAlteration& one : (*unlike)->altered) {
+            about(one.at, "code unlike its baseline:");
+        }
     }
 
     // ---- nobody else is called on the way ------------------------------------------------------

@@ -76,8 +76,27 @@ constexpr Rule kRules[] = {
                "with a new entry in sysfs that makes it another one.",
      .benign = "A live patch that is not by ftrace.",
      .advice = kAdvice},
+    {.id = "code_unlike_baseline",
+     .title = "Code of the kernel that is not as the kernel was built",
+     .severity = event::Severity::critical,
+     .confidence = 90,
+     .technique = "T1014",
+     .subject_kind = "code",
+     .reads =
+         "Every byte of the kernel's code against the kernel's own file, where its baseline is "
+         "kept (underseer baseline make) or given (check --baseline). Told apart is what a "
+         "kernel makes of its code itself: KASLR moves it; when it starts it takes "
+         "alternative instructions for the CPU, calls paravirtual functions directly, and "
+         "drops retpolines and return thunks that the CPU does not need; while it runs it "
+         "patches jump labels, static calls, and calls of ftrace, BPF and kprobes. What "
+         "stands at each of these places must be what it can hold.",
+     .misses = "Modules and constants: they are not in the baseline. An alternative that is in the "
+               "kernel's lists and not meant for this CPU.",
+     .benign = "A live patch that is not by ftrace; a hypervisor that patches the kernel itself.",
+     .advice = kAdvice},
 };
 constexpr const Rule& kAltered = kRules[3];
+constexpr const Rule& kUnlike = kRules[4];
 constexpr const Rule& kUnaccounted = kRules[0];
 constexpr const Rule& kWritable = kRules[1];
 constexpr const Rule& kPatched = kRules[2];
@@ -119,10 +138,16 @@ std::vector<guest_linux::WayOut> judge_ways_out(Snapshot& snapshot, event::Check
     return ways->found;
 }
 
+// What the bytes of an alteration are called.
+struct Sides {
+    const char *then, *now;
+};
+
 // `told`: what leads out of the kernel is told as that.
-void judge_alterations(const CodeMap& code, const std::vector<guest_linux::WayOut>& told,
-                       Snapshot& snapshot, event::CheckReport& report, std::string& doubt) {
-    const auto& compared = snapshot.altered_code();
+void judge_comparison(const Rule& rule, const Sides& sides,
+                      const Result<guest_linux::CodeComparison>& compared, const CodeMap& code,
+                      const std::vector<guest_linux::WayOut>& told, event::CheckReport& report,
+                      std::string& doubt) {
     if (!compared.has_value()) {
         doubt = compared.error().to_text();
         return;
@@ -139,7 +164,7 @@ void judge_alterations(const CodeMap& code, const std::vector<guest_linux::WayOu
             return one.at >= way.at && one.at - way.at < kLongestInstruction;
         });
         if (leads_out) continue;
-        event::Finding finding = kAltered.about(one.place, fmt::format("{:x}", one.at.value));
+        event::Finding finding = rule.about(one.place, fmt::format("{:x}", one.at.value));
         guest_linux::Disassembler disassembler;
         const auto shown = [&](const char* name, const std::string& bytes) {
             const std::size_t skipped = one.at - one.shown_from;
@@ -147,7 +172,7 @@ void judge_alterations(const CodeMap& code, const std::vector<guest_linux::WayOu
                 name, disassembler.text(as_bytes(bytes).subspan(skipped), one.at, kInstructions),
                 one.shown_from.value, bytes};
         };
-        finding.evidence = {shown("before", one.before), shown("after", one.after)};
+        finding.evidence = {shown(sides.then, one.before), shown(sides.now, one.after)};
         add_finding(report, std::move(finding));
     }
 }
@@ -172,7 +197,18 @@ event::CheckReport inspect(Snapshot& snapshot) {
         add_finding(report, about_code(kWritable, range, snapshot));
     }
     std::string doubt = map.gaps.broken;
-    judge_alterations(map, judge_ways_out(snapshot, report, doubt), snapshot, report, doubt);
+    const auto ways_out = judge_ways_out(snapshot, report, doubt);
+    judge_comparison(kAltered, {"before", "after"}, snapshot.altered_code(), map, ways_out, report,
+                     doubt);
+    if (const auto* compared = snapshot.code_unlike_built()) {
+        judge_comparison(kUnlike, {"as built", "now"}, *compared, map, ways_out, report, doubt);
+        if (compared->has_value() && (*compared)->unreadable > 0) {
+            add_gap(report,
+                    fmt::format("{} pages of the kernel's code could not be read to compare "
+                                "them with its baseline",
+                                (*compared)->unreadable));
+        }
+    }
     add_gaps(report, map.gaps);
     for (const CodeMap::Stray& stray : map.strays) {
         // Who could not be asked may own it.

@@ -1,4 +1,4 @@
-#include "event_log/evidence_bundle.h"
+#include "event_log/signed_bundle.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -60,15 +60,15 @@ std::string difference(const std::filesystem::path& path, const BundleFile& file
 
 }  // namespace
 
-const std::string* EvidenceBundle::find(std::string_view about_key) const {
+const std::string* SignedBundle::find(std::string_view about_key) const {
     for (const auto& [key, value] : about) {
         if (key == about_key) return &value;
     }
     return nullptr;
 }
 
-Result<std::string> EvidenceBundle::store(const std::filesystem::path& folder,
-                                          const crypto::SigningKey& key) const {
+Result<std::string> SignedBundle::store(const std::filesystem::path& folder,
+                                        const crypto::SigningKey& key) const {
     std::string text;
     json::Writer head(&text);
     head.begin_object().member("bundle", kEvidenceDomain).member("made", made_ns);
@@ -89,7 +89,8 @@ Result<std::string> EvidenceBundle::store(const std::filesystem::path& folder,
         line.end_array().end_object();
         text += '\n';
     }
-    text = TRY(sign_lines(std::move(text), kEvidenceDomain, key).context("signing the evidence"));
+    text = TRY(
+        sign_lines(std::move(text), kEvidenceDomain, key).context("signing " + folder.native()));
     const auto path = folder / kFileName;
     {
         const Fd fd = TRY(open_file(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600));
@@ -101,12 +102,12 @@ Result<std::string> EvidenceBundle::store(const std::filesystem::path& folder,
     return crypto::to_hex(crypto::sha256(as_bytes(text)));
 }
 
-Result<EvidenceBundle> EvidenceBundle::load(const std::filesystem::path& folder,
-                                            const crypto::PublicKey& key) {
+Result<SignedBundle> SignedBundle::load(const std::filesystem::path& folder,
+                                        const crypto::PublicKey& key) {
     const std::string text = TRY(read_file(folder / kFileName, limits::kMaxManifestBytes));
     const auto lines = TRY(signed_lines(text, kEvidenceDomain, key).context(folder.native()));
     if (lines.empty()) return fail(Code::malformed, folder.native() + ": it says nothing");
-    EvidenceBundle bundle;
+    SignedBundle bundle;
     bundle.made_ns = TRY(TRY(lines.front().at("made")).as_uint());
     for (const auto& [name, value] : TRY(TRY(lines.front().at("about")).members())) {
         bundle.about.emplace_back(name, TRY(value.as_string()));
@@ -117,7 +118,7 @@ Result<EvidenceBundle> EvidenceBundle::load(const std::filesystem::path& folder,
     return bundle;
 }
 
-std::vector<EvidenceBundle::Mismatch> EvidenceBundle::compare(
+std::vector<SignedBundle::Mismatch> SignedBundle::compare(
     const std::filesystem::path& folder) const {
     std::vector<Mismatch> mismatches;
     for (const BundleFile& file : files) {

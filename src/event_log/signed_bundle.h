@@ -1,6 +1,6 @@
-// An evidence bundle: a folder of files, and `bundle.jsonl`, in which the agent has signed what
-// they are, of what and why they were made, their lengths and their SHA-256. docs/evidence.md
-// describes it.
+// A signed bundle: a folder of files, and `bundle.jsonl`, in which the agent has signed what they
+// are, of what and why they were made, their lengths and their SHA-256. Evidence is kept so
+// (docs/evidence.md describes it), and baselines of kernels.
 #pragma once
 
 #include <filesystem>
@@ -21,7 +21,7 @@ struct BundleFile {
     std::vector<std::string> gaps;  // what of it could not be had
 };
 
-struct EvidenceBundle {
+struct SignedBundle {
     static constexpr std::string_view kFileName = "bundle.jsonl";
 
     std::uint64_t made_ns = 0;                               // since the epoch
@@ -37,8 +37,8 @@ struct EvidenceBundle {
 
     // Code::not_found when `folder` has none, Code::permission when `key` did not sign it: then
     // nothing in it may be believed.
-    static Result<EvidenceBundle> load(const std::filesystem::path& folder,
-                                       const crypto::PublicKey& key);
+    static Result<SignedBundle> load(const std::filesystem::path& folder,
+                                     const crypto::PublicKey& key);
 
     struct Mismatch {
         std::string name;

@@ -1,4 +1,4 @@
-#include "event_log/evidence_bundle.h"
+#include "event_log/signed_bundle.h"
 
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -42,7 +42,7 @@ class Evidence : public testing::Test {
                                  .why_not = {},
                                  .gaps = {"one page: swapped out"}});
     }
-    Result<EvidenceBundle> load() { return EvidenceBundle::load(folder_, key_.public_key()); }
+    Result<SignedBundle> load() { return SignedBundle::load(folder_, key_.public_key()); }
     // "processes.json changed; .."
     std::string mismatches() {
         std::string text;
@@ -53,7 +53,7 @@ class Evidence : public testing::Test {
     }
 
     std::filesystem::path root_, folder_;
-    EvidenceBundle bundle_;
+    SignedBundle bundle_;
     std::string digest_;
     crypto::SigningKey key_ = crypto::SigningKey::generate().value();
 };
@@ -69,7 +69,7 @@ TEST_F(Evidence, is_what_was_signed) {
     EXPECT_EQ(bundle.files[1].gaps, bundle_.files[1].gaps);
     EXPECT_EQ(bundle.files[2].why_not, "the kernel has no such table");
     EXPECT_EQ(mismatches(), "");
-    const std::string text = read_file(folder_ / EvidenceBundle::kFileName, 1u << 20).value();
+    const std::string text = read_file(folder_ / SignedBundle::kFileName, 1u << 20).value();
     EXPECT_EQ(digest_, crypto::to_hex(crypto::sha256(as_bytes(text))));
 }
 
@@ -87,9 +87,9 @@ TEST_F(Evidence, that_was_touched_is_named) {
 }
 
 TEST_F(Evidence, whose_list_was_changed_or_signed_by_another_is_not_believed) {
-    const auto path = folder_ / EvidenceBundle::kFileName;
+    const auto path = folder_ / SignedBundle::kFileName;
     const std::string text = read_file(path, 1u << 20).value();
-    EXPECT_EQ(EvidenceBundle::load(folder_, crypto::SigningKey::generate().value().public_key())
+    EXPECT_EQ(SignedBundle::load(folder_, crypto::SigningKey::generate().value().public_key())
                   .error()
                   .code,
               Code::permission);

@@ -1,0 +1,68 @@
+// Baselines of kernels: how a kernel's code was built, as the agent keeps it and as it crosses
+// borders.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "event/observation.h"
+
+namespace underseer::agent {
+
+// A part of a baseline; with the last one it is whole, and in the place of the one before. One
+// that is empty as a whole is none.
+struct BaselinePart {
+    std::string bytes;
+    bool is_first = false, is_last = false;
+
+    static constexpr auto fields() {
+        using event::Field;
+        return std::tuple{Field{"bytes", &BaselinePart::bytes},
+                          Field{"is_first", &BaselinePart::is_first},
+                          Field{"is_last", &BaselinePart::is_last}};
+    }
+};
+inline constexpr std::size_t kBaselinePartBytes = 512u << 10;
+
+// The part of `baseline` from that offset on.
+inline BaselinePart part_of(const std::string& baseline, std::size_t from) {
+    return {.bytes = baseline.substr(from, kBaselinePartBytes),
+            .is_first = from == 0,
+            .is_last = baseline.size() - from <= kBaselinePartBytes};
+}
+
+// Which one it is.
+struct BaselineFacts {
+    std::string build_id;          // of the kernel, hexadecimal
+    std::string release;           // "6.1.0-44-cloud-amd64"
+    std::string source;            // the file that it was made of
+    std::uint64_t made_ns = 0;     // since the epoch
+    std::uint64_t text_bytes = 0;  // of the kernel's code
+    std::uint64_t places = 0;      // at which the kernel alters itself when it starts
+    std::uint64_t bytes = 0;       // of the baseline
+    std::string sha256;            // of it, hexadecimal
+
+    bool operator==(const BaselineFacts&) const = default;
+    static constexpr auto fields() {
+        using event::Field;
+        using F = BaselineFacts;
+        return std::tuple{Field{"build_id", &F::build_id},     Field{"release", &F::release},
+                          Field{"source", &F::source},         Field{"made", &F::made_ns},
+                          Field{"text_bytes", &F::text_bytes}, Field{"places", &F::places},
+                          Field{"bytes", &F::bytes},           Field{"sha256", &F::sha256}};
+    }
+};
+
+// A part of one that is being made, with what the whole is.
+struct BaselineMadePart {
+    BaselineFacts facts;
+    std::string bytes;
+
+    static constexpr auto fields() {
+        using event::Field;
+        return std::tuple{Field{"facts", &BaselineMadePart::facts},
+                          Field{"bytes", &BaselineMadePart::bytes}};
+    }
+};
+
+}  // namespace underseer::agent

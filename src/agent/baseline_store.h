@@ -1,0 +1,47 @@
+// The baselines of kernels that the agent keeps: each a bundle in `baselines/` of the state
+// directory, which the agent has signed. A baseline decides what is an alteration: one that
+// somebody has changed is not used.
+#pragma once
+
+#include <filesystem>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "agent/baseline_form.h"
+#include "base/result.h"
+#include "crypto/signing.h"
+
+namespace underseer::agent {
+
+class BaselineStore {
+  public:
+    // `key` must outlive this.
+    BaselineStore(const std::filesystem::path& state_dir, const crypto::SigningKey* key);
+
+    // Those that are not used, and why: not signed by the key, or not readable. As found at the
+    // start.
+    std::span<const std::string> troubles() const { return troubles_; }
+
+    std::span<const BaselineFacts> all() const { return kept_; }
+    const BaselineFacts* find(std::string_view build_id) const;
+
+    // In the place of the one of the same kernel. Code::invalid_argument when `bytes` are not
+    // those that `facts` tell of, Code::limit when there are too many.
+    Result<void> keep(BaselineFacts facts, std::string_view bytes);
+    // Code::not_found when there is none.
+    Result<void> drop(std::string_view build_id);
+    // Code::permission when it is not what was kept.
+    Result<std::string> read(const BaselineFacts& facts) const;
+
+  private:
+    std::filesystem::path folder_of(std::string_view build_id) const;
+    Result<BaselineFacts> load(const std::filesystem::path& folder) const;
+
+    std::filesystem::path folder_;
+    const crypto::SigningKey* key_;
+    std::vector<BaselineFacts> kept_;  // by release
+    std::vector<std::string> troubles_;
+};
+
+}  // namespace underseer::agent

@@ -1,0 +1,129 @@
+#include "agent/baseline_store.h"
+
+#include <gtest/gtest.h>
+#include <stdlib.h>
+
+#include <fstream>
+
+#include "crypto/hash.h"
+
+namespace underseer::agent {
+namespace {
+
+class KeptBaselines : public testing::Test {
+  protected:
+    KeptBaselines() : key_(crypto::SigningKey::generate().value()) {
+        char path[] = "/tmp/underseer-baselines-XXXXXX";
+        folder_ = ::mkdtemp(path);
+    }
+    ~KeptBaselines() override { std::filesystem::remove_all(folder_); }
+
+    BaselineStore open() {
+        BaselineStore store(folder_, &key_);
+        EXPECT_TRUE(store.troubles().empty()) << store.troubles()[0];
+        return store;
+    }
+    static BaselineFacts facts(const std::string& build_id, const std::string& bytes) {
+        return {.build_id = build_id,
+                .release = "6.1." + build_id,
+                .source = "vmlinuz",
+                .made_ns = 1'700'000'000'123'456'789,
+                .text_bytes = 14u << 20,
+                .places = 61'545,
+                .bytes = bytes.size(),
+                .sha256 = crypto::to_hex(crypto::sha256(as_bytes(bytes)))};
+    }
+    std::filesystem::path file(const std::string& name) const {
+        return folder_ / "baselines" / name;
+    }
+    static void overwrite(const std::filesystem::path& path, const std::string& bytes) {
+        std::ofstream(path, std::ios::binary) << bytes;
+    }
+
+    crypto::SigningKey key_;
+    std::filesystem::path folder_;
+};
+
+TEST_F(KeptBaselines, are_there_after_a_restart_as_they_were) {
+    auto store = open();
+    ASSERT_TRUE(store.keep(facts("b2", "second"), "second").has_value());
+    ASSERT_TRUE(store.keep(facts("a1", "first"), "first").has_value());
+    const auto again = open();
+    ASSERT_EQ(again.all().size(), 2u);
+    EXPECT_EQ(again.all()[0], facts("a1", "first")) << "by release";
+    EXPECT_EQ(again.read(*again.find("b2")).value(), "second");
+    EXPECT_EQ(again.find("c3"), nullptr);
+}
+
+TEST_F(KeptBaselines, are_one_for_each_build) {
+    auto store = open();
+    ASSERT_TRUE(store.keep(facts("a1", "old"), "old").has_value());
+    ASSERT_TRUE(store.keep(facts("a1", "new"), "new").has_value());
+    ASSERT_EQ(store.all().size(), 1u);
+    EXPECT_EQ(store.read(store.all()[0]).value(), "new");
+}
+
+TEST_F(KeptBaselines, that_are_dropped_are_gone) {
+    auto store = open();
+    ASSERT_TRUE(store.keep(facts("a1", "one"), "one").has_value());
+    ASSERT_TRUE(store.drop("a1").has_value());
+    EXPECT_FALSE(std::filesystem::exists(file("a1")));
+    EXPECT_TRUE(open().all().empty());
+    EXPECT_EQ(store.drop("a1").error().code, Code::not_found);
+}
+
+TEST_F(KeptBaselines, that_somebody_has_changed_are_not_used) {
+    auto store = open();
+    ASSERT_TRUE(store.keep(facts("a1", "one"), "one").has_value());
+    overwrite(file("a1/kernel.baseline"), "two");
+    EXPECT_EQ(store.read(store.all()[0]).error().code, Code::permission);
+}
+
+TEST_F(KeptBaselines, that_another_key_has_signed_are_not_used) {
+    auto store = open();
+    ASSERT_TRUE(store.keep(facts("a1", "one"), "one").has_value());
+    const auto other = crypto::SigningKey::generate().value();
+    const BaselineStore refused(folder_, &other);
+    EXPECT_TRUE(refused.all().empty());
+    ASSERT_EQ(refused.troubles().size(), 1u);
+    EXPECT_NE(refused.troubles()[0].find("a1"), std::string::npos) << refused.troubles()[0];
+}
+
+TEST_F(KeptBaselines, are_each_for_the_kernel_that_they_are_of) {
+    auto store = open();
+    ASSERT_TRUE(store.keep(facts("a1", "one"), "one").has_value());
+    std::filesystem::rename(file("a1"), file("b2"));
+    const BaselineStore refused(folder_, &key_);
+    EXPECT_TRUE(refused.all().empty());
+    EXPECT_EQ(refused.troubles().size(), 1u);
+}
+
+TEST_F(KeptBaselines, that_were_cut_off_while_they_were_written_are_not_there) {
+    auto store = open();
+    ASSERT_TRUE(store.keep(facts("a1", "one"), "one").has_value());
+    std::filesystem::rename(file("a1"), file("a1.new"));
+    EXPECT_TRUE(open().all().empty());
+    auto again = open();
+    ASSERT_TRUE(again.keep(facts("a1", "two"), "two").has_value());
+    EXPECT_EQ(again.read(again.all()[0]).value(), "two");
+}
+
+TEST_F(KeptBaselines, are_what_they_are_said_to_be) {
+    auto store = open();
+    const auto refused = [&](BaselineFacts wrong) {
+        const auto kept = store.keep(std::move(wrong), "one");
+        return !kept.has_value() && kept.error().code == Code::invalid_argument;
+    };
+    BaselineFacts wrong = facts("a1", "one");
+    wrong.bytes = 4;
+    EXPECT_TRUE(refused(wrong));
+    wrong = facts("a1", "two");
+    EXPECT_TRUE(refused(wrong)) << "another hash";
+    for (const std::string name : {"", "../../etc/passwd", "a1/b2", "A1"}) {
+        EXPECT_TRUE(refused(facts(name, "one"))) << name;
+    }
+    EXPECT_TRUE(store.all().empty());
+}
+
+}  // namespace
+}  // namespace underseer::agent

@@ -1,0 +1,94 @@
+#include "guest_linux/built_code.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "guest_linux/hooks.h"
+#include "guest_linux/patch_sites.h"
+#include "guest_linux/start_patches.h"
+
+namespace underseer::guest_linux {
+
+namespace {
+
+// A place that was patched may lie across the border of a page: the longest has 255 bytes.
+constexpr std::size_t kMargin = 256;
+constexpr std::size_t kAddressBytes = sizeof(std::uint32_t);
+// KASLR moves a kernel by multiples of it (CONFIG_PHYSICAL_ALIGN).
+constexpr std::uint64_t kSlideStep = 2u << 20;
+
+// Addresses in the code have moved with it (arch/x86/tools/relocs.c): how many bytes from offset
+// `i` on are the rest of one. A distance to a per-CPU variable, which does not move, is shorter by
+// as much.
+std::size_t moved_address(Bytes before, Bytes now, std::size_t i, std::uint64_t slide) {
+    const auto by = static_cast<std::uint32_t>(slide);
+    if (by == 0) return 0;
+    for (std::size_t back = 0; back < kAddressBytes && back <= i; ++back) {
+        const auto was = load_le<std::uint32_t>(before, i - back),
+                   is = load_le<std::uint32_t>(now, i - back);
+        if (!was || !is) continue;
+        if (*is - *was == by || *was - *is == by) return kAddressBytes - back;
+    }
+    return 0;
+}
+
+}  // namespace
+
+Result<CodeComparison> BuiltCode::compare(Kernel& kernel, const CodeMap& code) {
+    CodeComparison result;
+    result.pages = pages_;
+    if (!built_) return result;
+    const GuestVirt begin = TRY(kernel.symbol("_text")), end = TRY(kernel.symbol("_etext"));
+    const std::string& text = built_->text;
+    const std::uint64_t slide = begin.value - built_->begin;
+    // Behind the last section's end the linker may have rounded up.
+    if (end <= begin || (end - begin) / kPageSize > text.size() / kPageSize + 1 ||
+        text.size() > (end - begin) + kSlideStep || slide % kSlideStep != 0) {
+        return fail(Code::invalid_argument,
+                    fmt::format("the baseline of {} has {} bytes of code, the guest's kernel {}",
+                                built_->release, text.size(), end - begin));
+    }
+    if (!is_compared_) {
+        pages_ = (std::min<std::uint64_t>(text.size(), end - begin) + kPageSize - 1) / kPageSize;
+        for (std::size_t page = 0; page < pages_; ++page) open_.push_back(page);
+    }
+    const std::size_t size = std::min<std::size_t>(text.size(), end - begin);
+    const PatchSites sites(kernel, code);
+    StartPatches start(kernel, *built_, slide);
+    std::vector<std::byte> now;
+    std::erase_if(open_, [&](std::size_t page) {
+        const std::size_t first = page * kPageSize, last = std::min(first + kPageSize, size),
+                          from = first - std::min(first, kMargin),
+                          to = std::min(last + kMargin, size);
+        now.resize(to - from);
+        if (!kernel.memory().read(begin + from, now).has_value()) {
+            ++result.unreadable;
+            return false;
+        }
+        const Bytes before = as_bytes(text).subspan(from, to - from);
+        if (std::memcmp(before.data(), now.data(), now.size()) == 0) return true;
+        const std::size_t told = result.altered.size();
+        tell_differences(
+            {.at = begin + from,
+             .before = before,
+             .now = now,
+             .first = first - from,
+             .last = last - from},
+            [&](std::size_t i) {
+                if (const std::size_t moved = moved_address(before, now, i, slide)) return moved;
+                if (const std::size_t made = start.explains(now, from, from + i)) return made;
+                return sites.explains(begin + from, now, i);
+            },
+            [&](GuestVirt place) { return symbol_text(kernel, place); }, result);
+        return result.altered.size() == told && told < limits::kMaxWaysOut;
+    });
+    is_compared_ = true;
+    result.pages = pages_ - result.unreadable;
+    result.gaps = sites.gaps;
+    if (open_.empty()) built_.reset();
+    return result;
+}
+
+}  // namespace underseer::guest_linux

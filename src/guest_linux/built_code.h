@@ -1,0 +1,29 @@
+// The kernel's code against how it was built: what was altered before anybody looked is seen too.
+#pragma once
+
+#include <optional>
+
+#include "guest_linux/built_kernel.h"
+#include "guest_linux/code_comparison.h"
+#include "guest_linux/code_map.h"
+
+namespace underseer::guest_linux {
+
+class BuiltCode {
+  public:
+    explicit BuiltCode(BuiltKernel built) : built_(std::move(built)) {}
+
+    // What differs without a reason: moved by KASLR, made so when the kernel started, or patched
+    // while it runs. All code is compared once; what was as it should be is not looked at again
+    // (CodeBaseline sees what changes afterwards), what was not is.
+    // Code::invalid_argument when it is another kernel.
+    Result<CodeComparison> compare(Kernel& kernel, const CodeMap& code);
+
+  private:
+    std::optional<BuiltKernel> built_;  // nothing: all was as it should be
+    std::vector<std::size_t> open_;     // pages that were not, or could not be read
+    std::uint64_t pages_ = 0;
+    bool is_compared_ = false;
+};
+
+}  // namespace underseer::guest_linux
