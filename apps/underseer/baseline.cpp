@@ -77,7 +77,7 @@ Result<int> make_one(const Options& options) {
     const Made made = TRY(make(options.argument));
     TRY(options.output.empty() ? give(made, options) : write(made, options));
     if (options.json) {
-        print_json(std::vector{BaselineFact{made.facts, {}}});
+        print_json(std::vector{BaselineFact(made.facts)});
         return 0;
     }
     fmt::print(
@@ -95,7 +95,7 @@ Result<int> list_all(const Options& options) {
         TRY(client.ask<agent::InstanceStatus>({.kind = ControlRequest::Kind::instances}));
     std::vector<BaselineFact> all;
     for (const BaselineFacts& facts : kept.items) {
-        BaselineFact fact{facts, {}};
+        BaselineFact fact(facts);
         for (const agent::InstanceStatus& status : instances.items) {
             if (status.baseline == facts.build_id) fact.used_by.push_back(status.instance.name);
         }
@@ -107,9 +107,9 @@ Result<int> list_all(const Options& options) {
     }
     Table table(
         {{"KERNEL"}, {"BUILD ID"}, {"MADE (UTC)"}, {"OF"}, {"SIZE", Align::right}, {"USED BY"}});
-    for (const auto& [facts, used_by] : all) {
-        table.add({facts.release, facts.build_id, time_text(facts.made_ns), facts.source,
-                   size_text(facts.bytes), fmt::format("{}", fmt::join(used_by, ", "))});
+    for (const BaselineFact& fact : all) {
+        table.add({fact.release, fact.build_id, time_text(fact.made_ns), fact.source,
+                   size_text(fact.bytes), fmt::format("{}", fmt::join(fact.used_by, ", "))});
     }
     print_table(table);
     if (table.empty()) {

@@ -12,13 +12,29 @@ namespace underseer::cli {
 
 // What `baseline --json` prints of each.
 struct BaselineFact {
-    agent::BaselineFacts facts;
+    explicit BaselineFact(agent::BaselineFacts facts)
+        : build_id(std::move(facts.build_id)),
+          release(std::move(facts.release)),
+          source(std::move(facts.source)),
+          made_ns(facts.made_ns),
+          text_bytes(facts.text_bytes),
+          places(facts.places),
+          bytes(facts.bytes),
+          sha256(std::move(facts.sha256)) {}
+
+    std::string build_id, release, source;
+    std::uint64_t made_ns = 0, text_bytes = 0, places = 0, bytes = 0;
+    std::string sha256;
     std::vector<std::string> used_by;  // names of VMs whose kernel is compared with it
 
     static constexpr auto fields() {
         using event::Field;
-        return std::tuple{event::FlatField{"facts", &BaselineFact::facts},
-                          Field{"used_by", &BaselineFact::used_by}};
+        using F = BaselineFact;
+        return std::tuple{Field{"build_id", &F::build_id},     Field{"release", &F::release},
+                          Field{"source", &F::source},         Field{"made", &F::made_ns},
+                          Field{"text_bytes", &F::text_bytes}, Field{"places", &F::places},
+                          Field{"bytes", &F::bytes},           Field{"sha256", &F::sha256},
+                          Field{"used_by", &F::used_by}};
     }
 };
 

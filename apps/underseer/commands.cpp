@@ -250,7 +250,7 @@ const std::vector<Row>& rows() {
          list<event::KernelLogLine, Topic::kernel_log>},
         {{.name = "check",
           .group = kJudge,
-          .what = "judges it: hidden processes and modules, false names, stolen credentials",
+          .what = "judges it: hidden processes, rootkits, stolen credentials",
           .more =
               "Each check is clean, has found something, or says why it could not look. What is "
               "found is there in several looks, some seconds apart at most. underseer explain says "
@@ -305,7 +305,7 @@ const std::vector<Row>& rows() {
          trace},
         {{.name = "explain",
           .group = kJudge,
-          .what = "what a rule rests on, what it misses, what else looks like it, what to do",
+          .what = "what a rule rests on, what it misses, what to do",
           .more = "Without RULE: every rule there is, by check.",
           .words = {{"RULE", Kind::text, false}},
           .options = {&kJson},
@@ -323,7 +323,7 @@ const std::vector<Row>& rows() {
          findings},
         {{.name = "act",
           .group = kJudge,
-          .what = "something is done to a VM: paused, cut off, ended, its evidence kept",
+          .what = "a VM is paused, cut off or ended, or its evidence kept",
           .more =
               "pause: its CPUs stop, its memory stays as it is and can be dumped; resume lets "
               "it go on. isolate: each network card that QEMU gives it loses its link; "

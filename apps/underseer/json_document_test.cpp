@@ -7,6 +7,7 @@
 
 #include "agent/agent_client.h"
 #include "base/os.h"
+#include "baseline.h"
 #include "event/finding.h"
 #include "event/observation.h"
 #include "evidence.h"
@@ -103,6 +104,7 @@ TEST(JsonDocument, describes_every_key_as_it_is) {
     expect_documented<event::OpenFinding>("## findings");
     expect_documented<agent::ActionResult>("## act");
     expect_documented<BundleFact>("## evidence");
+    expect_documented<BaselineFact>("## baseline");
     expect_documented<EvidenceFileFact>("### Evidence file");
     expect_documented<agent::AgentStatus>("### Agent");
     expect_documented<agent::InstanceStatus>("### Instance status");
