@@ -99,6 +99,28 @@ class Intrusion : public ::testing::TestWithParam<std::string> {
         expect_findings({});
     }
 
+    // Who looks for the first time now sees by the kernel's baseline whether its code was altered,
+    // and what the kernel itself has patched into it for the hook is no alteration.
+    void expect_as_built_but_for(std::string rule) {
+        if (rule == "altered_code") rule = "code_unlike_baseline";
+        auto introspector = attach(vm());
+        const auto used = use_baseline(introspector, baseline_of(GetParam()));
+        ASSERT_TRUE(used.has_value()) << used.error().to_text();
+        const auto report =
+            introspector
+                .ask<event::CheckReport>({.topic = agent::Topic::checks, .checks = {"kernel_code"}})
+                .value()
+                .items.at(0);
+        const bool is_of_code =
+            detect::find_check("kernel_code") != nullptr &&
+            std::ranges::find(detect::rules_of("kernel_code"), rule, &detect::Rule::id) !=
+                detect::rules_of("kernel_code").end();
+        EXPECT_EQ(report.findings.size(), is_of_code ? 1u : 0u);
+        for (const event::Finding& finding : report.findings) {
+            EXPECT_EQ(finding.rule, rule) << finding.subject;
+        }
+    }
+
     // Returns its pid.
     std::uint32_t intrude(const std::string& technique) {
         const std::string text = vm().output_of(
@@ -292,6 +314,16 @@ TEST_P(Intrusion, program_whose_vdso_was_altered) {
     const auto pid = intrude("vdso");
     expect_finding("altered_program_code", pid);
     end_intruders();
+}
+
+TEST_P(Intrusion, code_of_the_kernel_altered_before_anybody_looked) {
+    vm().pause();
+    OutsideRootkit rootkit(&vm());
+    rootkit.write(rootkit.kernel().symbol("__x64_sys_acct").value() + 16, 0xcccc'cccc'cccc'cccc);
+    expect_as_built_but_for("code_unlike_baseline");
+    rootkit.undo();
+    vm().resume();
+    expect_findings({});
 }
 
 // What the kernel has written down as constant, altered from outside of it.
@@ -496,27 +528,6 @@ class Hooking : public IntrusionByModule {
         Intrusion::SetUp();
         if (IsSkipped() || HasFatalFailure()) return;
         load("underseer_hook");
-    }
-    // Who looks for the first time now sees by the kernel's baseline whether its code was altered,
-    // and what the kernel itself has patched into it for the hook is no alteration.
-    void expect_as_built_but_for(std::string rule) {
-        if (rule == "altered_code") rule = "code_unlike_baseline";
-        auto introspector = attach(vm());
-        const auto used = use_baseline(introspector, baseline_of(GetParam()));
-        ASSERT_TRUE(used.has_value()) << used.error().to_text();
-        const auto report =
-            introspector
-                .ask<event::CheckReport>({.topic = agent::Topic::checks, .checks = {"kernel_code"}})
-                .value()
-                .items.at(0);
-        const bool is_of_code =
-            detect::find_check("kernel_code") != nullptr &&
-            std::ranges::find(detect::rules_of("kernel_code"), rule, &detect::Rule::id) !=
-                detect::rules_of("kernel_code").end();
-        EXPECT_EQ(report.findings.size(), is_of_code ? 1u : 0u);
-        for (const event::Finding& finding : report.findings) {
-            EXPECT_EQ(finding.rule, rule) << finding.subject;
-        }
     }
     // Exactly what belongs to it, and nothing when it is out again.
     void expect_found(const HookCase& hook) {
