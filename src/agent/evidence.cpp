@@ -33,6 +33,7 @@ constexpr std::uint64_t kListBytes = 32u << 20;
 // system is never filled.
 constexpr std::uint64_t kLeastRoomBytes = 64u << 20, kKeptFreeBytes = 1u << 30;
 constexpr std::size_t kMaxNameBytes = 64;
+constexpr std::size_t kMaxStateBytes = 256;
 constexpr std::string_view kFindingFile = "finding.json";
 
 // What others may have written, as a part of a path: "web-1", "8f1c2d3e-..".
@@ -303,6 +304,20 @@ void EvidenceKeeper::finish(const std::string& instance, const Error& why_not_al
         queue.front()->timer = loop_->after(0ms, [this, id] { begin(id); });
     }
     collection->done(seal(*collection, why_not_all));
+}
+
+void EvidenceKeeper::state_changed(const std::string& instance, const std::string& state) {
+    const auto found = collections_.find(instance);
+    if (found == collections_.end()) return;
+    for (std::size_t i = 0; i < found->second.size(); ++i) {
+        std::string& told = found->second[i]->order.vm.state;
+        // Those behind the first one have not begun.
+        if (i > 0 || told.empty()) {
+            told = state;
+        } else if (!told.ends_with(state) && told.size() < kMaxStateBytes) {
+            told += ", then " + state;
+        }
+    }
 }
 
 void EvidenceKeeper::stop(const Error& why) {

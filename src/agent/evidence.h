@@ -47,6 +47,8 @@ class EvidenceKeeper {
     // `done` is called once, by the loop, after this has returned. One bundle of an instance is
     // made after the other.
     void keep(Order order, Done done);
+    // An order has left the VM in that state meanwhile: what is being made is of both.
+    void state_changed(const std::string& instance, const std::string& state);
     // What is being made is sealed as it is, for that reason, and whoever waits is told, at once.
     void stop(const Error& why);
     // What would be done, or why it would not.

@@ -97,7 +97,16 @@ void Responder::save_owed() {
     if (!written.has_value()) say(LogLevel::warning, written.error().to_text());
 }
 
+// Whoever wanted it: a person's order may come between two of policy.
+void Responder::note_state(const std::string& instance_id, event::Action done) {
+    if (done != event::Action::pause && done != event::Action::resume) return;
+    const std::string state = done == event::Action::pause ? "paused" : "running";
+    left_as_[instance_id] = state;
+    evidence_.state_changed(instance_id, state);
+}
+
 void Responder::ended(const std::string& instance_id) {
+    left_as_.erase(instance_id);
     paid(instance_id, std::nullopt);
 }
 
@@ -123,6 +132,7 @@ void Responder::act(const InstanceWatch& watch, event::ActionTaken taken, Done d
                    taken.result = result.has_value() ? *result : result.error().to_text();
                    log(instance, taken);
                    if (taken.done) paid(instance.id, taken.action);
+                   if (taken.done) note_state(instance.id, taken.action);
                    callbacks_.changed(vm);
                    if (!result.has_value()) return done(fail(result.error()));
                    done(result_of(instance, taken));
@@ -228,15 +238,15 @@ void Responder::go_on(Chain chain) {
         EvidenceKeeper::Order order = order_for(*watch, taken);
         order.pid = some_pid(finding.finding.pid);
         order.finding = finding;
-        if (!chain.state.empty()) order.vm.state = chain.state;
+        const auto left = left_as_.find(chain.instance.id);
+        if (chain.has_stopped && left != left_as_.end()) order.vm.state = left->second;
         return keep_evidence(std::move(order), std::move(taken),
                              [this, chain = std::move(chain)](const auto&) { go_on(chain); });
     }
     const event::Action action = taken.action;
     act(*watch, std::move(taken),
         [this, action, chain = std::move(chain)](const Result<ActionResult>& result) mutable {
-            if (result.has_value() && action == event::Action::pause) chain.state = "paused";
-            if (result.has_value() && action == event::Action::resume) chain.state = "running";
+            chain.has_stopped |= result.has_value() && action == event::Action::pause;
             go_on(std::move(chain));
         });
 }

@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -38,7 +39,7 @@ class Responder {
     // what the log has of the finding, for programs.
     void respond(const event::Instance& instance, const event::OpenFinding& finding,
                  const policy::Decision& decision, std::string event) {
-        go_on({instance, finding, decision.actions, decision.programs, std::move(event), ""});
+        go_on({instance, finding, decision.actions, decision.programs, std::move(event)});
     }
 
     // A VM that is here: what an agent that was killed had stopped for a while goes on.
@@ -57,7 +58,7 @@ class Responder {
         std::vector<event::Action> actions;
         std::vector<std::string> programs;  // after them
         std::string event;
-        std::string state;  // of the VM, by what was done to it; "": as its manager says
+        bool has_stopped = false;  // the VM is as orders have left it, and not as its manager says
     };
     // That something is to be undone later: it is kept on the disk until it is.
     struct Owed {
@@ -88,6 +89,7 @@ class Responder {
     void act(const InstanceWatch& watch, event::ActionTaken taken, Done done);
     void keep_evidence(EvidenceKeeper::Order order, event::ActionTaken taken, Done done);
     void log(const event::Instance& instance, const event::ActionTaken& taken);
+    void note_state(const std::string& instance_id, event::Action done);
 
     EventLoop* loop_;
     bool stopping_ = false;
@@ -98,6 +100,8 @@ class Responder {
     HookPrograms programs_;
     std::filesystem::path owed_path_;
     std::vector<Owed> owed_;
+    // "paused" or "running", as the last order has left each instance: its manager says it later.
+    std::map<std::string, std::string> left_as_;
 };
 
 }  // namespace underseer::agent

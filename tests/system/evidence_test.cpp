@@ -322,6 +322,22 @@ TEST_F(KeptEvidence, of_a_module_is_its_memory) {
     EXPECT_EQ(text(rules, "rule"), "foreign_module");
 }
 
+// Who lets a VM go on while policy looks at it is told as the reason why the memory is not of one
+// moment.
+TEST_F(KeptEvidence, of_a_vm_that_a_person_lets_go_on_says_so) {
+    const std::string pid = start_process();
+    start_agent(
+        "[schedule]\nhidden_process = \"1s\"\ncpu_percent = 100\n"
+        "[[act]]\nrule = \"hidden_process\"\ndo = [\"pause\", \"dump\", \"resume\"]\n");
+    hide({pid});
+    agent_->wait_until("it stands still", [&] {
+        return !agent_->logged(fmt::format("pause {}", vm_->name())).empty();
+    });
+    EXPECT_EQ(act("resume").status, 0);
+    agent_->wait_until("it is kept", [&] { return !bundles().empty(); });
+    EXPECT_EQ(text(only_bundle(), "vm_state"), "paused, then running");
+}
+
 // The chain that policy makes: the VM stands still while it is looked at, and goes on.
 TEST_F(KeptEvidence, of_a_finding_is_kept_by_policy) {
     const std::string pid = start_process();
