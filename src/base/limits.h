@@ -123,6 +123,10 @@ inline constexpr std::size_t kMaxDomainXmlBytes = 4u << 20;
 inline constexpr std::size_t kMaxDomains = 4096;
 // A name, an id, a state: what is longer is cut where it comes in.
 inline constexpr std::size_t kMaxManagerTextBytes = 1024;
+// A packet of QEMU's GDB server: the registers of a CPU, in hexadecimal digits, have 1.2 KB. And
+// what may come between two of them (acknowledgements).
+inline constexpr std::size_t kMaxGdbPacketBytes = 16u << 10;
+inline constexpr std::size_t kMaxGdbBytesBetween = 64;
 
 // ---- event log -------------------------------------------------------------------------------
 // A batch is signed as a whole and verified in memory: bounded in events and in bytes, newlines
@@ -206,6 +210,14 @@ inline constexpr std::size_t kMaxTracedFilePages = 8u << 10;
 // What is read of all of them from end to end, and kept as an index: symbols, and unwind
 // information without a table to search it by. A large static program has 20 MB of both.
 inline constexpr std::uint64_t kMaxTracedIndexBytes = 128u << 20;
+
+// System calls that one exact trace tells; and what it tells of memory that one of them points to:
+// a string, and the strings of an array.
+inline constexpr std::size_t kMaxExactCalls = 100'000;
+inline constexpr std::size_t kMaxExactStringBytes = 256;
+inline constexpr std::size_t kMaxExactStrings = 16;
+// Calls that are out at one time: one a thread.
+inline constexpr std::size_t kMaxPendingCalls = 4096;
 
 // ---- policy ------------------------------------------------------------------------------------
 // A policy with a thousand suppressions has 0.2 MB.
