@@ -16,8 +16,11 @@
 #include <array>
 #include <cerrno>
 #include <charconv>
+#include <cstring>
+#include <utility>
 
 #include "base/limits.h"
+#include "hypervisor/gdb_stub.h"
 #include "json/value.h"
 #include "json/writer.h"
 
@@ -82,7 +85,11 @@ class Conversation {
 
     // The same where an error is one.
     Result<Value> order(std::string_view command, std::string_view arguments) {
-        const Value answer = TRY(answer_to(command, arguments));
+        return order_with(command, arguments, std::nullopt);
+    }
+    Result<Value> order_with(std::string_view command, std::string_view arguments,
+                             std::optional<int> fd) {
+        const Value answer = TRY(answer_to(command, arguments, fd));
         if (const auto error = answer.find("error")) {
             std::string why;
             TRY(take_text(*error, "desc", why));
@@ -91,13 +98,30 @@ class Conversation {
         return answer.at("return");
     }
 
+    // What has come since the last answer, as far as it is there, and was not asked for.
+    Result<void> pass_over() {
+        begin_anew();
+        std::array<std::byte, 16u << 10> piece;
+        const std::size_t got = TRY(peer_->read(piece));
+        if (got == 0) return fail(Code::gone, "the monitor was closed");
+        pending_ += as_text(Bytes(piece).first(got));
+        const std::size_t end = pending_.rfind('\n');
+        if (end != std::string::npos) pending_.erase(0, end + 1);
+        if (pending_.size() <= limits::kMaxQmpLineBytes) return {};
+        return fail(Code::limit, "the monitor sends a line without end");
+    }
+    // The bounds are those of one exchange.
+    void begin_anew() { taken_ = events_ = 0; }
+
   private:
-    Result<Value> answer_to(std::string_view command, std::string_view arguments) {
+    Result<Value> answer_to(std::string_view command, std::string_view arguments,
+                            std::optional<int> fd = std::nullopt) {
         const std::uint64_t id = ++last_id_;
-        TRY(peer_->write(fmt::format(R"({{"execute": "{}", "id": {}{}{}}})"
-                                     "\n",
-                                     command, id, arguments.empty() ? "" : R"(, "arguments": )",
-                                     arguments)));
+        const std::string text =
+            fmt::format(R"({{"execute": "{}", "id": {}{}{}}})"
+                        "\n",
+                        command, id, arguments.empty() ? "" : R"(, "arguments": )", arguments);
+        TRY(fd ? peer_->write_with(text, *fd) : peer_->write(text));
         for (;;) {
             const Value answer = TRY(next_object());
             if (answer.find("event")) {
@@ -263,6 +287,53 @@ Result<void> take_registers(const Value& answer, ManagerFacts& facts) {
     return {};
 }
 
+// ---- the GDB server ---------------------------------------------------------------------------
+
+// What QEMU calls our socket, and the character device that is made of it.
+constexpr std::string_view kGdbSocket = "underseer-gdb";
+
+enum class GdbServerSeen : std::uint8_t { none, ours, anothers };
+
+// By the character devices that there are: "gdb" is that of -gdb, -s and the monitor's "gdbserver
+// tcp:.." (gdbserver_start() in gdbstub/gdbstub.c).
+Result<GdbServerSeen> seen_gdb_server(Conversation& monitor) {
+    auto seen = GdbServerSeen::none;
+    const Value devices = TRY(monitor.order("query-chardev", ""));
+    const auto all = TRY(devices.elements());
+    for (const Value& device : all) {
+        const std::string label = TRY(TRY(device.at("label")).as_string());
+        if (label == "gdb") return GdbServerSeen::anothers;
+        if (label == kGdbSocket) seen = GdbServerSeen::ours;
+    }
+    return seen;
+}
+
+Result<std::string> tell_human_monitor(Conversation& monitor, std::string_view line) {
+    const std::string arguments = fmt::format(R"({{"command-line": "{}"}})", line);
+    return TRY(monitor.order("human-monitor-command", arguments)).as_string();
+}
+
+// qapi/char.json, ChardevSocket: a "fd" that was given by getfd before.
+Result<void> start_gdb_server(Conversation& monitor, int socket) {
+    TRY(monitor.order_with("getfd", fmt::format(R"({{"fdname": "{}"}})", kGdbSocket), socket));
+    TRY(monitor.order(
+        "chardev-add",
+        fmt::format(R"({{"id": "{0}", "backend": {{"type": "socket", "data": {{"server": false, )"
+                    R"("addr": {{"type": "fd", "data": {{"str": "{0}"}}}}}}}}}})",
+                    kGdbSocket)));
+    const std::string said =
+        TRY(tell_human_monitor(monitor, fmt::format("gdbserver chardev:{}", kGdbSocket)));
+    if (said.starts_with("Waiting for gdb connection")) return {};
+    return fail(Code::unavailable, "QEMU does not start its GDB server: " + cut(said));
+}
+
+Result<void> end_gdb_server(Conversation& monitor) {
+    TRY(tell_human_monitor(monitor, "gdbserver none"));
+    // QEMU 7.2 has removed it with the server (qemu_chr_fe_deinit(.., true)), and says so.
+    TRY(monitor.ask("chardev-remove", fmt::format(R"({{"id": "{}"}})", kGdbSocket)));
+    return {};
+}
+
 // ---- orders -----------------------------------------------------------------------------------
 
 Result<std::string> status_of(Conversation& monitor) {
@@ -303,10 +374,27 @@ std::string list_text(const std::vector<std::string>& names) {
     return text;
 }
 
-Result<std::string> run_or_stop(Conversation& monitor, bool run, bool dry_run) {
+// A client that has ended leaves the VM at its breakpoints, which neither "cont" nor the end of the
+// server takes away: only a new client does.
+Result<void> replace_gdb_client(Conversation& monitor, const GdbSockets& sockets) {
+    constexpr std::chrono::milliseconds kLongestAnswer{1000};
+    TRY(end_gdb_server(monitor));
+    TRY(start_gdb_server(monitor, sockets.theirs.get()));
+    GdbSocket socket(sockets.ours.get(), kLongestAnswer);
+    GdbStub stub(&socket);
+    TRY(stub.greet());
+    TRY(stub.detach());
+    return end_gdb_server(monitor);
+}
+
+Result<std::string> run_or_stop(Conversation& monitor, bool run, bool dry_run,
+                                const GdbSockets* gdb = nullptr) {
     const std::string_view wanted = run ? "resumed" : "paused";
     const std::string before = TRY(status_of(monitor));
     if (dry_run) return fmt::format("would be {}: it is {}", wanted, before);
+    if (gdb != nullptr && TRY(seen_gdb_server(monitor)) == GdbServerSeen::ours) {
+        TRY(replace_gdb_client(monitor, *gdb));
+    }
     TRY(monitor.order(run ? "cont" : "stop", ""));
     const std::string after = TRY(status_of(monitor));
     const bool runs = after == "running";
@@ -364,54 +452,65 @@ constexpr QmpQuestion kQuestions[] = {
     // Last: between what it tells and the look into memory lies as little as can be.
     {"human-monitor-command", R"({"command-line": "info registers -a"})", take_registers},
 };
+}  // namespace
 
-class SocketPeer final : public QmpPeer {
-  public:
-    SocketPeer(int fd, std::chrono::milliseconds longest)
-        : fd_(fd),
-          whole_(std::chrono::steady_clock::now() + longest),
-          deadline_(std::min(whole_, std::chrono::steady_clock::now() + kLongestUntilGreeted)) {}
+// ---- the GDB server, for a while ---------------------------------------------------------------
 
-    Result<void> write(std::string_view text) override {
-        // A question has a hundred bytes; a socket whose buffer has no room for it is stuck.
-        const ssize_t put = ::write(fd_, text.data(), text.size());
-        if (put == static_cast<ssize_t>(text.size())) return {};
-        if (put < 0 && errno != EAGAIN) return fail(os_error("asking the monitor"));
-        return fail(Code::unavailable, "the monitor takes no questions");
+Result<GdbSockets> GdbSockets::make() {
+    int ends[2];
+    if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) != 0) {
+        return fail(os_error("making a pair of sockets for QEMU's GDB server"));
     }
-    Result<std::size_t> read(MutableBytes into) override {
-        for (;;) {
-            const ssize_t got = ::read(fd_, into.data(), into.size());
-            if (got >= 0) {
-                deadline_ = whole_;
-                return static_cast<std::size_t>(got);
-            }
-            if (errno == ECONNRESET) return 0;
-            if (errno != EAGAIN && errno != EINTR) return fail(os_error("reading the monitor"));
-            const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
-                deadline_ - std::chrono::steady_clock::now());
-            pollfd readable{fd_, POLLIN, 0};
-            const int ready =
-                left.count() <= 0 ? 0 : ::poll(&readable, 1, static_cast<int>(left.count()));
-            if (ready < 0 && errno != EINTR) return fail(os_error("waiting for the monitor"));
-            if (ready == 0) {
-                return fail(Code::unavailable,
-                            "the monitor does not answer: it serves one client at a time, and "
-                            "another may hold it");
-            }
-        }
-    }
+    return GdbSockets{Fd(ends[0]), Fd(ends[1])};
+}
 
-  private:
-    // QEMU greets whom it accepts; it does not accept a second client. A host that is busy may take
-    // its time for the answers: each costs it a turn of the main loop.
-    static constexpr std::chrono::milliseconds kLongestUntilGreeted{1000};
-
-    int fd_;
-    std::chrono::steady_clock::time_point whole_, deadline_;
+struct GdbServer::State {
+    explicit State(QmpPeer* peer) : monitor(peer) {}
+    Conversation monitor;
 };
 
-}  // namespace
+GdbServer::GdbServer(QmpPeer* peer) : state_(std::make_unique<State>(peer)) {}
+GdbServer::~GdbServer() = default;
+
+Result<void> GdbServer::check() {
+    Conversation& monitor = state_->monitor;
+    TRY(monitor.greet());
+    const std::string state = TRY(status_of(monitor));
+    if (state != "running") {
+        return fail(Code::unavailable, fmt::format("the VM does not run: it is {}", state));
+    }
+    switch (TRY(seen_gdb_server(monitor))) {
+        case GdbServerSeen::anothers:
+            return fail(Code::unavailable,
+                        "the VM has a GDB server already (-gdb, -s, or gdbserver in its monitor), "
+                        "and there can be one: end it there with 'gdbserver none'");
+        case GdbServerSeen::ours:
+            return fail(Code::unavailable,
+                        "an earlier exact trace has left its GDB server behind: 'underseer act VM "
+                        "resume' puts the VM right");
+        case GdbServerSeen::none:
+            break;
+    }
+    return {};
+}
+
+Result<void> GdbServer::start(int socket) {
+    return start_gdb_server(state_->monitor, socket);
+}
+
+Result<void> GdbServer::end() {
+    state_->monitor.begin_anew();
+    return end_gdb_server(state_->monitor);
+}
+
+Result<std::string> GdbServer::vm_state() {
+    state_->monitor.begin_anew();
+    return status_of(state_->monitor);
+}
+
+Result<void> GdbServer::pass_over_events() {
+    return state_->monitor.pass_over();
+}
 
 Result<Fd> connect_qmp(const QmpSocket& socket) {
     const auto context = fmt::format("the QMP socket {} of pid {}", socket.path, socket.pid);
@@ -457,6 +556,77 @@ Result<Fd> connect_qmp(const QmpSocket& socket) {
     return fd;
 }
 
+// ---- the socket -------------------------------------------------------------------------------
+
+// QEMU greets whom it accepts; it does not accept a second client. A host that is busy may take
+// its time for the answers: each costs it a turn of the main loop.
+constexpr std::chrono::milliseconds kLongestUntilGreeted{1000};
+
+Result<void> QmpPeer::write_with(std::string_view, int) {
+    return fail(Code::unsupported, "this monitor takes no file descriptors");
+}
+
+QmpSocketPeer::QmpSocketPeer(int fd, std::chrono::milliseconds longest) : fd_(fd) {
+    renew(longest);
+    deadline_ = std::min(whole_, std::chrono::steady_clock::now() + kLongestUntilGreeted);
+}
+
+void QmpSocketPeer::renew(std::chrono::milliseconds longest) {
+    deadline_ = whole_ = std::chrono::steady_clock::now() + longest;
+}
+
+Result<void> QmpSocketPeer::write(std::string_view text) {
+    // A question has a hundred bytes; a socket whose buffer has no room for it is stuck.
+    const ssize_t put = ::write(fd_, text.data(), text.size());
+    if (put == static_cast<ssize_t>(text.size())) return {};
+    if (put < 0 && errno != EAGAIN) return fail(os_error("asking the monitor"));
+    return fail(Code::unavailable, "the monitor takes no questions");
+}
+
+Result<void> QmpSocketPeer::write_with(std::string_view text, int fd) {
+    iovec piece{const_cast<char*>(text.data()), text.size()};
+    alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof fd)> rights{};
+    msghdr message{};
+    message.msg_iov = &piece;
+    message.msg_iovlen = 1;
+    message.msg_control = rights.data();
+    message.msg_controllen = rights.size();
+    cmsghdr* header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(sizeof fd);
+    std::memcpy(CMSG_DATA(header), &fd, sizeof fd);
+    const ssize_t put = ::sendmsg(fd_, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (put == static_cast<ssize_t>(text.size())) return {};
+    if (put < 0 && errno != EAGAIN) return fail(os_error("giving the monitor a socket"));
+    return fail(Code::unavailable, "the monitor takes no questions");
+}
+
+Result<std::size_t> QmpSocketPeer::read(MutableBytes into) {
+    for (;;) {
+        const ssize_t got = ::read(fd_, into.data(), into.size());
+        if (got >= 0) {
+            deadline_ = whole_;
+            return static_cast<std::size_t>(got);
+        }
+        if (errno == ECONNRESET) return 0;
+        if (errno != EAGAIN && errno != EINTR) return fail(os_error("reading the monitor"));
+        const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
+            deadline_ - std::chrono::steady_clock::now());
+        pollfd readable{fd_, POLLIN, 0};
+        const int ready =
+            left.count() <= 0 ? 0 : ::poll(&readable, 1, static_cast<int>(left.count()));
+        if (ready < 0 && errno != EINTR) return fail(os_error("waiting for the monitor"));
+        if (ready == 0) {
+            return fail(Code::unavailable,
+                        "the monitor does not answer: it serves one client at a time, and "
+                        "another may hold it");
+        }
+    }
+}
+
+// ---- the entrances ----------------------------------------------------------------------------
+
 Result<ManagerFacts> ask_qmp(QmpPeer& peer) {
     Conversation monitor(&peer);
     ManagerFacts facts{.source = "QMP"};
@@ -470,18 +640,19 @@ Result<ManagerFacts> ask_qmp(QmpPeer& peer) {
 }
 
 Result<ManagerFacts> ask_qmp(int fd, std::chrono::milliseconds longest) {
-    SocketPeer peer(fd, longest);
+    QmpSocketPeer peer(fd, longest);
     return ask_qmp(peer);
 }
 
-Result<std::string> order_qmp(QmpPeer& peer, event::Action action, bool dry_run) {
+Result<std::string> order_qmp(QmpPeer& peer, event::Action action, bool dry_run,
+                              const GdbSockets* gdb) {
     Conversation monitor(&peer);
     TRY(monitor.greet());
     switch (action) {
         case event::Action::pause:
             return run_or_stop(monitor, /*run=*/false, dry_run);
         case event::Action::resume:
-            return run_or_stop(monitor, /*run=*/true, dry_run);
+            return run_or_stop(monitor, /*run=*/true, dry_run, gdb);
         case event::Action::isolate:
             return set_links(monitor, /*up=*/false, dry_run);
         case event::Action::reconnect:
@@ -497,9 +668,9 @@ Result<std::string> order_qmp(QmpPeer& peer, event::Action action, bool dry_run)
 }
 
 Result<std::string> order_qmp(int fd, event::Action action, bool dry_run,
-                              std::chrono::milliseconds longest) {
-    SocketPeer peer(fd, longest);
-    return order_qmp(peer, action, dry_run);
+                              std::chrono::milliseconds longest, const GdbSockets* gdb) {
+    QmpSocketPeer peer(fd, longest);
+    return order_qmp(peer, action, dry_run, gdb);
 }
 
 }  // namespace underseer::hypervisor

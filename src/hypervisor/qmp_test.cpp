@@ -32,6 +32,10 @@ class ScriptedPeer final : public QmpPeer {
         asked += text;
         return {};
     }
+    Result<void> write_with(std::string_view text, int fd) override {
+        given = fd;
+        return write(text);
+    }
     Result<std::size_t> read(MutableBytes into) override {
         const std::size_t count = std::min({into.size(), text_.size() - at_, std::size_t{7}});
         std::copy_n(as_bytes(text_).begin() + static_cast<std::ptrdiff_t>(at_), count,
@@ -40,6 +44,7 @@ class ScriptedPeer final : public QmpPeer {
         return count;
     }
     std::string asked;
+    int given = -1;
 
   private:
     std::string text_;
@@ -208,6 +213,83 @@ TEST(QmpOrders, of_a_dry_run_are_none) {
             EXPECT_EQ(peer.asked.find(order), std::string::npos) << to_string(action);
         }
     }
+}
+
+// ---- the GDB server
+
+constexpr const char* kDevices = R"([{"label": "serial0", "filename": "file"}])";
+constexpr const char* kWaiting =
+    R"("Waiting for gdb connection on device 'chardev:underseer-gdb'\r\n")";
+
+TEST(QmpGdbServer, is_given_a_socket_and_started_without_a_path) {
+    ScriptedPeer peer(script(
+        {kRunning, kDevices, "{}", "{}", kWaiting, R"("Disabled gdbserver")", "", kRunning}));
+    GdbServer server(&peer);
+    ASSERT_TRUE(server.check().has_value());
+    EXPECT_EQ(peer.given, -1);
+    ASSERT_TRUE(server.start(17).has_value());
+    EXPECT_EQ(peer.given, 17);
+    ASSERT_TRUE(server.end().has_value());
+    EXPECT_EQ(server.vm_state().value(), "running");
+    EXPECT_NE(peer.asked.find(R"("execute": "getfd", "id": 4, "arguments": )"
+                              R"({"fdname": "underseer-gdb"}})"),
+              std::string::npos);
+    EXPECT_NE(peer.asked.find(R"({"id": "underseer-gdb", "backend": {"type": "socket", "data": )"
+                              R"({"server": false, "addr": {"type": "fd", )"
+                              R"("data": {"str": "underseer-gdb"}}}}})"),
+              std::string::npos)
+        << peer.asked;
+    EXPECT_NE(peer.asked.find("gdbserver chardev:underseer-gdb"), std::string::npos);
+    EXPECT_NE(peer.asked.find("gdbserver none"), std::string::npos);
+}
+
+TEST(QmpGdbServer, is_not_started_where_it_would_be_in_the_way) {
+    const auto why = [](const char* status, const std::string& devices) {
+        ScriptedPeer peer(script({status, devices}));
+        const auto checked = GdbServer(&peer).check();
+        EXPECT_EQ(peer.asked.find("getfd"), std::string::npos);
+        return checked.has_value() ? "" : checked.error().message;
+    };
+    EXPECT_EQ(why(kRunning, kDevices), "");
+    EXPECT_EQ(why(kPaused, kDevices), "the VM does not run: it is paused");
+    EXPECT_NE(why(kRunning, R"([{"label": "gdb"}])").find("has a GDB server already"),
+              std::string::npos);
+    EXPECT_NE(why(kRunning, R"([{"label": "underseer-gdb"}])").find("underseer act VM resume"),
+              std::string::npos);
+    EXPECT_NE(why(kRunning, "[7]"), "");
+}
+
+TEST(QmpGdbServer, that_qemu_does_not_start_is_an_error) {
+    ScriptedPeer peer(script({kRunning, kDevices, "{}", "{}", R"("Could not open gdbserver")"}));
+    GdbServer server(&peer);
+    ASSERT_TRUE(server.check().has_value());
+    EXPECT_EQ(server.start(17).error().code, Code::unavailable);
+}
+
+TEST(QmpGdbServer, a_flood_of_events_is_passed_over) {
+    std::string text = script({kRunning, kDevices});
+    text = text.substr(0, text.find("{\"error\""));
+    const std::string event = "{\"event\": \"STOP\", \"timestamp\": {}}\n";
+    const std::size_t events = 4 * limits::kMaxQmpEvents;
+    for (std::size_t i = 0; i < events; ++i) text += event;
+    text += fmt::format(R"({{"return": {}, "id": 4}})", kPaused) + "\n";
+    ScriptedPeer peer(text);
+    GdbServer server(&peer);
+    ASSERT_TRUE(server.check().has_value());
+    for (std::size_t left = events * event.size(); left > 100; left -= 7) {
+        ASSERT_TRUE(server.pass_over_events().has_value());
+    }
+    EXPECT_EQ(server.vm_state().value(), "paused");
+}
+
+TEST(QmpGdbServer, that_was_left_behind_is_not_touched_without_sockets) {
+    ScriptedPeer peer(script({kPaused, "{}", kRunning}));
+    EXPECT_EQ(order_qmp(peer, event::Action::resume, false).value(), "resumed");
+    EXPECT_EQ(peer.asked.find("gdbserver"), std::string::npos);
+    const GdbSockets sockets = GdbSockets::make().value();
+    ScriptedPeer none(script({kPaused, kDevices, "{}", kRunning}));
+    EXPECT_EQ(order_qmp(none, event::Action::resume, false, &sockets).value(), "resumed");
+    EXPECT_EQ(none.asked.find("gdbserver"), std::string::npos);
 }
 
 TEST(Qmp, an_old_qemu_that_knows_little_is_no_error) {
