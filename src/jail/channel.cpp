@@ -117,4 +117,9 @@ Result<void> Channel::flush() {
     return {};
 }
 
+Result<void> Channel::finish() {
+    const std::string rest = std::exchange(outgoing_, {}).substr(std::exchange(sent_, 0));
+    return write_all(fd_.get(), as_bytes(rest));
+}
+
 }  // namespace underseer::jail

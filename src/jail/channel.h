@@ -34,6 +34,8 @@ class Channel {
     // wait: the other side does not read.
     Result<void> post(std::string_view frame);
     Result<void> flush();
+    // Sends the rest, and waits for that; the last thing of all.
+    Result<void> finish();
     bool has_unsent() const { return sent_ < outgoing_.size(); }
 
     // An answer of 300 processes has 0.3 MB; a client that lags this far behind is given up.

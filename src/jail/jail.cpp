@@ -165,7 +165,7 @@ constexpr const char* kWorkerOption = "--worker";
 
 // Between fork and exec: the fds to their numbers, nothing else open, signals as a fresh process
 // has them. Only returns when something failed.
-void become_worker(const char* role, std::span<const int> fds, pid_t parent) {
+void become_worker(const char* role, std::span<const int> fds, pid_t parent, Lifetime lifetime) {
     std::vector<int> high;
     for (const int fd : fds) high.push_back(::fcntl(fd, F_DUPFD, 200));
     for (std::size_t i = 0; i < high.size(); ++i) {
@@ -179,8 +179,12 @@ void become_worker(const char* role, std::span<const int> fds, pid_t parent) {
     sigset_t none;
     ::sigemptyset(&none);
     ::sigprocmask(SIG_SETMASK, &none, nullptr);
-    ::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
-    if (::getppid() != parent) return;
+    if (lifetime == Lifetime::its_own) {
+        if (::setsid() < 0) return;
+    } else {
+        ::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+        if (::getppid() != parent) return;
+    }
     std::string name = std::string("underseer: ") + role;
     std::string option = kWorkerOption, value = role;
     char* argv[] = {name.data(), option.data(), value.data(), nullptr};
@@ -190,11 +194,12 @@ void become_worker(const char* role, std::span<const int> fds, pid_t parent) {
 
 }  // namespace
 
-Result<Child> Child::exec_worker(std::string_view role, std::span<const int> fds) {
+Result<Child> Child::exec_worker(std::string_view role, std::span<const int> fds,
+                                 Lifetime lifetime) {
     const std::string name(role);
     const pid_t parent = ::getpid();
     return fork([&] {
-        become_worker(name.c_str(), fds, parent);
+        become_worker(name.c_str(), fds, parent, lifetime);
         return 127;
     });
 }

@@ -36,6 +36,10 @@ Result<std::vector<std::string>> close_jail(const Policy& policy, const Confinem
 
 inline constexpr int kFirstWorkerFd = 3;
 
+// When a worker ends besides: with whoever started it, or of its own accord only. The second has a
+// session of its own too: what ends all programs of a terminal does not end it.
+enum class Lifetime : std::uint8_t { of_parent, its_own };
+
 // The role, when this process was started by Child::exec_worker().
 std::optional<std::string> worker_role(int argc, char** argv);
 
@@ -56,9 +60,10 @@ class Child {
 
     // Starts this program anew as a worker: `--worker ROLE`, an empty environment, a fresh address
     // space with nothing of the parent's memory (keys, other guests) in it. `fds` become
-    // kFirstWorkerFd and those after it; no other is open but standard error. It dies with its
-    // parent. Whatever program calls this hands its arguments to worker_role() first of all.
-    static Result<Child> exec_worker(std::string_view role, std::span<const int> fds);
+    // kFirstWorkerFd and those after it; no other is open but standard error. Whatever program
+    // calls this hands its arguments to worker_role() first of all.
+    static Result<Child> exec_worker(std::string_view role, std::span<const int> fds,
+                                     Lifetime lifetime = Lifetime::of_parent);
 
     Child(Child&&) = default;
     Child& operator=(Child&& other) noexcept;
@@ -67,6 +72,8 @@ class Child {
     pid_t pid() const { return pid_; }
     int pidfd() const { return pidfd_.get(); }  // readable when it has ended
     void kill();
+    // It is not ended with this any more, nor by it.
+    void let_go() { pidfd_.reset(); }
     // Waits for its end. Code::unavailable when `timeout` passes before.
     Result<Ending> wait(std::chrono::milliseconds timeout);
 

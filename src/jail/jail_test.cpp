@@ -32,6 +32,10 @@ const OutputFile kOutput{kMemory, kRoom};
 const Policy kKeeper =
     introspector_policy(kChannel, {}, 4096, IntrospectorDuty::looks, {&kOutput, 1});
 
+constexpr int kTracer = 12, kMonitor = 13, kGdb = 14;
+const Policy kSupervisor = supervisor_policy(
+    {.channel = kChannel, .tracer = kTracer, .monitor = kMonitor, .gdb = kGdb, .record = kMemory});
+
 // Runs `act` in a closed jail of that role and tells how the process ended.
 Ending in_jail(const Policy& policy, const std::function<int()>& act) {
     auto child = Child::fork([&] {
@@ -144,9 +148,12 @@ class EveryRole : public testing::TestWithParam<const Policy*> {
 bool goes_past_every_filter(long number) {
     return number == 335 || number == 336;
 }
-INSTANTIATE_TEST_SUITE_P(
-    Jail, EveryRole, testing::Values(&kIntrospector, &kAnalyser, &kMonitorReader, &kLibvirtReader),
-    [](const auto& role) { return fmt::format("{}_{}", role.param->role, role.index); });
+INSTANTIATE_TEST_SUITE_P(Jail, EveryRole,
+                         testing::Values(&kIntrospector, &kAnalyser, &kMonitorReader,
+                                         &kLibvirtReader, &kSupervisor),
+                         [](const auto& role) {
+                             return fmt::format("{}_{}", role.param->role, role.index);
+                         });
 
 TEST_P(EveryRole, is_killed_by_every_call_without_a_rule) {
     constexpr long kBehindTheLast = 512;
@@ -169,6 +176,8 @@ TEST_P(EveryRole, can_do_none_of_what_an_attacker_wants_first) {
           SYS_pidfd_getfd,    SYS_mount,   SYS_unshare,      SYS_setns,       SYS_bpf,
           SYS_io_uring_setup, SYS_ioctl,   SYS_memfd_create, SYS_userfaultfd, SYS_perf_event_open,
           SYS_keyctl,         SYS_prctl,   SYS_preadv,       SYS_pwrite64}) {
+        // Over one socket only, as below.
+        if (number == SYS_sendmsg && GetParam() == &kSupervisor) continue;
         EXPECT_FALSE(has_rule(number)) << number;
     }
 }
@@ -189,6 +198,40 @@ TEST_P(EveryRole, makes_no_memory_executable) {
         "mmap of guest memory",
         [] { return call(SYS_mmap, 0, 4096, PROT_READ, MAP_SHARED, kMemory, 0); }, role);
 #endif
+}
+
+TEST(Jail, the_supervisor_gives_sockets_to_the_monitor_and_files_nothing_but_their_emptiness) {
+    const auto give = [](int fd) {
+        return [fd] {
+            const msghdr nothing{};
+            return call(SYS_sendmsg, fd, &nothing, MSG_DONTWAIT);
+        };
+    };
+    expect_allowed("sendmsg to the monitor", give(kMonitor), kSupervisor);
+    for (const int fd : {kChannel, kTracer, kGdb, kMemory}) {
+        expect_killed(fmt::format("sendmsg to {}", fd), give(fd), kSupervisor);
+    }
+    expect_allowed("empty", [] { return call(SYS_ftruncate, kMemory, 0); }, kSupervisor);
+    expect_killed("longer", [] { return call(SYS_ftruncate, kMemory, 1); }, kSupervisor);
+    expect_killed("another", [] { return call(SYS_ftruncate, kGdb, 0); }, kSupervisor);
+    expect_killed("write", [] { return call(SYS_write, kMemory, buffer, 1); }, kSupervisor);
+    expect_killed(
+        "memory", [] { return call(SYS_pread64, kMemory, buffer, 1, kBegin); }, kSupervisor);
+    expect_allowed(
+        "tracer", [] { return call(SYS_recvfrom, kTracer, buffer, 1, 0, 0, 0); }, kSupervisor);
+    expect_killed("gdb", [] { return call(SYS_recvfrom, kGdb, buffer, 1, 0, 0, 0); }, kSupervisor);
+}
+
+TEST(Jail, a_tracer_has_a_line_to_its_supervisor_and_other_introspectors_none) {
+    const Policy tracer =
+        introspector_policy(kChannel, {&kRange, 1}, 4096, IntrospectorDuty::looks, {}, kTracer);
+    const auto tell = [] { return call(SYS_write, kTracer, buffer, 1); };
+    expect_allowed("supervisor", tell, tracer);
+    expect_killed("supervisor", tell);
+    const auto post = [] { return call(SYS_sendto, kChannel, buffer, 1, 0, 0, 0); };
+    expect_allowed("channel", post, tracer);
+    expect_killed("channel", post);
+    expect_killed("sendto", [] { return call(SYS_sendto, kTracer, buffer, 1, 0, 0, 0); }, tracer);
 }
 
 TEST(Jail, the_discoverer_talks_to_its_peer_and_to_nobody_else) {

@@ -118,7 +118,7 @@ std::vector<sock_filter> block_of(const SyscallRule& rule) {
 
 Policy introspector_policy(int channel_fd, std::span<const ReadableRange> ranges,
                            std::uint64_t max_read_bytes, IntrospectorDuty duty,
-                           std::span<const OutputFile> outputs) {
+                           std::span<const OutputFile> outputs, int supervisor_fd) {
     Policy policy{"introspector", common_rules(channel_fd)};
     if (duty == IntrospectorDuty::scans) {
         policy.rules.push_back(
@@ -141,6 +141,13 @@ Policy introspector_policy(int channel_fd, std::span<const ReadableRange> ranges
         policy.rules.push_back(
             RULE(fsync, "it is on the disk before it is signed", fd_is(output.fd)));
     }
+    if (supervisor_fd >= 0) {
+        policy.rules.push_back(RULE(read, "the supervisor tells of hits", fd_is(supervisor_fd)));
+        policy.rules.push_back(RULE(write, "and is told what to do then", fd_is(supervisor_fd)));
+        policy.rules.push_back(RULE(sendto,
+                                    "what is told of a call waits for nobody while a guest does",
+                                    fd_is(channel_fd)));
+    }
     return policy;
 }
 
@@ -161,10 +168,25 @@ Policy discoverer_policy(int channel_fd, std::span<const int> peer_fds, ManagerK
         policy.rules.push_back(RULE(read, "the manager's answers", fd_is(fd)));
         policy.rules.push_back(RULE(write, "questions to the manager", fd_is(fd)));
     }
+    if (kind == ManagerKind::debugged_monitor) {
+        policy.rules.push_back(
+            RULE(sendmsg, "the monitor is given the GDB server's socket", fd_is(peer_fds.front())));
+    }
     if (kind == ManagerKind::libvirt) {
         policy.rules.push_back(
             RULE(rt_sigprocmask, "libvirt's client blocks signals while it waits"));
     }
+    return policy;
+}
+
+Policy supervisor_policy(const SupervisorFds& fds) {
+    const int peers[] = {fds.monitor, fds.gdb};
+    Policy policy = discoverer_policy(fds.channel, peers, ManagerKind::debugged_monitor);
+    policy.role = "supervisor";
+    policy.rules.push_back(RULE(recvfrom, "what the tracer wants", fd_is(fds.tracer)));
+    policy.rules.push_back(RULE(sendto, "hits, to the tracer", fd_is(fds.tracer)));
+    policy.rules.push_back(
+        RULE(ftruncate, "nothing is owed any more", fd_is(fds.record), {1, Op::equal, 0}));
     return policy;
 }
 

@@ -51,20 +51,29 @@ struct OutputFile {
 
 // The process that reads one guest's memory. It reads `ranges` (each pread at most `max_read_bytes`
 // long), talks over `channel_fd`, and can do nothing else; one that scans compiles YARA rules too,
-// and one that keeps evidence writes `outputs`.
+// one that keeps evidence writes `outputs`, and one that traces exactly talks to the supervisor
+// over `supervisor_fd`.
 enum class IntrospectorDuty : std::uint8_t { looks, scans };
 Policy introspector_policy(int channel_fd, std::span<const ReadableRange> ranges,
                            std::uint64_t max_read_bytes,
                            IntrospectorDuty duty = IntrospectorDuty::looks,
-                           std::span<const OutputFile> outputs = {});
+                           std::span<const OutputFile> outputs = {}, int supervisor_fd = -1);
 
 // The process that judges what introspectors report: it talks over `channel_fd`, and nothing else.
 Policy analyser_policy(int channel_fd);
 
 // The process that asks what manages a VM, over sockets that were connected before its jail closed:
-// it talks over `channel_fd` and `peer_fds`, and nothing else.
-enum class ManagerKind : std::uint8_t { monitor, libvirt };
+// it talks over `channel_fd` and `peer_fds`, and nothing else. One that may have to put a VM right
+// after a debugger gives the monitor, the first peer, a socket.
+enum class ManagerKind : std::uint8_t { monitor, debugged_monitor, libvirt };
 Policy discoverer_policy(int channel_fd, std::span<const int> peer_fds, ManagerKind kind);
+
+// The process that holds a VM's breakpoints: it tells the monitor and QEMU's GDB server what to do,
+// hears a tracer, and reports over its channel. It empties the record of what is owed to the VM.
+struct SupervisorFds {
+    int channel = -1, tracer = -1, monitor = -1, gdb = -1, record = -1;
+};
+Policy supervisor_policy(const SupervisorFds& fds);
 
 // What AddressSanitizer's run-time needs besides: added in sanitizer builds only.
 std::vector<SyscallRule> sanitizer_extension();
