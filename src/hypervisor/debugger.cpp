@@ -65,6 +65,15 @@ Result<Debugger::Hit> Debugger::take_hit() {
     return Hit{stop.cpu, TRY(stub_.registers(stop.cpu))};
 }
 
+Result<void> Debugger::check_running() {
+    TRY(read_monitor());
+    monitor_peer_.renew(kLongestAnswer);
+    const std::string state = TRY(server_.vm_state());
+    pollfd hit{hit_fd(), POLLIN, 0};
+    if (state == "running" || has_hit() || ::poll(&hit, 1, 0) != 0) return {};
+    return fail(Code::unavailable, "the VM stands still, and it is not said why: it is " + state);
+}
+
 Result<void> Debugger::read_monitor() {
     pollfd readable{monitor_.get(), POLLIN, 0};
     while (::poll(&readable, 1, 0) > 0) {

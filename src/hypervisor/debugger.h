@@ -27,7 +27,9 @@ class Debugger {
     Debugger(const Debugger&) = delete;
 
     int monitor_fd() const { return monitor_.get(); }
-    int hit_fd() const { return sockets_.ours.get(); }  // readable when take_hit() has one
+    // take_hit() has one when this is readable, or has_hit() says so.
+    int hit_fd() const { return sockets_.ours.get(); }
+    bool has_hit() const { return stub_.has_pending(); }
 
     // The VM stands still when this returns; is_owed() says whether detach() is to be called, which
     // may be so after an error too. Code::unavailable, with the reason, when it has a debugger
@@ -39,6 +41,9 @@ class Debugger {
     Result<void> go_on(const Hit* hit = nullptr);
     // Code::unavailable when the VM was stopped by somebody else.
     Result<Hit> take_hit();
+    // That the VM runs, unless a hit is on its way. Code::unavailable when it stands still and
+    // nobody has said why.
+    Result<void> check_running();
     // What the monitor tells unasked, a few lines a hit, is not kept. Never waits.
     Result<void> read_monitor();
 

@@ -73,7 +73,8 @@ class GdbStub {
     Result<void> remove(std::uint64_t address);
     Result<CpuState> registers(GdbThread cpu);
     // One instruction of one CPU, at which there is a breakpoint: it would only be met again. It
-    // is not there any more when this returns.
+    // is not there any more when this returns. Where several CPUs have met one at the same time,
+    // QEMU may take the stop of another for the step's: then this one meets it once more.
     Result<GdbStop> step_from(GdbThread cpu, std::uint64_t address);
     // All CPUs go on; with a breakpoint put (back) there first.
     Result<void> go_on();
@@ -83,6 +84,8 @@ class GdbStub {
 
     // Waits until the VM is stopped. REQUIRES: it runs, as for the next one.
     Result<GdbStop> next_stop();
+    // Whether something has come that next_stop() will find, and no longer waits in the socket.
+    bool has_pending() const { return !pending_.empty(); }
     // Stops it.
     Result<GdbStop> interrupt();
 

@@ -111,6 +111,22 @@ TEST(GdbStub, sends_no_acknowledgement_which_would_stop_a_vm_that_runs) {
     EXPECT_EQ(server.told.find('+'), std::string::npos);
 }
 
+// Else whoever waits for the socket waits for ever, and the guest with him.
+TEST(GdbStub, knows_of_a_stop_that_came_together_with_an_answer) {
+    int ends[2];
+    ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends), 0);
+    const Fd ours(ends[0]), theirs(ends[1]);
+    const std::string both = packet_of("OK") + packet_of("T05thread:p01.02;");
+    ASSERT_TRUE(write_all(theirs.get(), as_bytes(both)).has_value());
+    GdbSocket socket(ours.get(), 50ms);
+    GdbStub stub(&socket);
+    EXPECT_FALSE(stub.has_pending());
+    ASSERT_TRUE(stub.insert_and_go_on(0x1000).has_value());
+    EXPECT_TRUE(stub.has_pending());
+    EXPECT_EQ(stub.next_stop().value().cpu, (GdbThread{1, 2}));
+    EXPECT_FALSE(stub.has_pending());
+}
+
 TEST(GdbStub, says_what_the_server_cannot_do_or_will_not) {
     const auto inserting = [](const std::string& answer) {
         ScriptedServer server({answer});

@@ -392,8 +392,10 @@ Result<std::string> run_or_stop(Conversation& monitor, bool run, bool dry_run,
     const std::string_view wanted = run ? "resumed" : "paused";
     const std::string before = TRY(status_of(monitor));
     if (dry_run) return fmt::format("would be {}: it is {}", wanted, before);
+    bool was_debugged = false;
     if (gdb != nullptr && TRY(seen_gdb_server(monitor)) == GdbServerSeen::ours) {
         TRY(replace_gdb_client(monitor, *gdb));
+        was_debugged = true;
     }
     TRY(monitor.order(run ? "cont" : "stop", ""));
     const std::string after = TRY(status_of(monitor));
@@ -402,6 +404,7 @@ Result<std::string> run_or_stop(Conversation& monitor, bool run, bool dry_run,
         return fail(Code::unavailable,
                     fmt::format("it is {} after the order, and not {}", after, wanted));
     }
+    if (was_debugged) return std::string("resumed, without the breakpoints of an exact trace");
     return before == after ? fmt::format("it was {} already", after) : std::string(wanted);
 }
 
