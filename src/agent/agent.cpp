@@ -392,6 +392,7 @@ void Agent::refresh(InstanceWatch& watch, const hypervisor::Vm& vm) {
         tell(vm.state);
     }
     watch.refresh(vm, std::move(instance));
+    responder_->put_right(watch);
 }
 
 void Agent::take_in(const hypervisor::Vm& vm) {
@@ -422,6 +423,7 @@ void Agent::take_in(const hypervisor::Vm& vm) {
     watched.watch->start();
     count_open(instance.id);
     responder_->take_over(*watched.watch);
+    responder_->put_right(*watched.watch);
 }
 
 void Agent::share_out() {

@@ -6,6 +6,7 @@
 
 #include <charconv>
 #include <filesystem>
+#include <optional>
 
 #include "agent/answer.h"
 #include "agent/discoverer_question.h"
@@ -54,12 +55,22 @@ Result<std::vector<ManagerFacts>> ask_monitor(jail::Channel& channel,
                                             .pid = static_cast<pid_t>(question.pid),
                                             .user = question.user,
                                             .group = question.group});
-    TRY(close_jail(channel, monitor.has_value() ? std::vector{monitor->get()} : std::vector<int>(),
-                   jail::ManagerKind::monitor));
+    // A VM that an exact trace has left at a breakpoint is not resumed by a word alone.
+    std::optional<hypervisor::GdbSockets> gdb;
+    if (monitor.has_value() && question.ordered && !question.order.dry_run &&
+        question.order.action == event::Action::resume) {
+        gdb.emplace(TRY(hypervisor::GdbSockets::make()));
+    }
+    std::vector<int> peers;
+    if (monitor.has_value()) peers.push_back(monitor->get());
+    if (gdb) peers.push_back(gdb->ours.get()), peers.push_back(gdb->theirs.get());
+    TRY(close_jail(channel, peers,
+                   gdb ? jail::ManagerKind::debugged_monitor : jail::ManagerKind::monitor));
     if (!monitor.has_value()) return fail(std::move(monitor).error());
     if (question.ordered) {
-        std::string done = TRY(hypervisor::order_qmp(monitor->get(), question.order.action,
-                                                     question.order.dry_run, kMonitorTime));
+        std::string done =
+            TRY(hypervisor::order_qmp(monitor->get(), question.order.action, question.order.dry_run,
+                                      kMonitorTime, gdb ? &*gdb : nullptr));
         return std::vector{ManagerFacts{.source = "QMP", .done = std::move(done)}};
     }
     return std::vector{TRY(hypervisor::ask_qmp(monitor->get(), kMonitorTime))};

@@ -16,7 +16,7 @@
 #include "agent/job_runner.h"
 #include "crypto/signing.h"
 #include "event/finding.h"
-#include "hypervisor/vm.h"
+#include "hypervisor/discover.h"
 #include "policy/policy.h"
 
 namespace underseer::agent {

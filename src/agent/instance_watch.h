@@ -10,7 +10,7 @@
 #include "agent/check_schedule.h"
 #include "agent/job_runner.h"
 #include "agent/status.h"
-#include "hypervisor/vm.h"
+#include "hypervisor/discover.h"
 #include "policy/policy.h"
 
 namespace underseer::agent {

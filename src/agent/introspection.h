@@ -29,20 +29,21 @@ enum class Topic : std::uint8_t {
     mounts,
     interfaces,
     kernel_log,
-    checks,        // one frame each
-    decoy_kernel,  // needs Question::cpus
-    symbol_file,   // the kernel model as an ISF, in parts of text
-    ram_regions,   // where there is RAM; answered without looking for a kernel
-    ram_bytes,     // what is in it, for a dump
-    watch,         // a WatchTally and two reports, when there is news or the time is over
-    scan,          // YARA over the memory of processes, in steps: Question::scan
-    trace,         // what one process does, in steps: Question::trace; one frame each
-    evidence,      // into the files that the worker was started with: a KeptFile for each
-    baseline,      // how the guest's kernel was built, in parts: Question::baseline
-    make_baseline  // of a kernel's file, which is read like an image: BaselineMadeParts
+    checks,         // one frame each
+    decoy_kernel,   // needs Question::cpus
+    symbol_file,    // the kernel model as an ISF, in parts of text
+    ram_regions,    // where there is RAM; answered without looking for a kernel
+    ram_bytes,      // what is in it, for a dump
+    watch,          // a WatchTally and two reports, when there is news or the time is over
+    scan,           // YARA over the memory of processes, in steps: Question::scan
+    trace,          // what one process does, in steps: Question::trace; one frame each
+    evidence,       // into the files that the worker was started with: a KeptFile for each
+    baseline,       // how the guest's kernel was built, in parts: Question::baseline
+    make_baseline,  // of a kernel's file, which is read like an image: BaselineMadeParts
+    exact_trace,    // every system call of one process, as they come: Question::trace's for_ms
 };
 constexpr Topic last_enumerator(Topic) {
-    return Topic::make_baseline;
+    return Topic::exact_trace;
 }
 
 // How to watch: for so long, with a look each period, or as often as the share of a core allows.
@@ -129,7 +130,7 @@ struct Question {
     // The guest's CPUs a moment ago, when the asker knows: the kernel that they run is looked into.
     std::vector<event::CpuRegisters> cpus;
     ScanRequest scan;  // of Topic::scan
-    TraceOrder trace;  // of Topic::trace, with one_pid and pid
+    TraceOrder trace;  // of both traces, with one_pid and pid
     EvidenceOrder evidence;
     BaselinePart baseline;
 
@@ -174,6 +175,7 @@ struct IntrospectorStart {
     std::vector<SliceForm> layout, alternative;
     bool scans = false;
     std::vector<OutputForm> outputs;  // their files follow the memory's
+    bool is_supervised = false;       // the line to a supervisor of breakpoints follows them
 
     static constexpr auto fields() {
         using event::Field;
@@ -184,7 +186,8 @@ struct IntrospectorStart {
                           Field{"layout", &IntrospectorStart::layout},
                           Field{"alternative", &IntrospectorStart::alternative},
                           Field{"scans", &IntrospectorStart::scans},
-                          Field{"outputs", &IntrospectorStart::outputs}};
+                          Field{"outputs", &IntrospectorStart::outputs},
+                          Field{"is_supervised", &IntrospectorStart::is_supervised}};
     }
 };
 // A part of a long text; the parts in their order are the whole.

@@ -3,8 +3,6 @@
 #include <fmt/format.h>
 #include <poll.h>
 
-#include "hypervisor/ram.h"
-
 namespace underseer::agent {
 
 namespace {
@@ -14,7 +12,8 @@ IntrospectorStart start_form(const GuestSource& source) {
                             .image = source.image,
                             .image_bytes = source.image_bytes,
                             .fd_count = static_cast<std::uint32_t>(source.fds.size()),
-                            .scans = source.scans};
+                            .scans = source.scans,
+                            .is_supervised = bool(source.supervisor)};
     const auto copy = [](const std::vector<guest_memory::RamSlice>& from) {
         std::vector<SliceForm> to;
         for (const guest_memory::RamSlice& slice : from) {
@@ -54,6 +53,7 @@ Result<Introspector> Introspector::begin(GuestSource source, std::string_view ro
     std::vector<int> fds{theirs.fd()};
     for (const Fd& fd : source.fds) fds.push_back(fd.get());
     for (const EvidenceOutput& output : source.outputs) fds.push_back(output.file.get());
+    if (source.supervisor) fds.push_back(source.supervisor.get());
     auto child = TRY(jail::Child::exec_worker(role, fds));
     Introspector started(source.name, std::move(child), std::move(ours), std::move(source.vmm));
     TRY(started.channel_.send(event::encode(start_form(source))));

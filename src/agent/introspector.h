@@ -1,6 +1,7 @@
 // The introspector: the jailed process that reads one guest, and the handle on it for whoever asks.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -10,7 +11,7 @@
 #include "agent/job_runner.h"
 #include "base/os.h"
 #include "guest_memory/ram_layout.h"
-#include "hypervisor/vm.h"
+#include "hypervisor/ram.h"
 #include "jail/channel.h"
 #include "jail/jail.h"
 
@@ -26,6 +27,7 @@ struct GuestSource {
     std::vector<guest_memory::RamSlice> alternative;  // tried when no kernel is found in `layout`
     bool scans = false;  // the worker makes YARA scans too: its jail takes a little more
     std::vector<EvidenceOutput> outputs;  // of Topic::evidence
+    Fd supervisor;                        // the tracer's end of its line, of Topic::exact_trace
     Fd vmm;  // pidfd of a live guest's VMM, when it is known: its RAM may outlive it
 };
 
@@ -44,6 +46,10 @@ class Introspector {
     // when the VM has ended.
     template <typename T>
     Result<Answer<T>> ask(const Question& question, std::size_t max_items = kMaxAnswerItems);
+
+    // The same of an answer without a known end: `take` is given each item when it comes.
+    template <typename T>
+    Result<void> ask_each(const Question& question, const std::function<void(T)>& take);
 
     // Layers of the jail that this host did not allow; empty on a normal host as root.
     Result<std::vector<std::string>> missing_layers();
@@ -76,6 +82,14 @@ Result<Answer<T>> Introspector::ask(const Question& question, std::size_t max_it
     auto answer = read_answer<T>(name_, [this] { return receive(); }, max_items);
     TRY(check_vmm());
     return answer;
+}
+
+template <typename T>
+Result<void> Introspector::ask_each(const Question& question, const std::function<void(T)>& take) {
+    TRY(send(question));
+    auto answered = read_each<T>([this] { return receive(); }, take);
+    if (!answered.has_value()) return Unexpected(std::move(answered).error());
+    return check_vmm();
 }
 
 }  // namespace underseer::agent

@@ -1,12 +1,14 @@
 #include "agent/introspector_worker.h"
 
 #include "agent/baseline_maker.h"
+#include "agent/exact_trace.h"
 #include "agent/introspector.h"
 #include "agent/memory_scan.h"
 #include "agent/pace.h"
 #include "agent/process_trace.h"
 
 #include <fmt/format.h>
+#include <signal.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -246,6 +248,7 @@ class Worker {
         }
         if (question.topic == Topic::evidence) return evidence(question);
         if (question.topic == Topic::watch) return watch(question);
+        if (question.topic == Topic::exact_trace) return trace_exactly(question);
         Error last;
         for (unsigned i = 0; i < kAttempts; ++i) {
             auto attached = attach(question.cpus);
@@ -289,6 +292,29 @@ class Worker {
             TRY(channel_.send(items_frame(event::encode(kept))));
         }
         return channel_.send(end({}));
+    }
+
+    // Told as it comes. While it lasts the worker answers nothing else: the guest may wait for it.
+    Result<void> trace_exactly(const Question& question) {
+        const std::uint32_t for_ms = question.trace.for_ms;
+        if (!source_.supervisor || !question.one_pid || for_ms < kMinTraceMs ||
+            for_ms > kMaxTraceMs) {
+            return send_failure({Code::invalid_argument, 0, "this is no way to trace"});
+        }
+        jail::Channel supervisor(std::move(source_.supervisor));
+        Result<void> traced = attach(question.cpus);
+        if (traced.has_value()) traced = confirm();
+        if (traced.has_value()) {
+            traced =
+                agent::trace_exactly(*guest_, memory_.get(), supervisor, question.pid, for_ms,
+                                     [&](const ExactPart& part) {
+                                         return channel_.post(items_frame(event::encode(part)));
+                                     });
+            TRY(channel_.finish());
+        }
+        // That the guest's time goes on, and it is the same guest.
+        if (traced.has_value()) traced = confirm();
+        return traced.has_value() ? channel_.send(end({})) : send_failure(traced.error());
     }
 
     // What is watched is looked at until there is news, or the time is over; what the watches know
@@ -426,6 +452,7 @@ class Worker {
             case Topic::watch:
             case Topic::evidence:
             case Topic::make_baseline:
+            case Topic::exact_trace:
                 break;
         }
         return {failure({Code::unsupported, 0, "an unknown question"})};
@@ -630,6 +657,10 @@ Result<GuestSource> receive_source(jail::Channel& channel) {
         const auto before = static_cast<int>(source.fds.size() + source.outputs.size());
         source.outputs.push_back({form, Fd(kFirstMemoryFd + before)});
     }
+    if (start.is_supervised) {
+        source.supervisor =
+            Fd(kFirstMemoryFd + static_cast<int>(source.fds.size() + source.outputs.size()));
+    }
     return source;
 }
 
@@ -646,9 +677,14 @@ Result<void> run_introspector(jail::Channel channel) {
         outputs.push_back({output.file.get(), output.form.most_bytes});
         largest = std::max(largest, output.form.most_bytes);
     }
+    if (source.supervisor) {
+        keep.push_back(source.supervisor.get());
+        ::signal(SIGPIPE, SIG_IGN);  // it may end before the tracer has answered
+    }
     const auto policy = jail::introspector_policy(
         channel.fd(), readable(source, kFirstMemoryFd), kMaxReadBytes,
-        source.scans ? jail::IntrospectorDuty::scans : jail::IntrospectorDuty::looks, outputs);
+        source.scans ? jail::IntrospectorDuty::scans : jail::IntrospectorDuty::looks, outputs,
+        source.supervisor.get());
     guest_linux::Disassembler::warm_up();
     if (source.scans && !scan::warm_up()) {
         return fail(Code::unavailable, "libyara is not whole: one of its modules does not work");

@@ -6,6 +6,7 @@
 
 #include "agent/paths.h"
 #include "agent/service_manager.h"
+#include "agent/trace_supervisor.h"
 #include "base/limits.h"
 #include "base/os.h"
 
@@ -55,6 +56,7 @@ Responder::Responder(EventLoop* loop, const policy::Policy* policy, const crypto
       actor_(loop),
       evidence_(loop, policy, key, evidence_path(state_dir)),
       programs_(loop),
+      state_dir_(state_dir),
       owed_path_(state_dir / "owed") {
     const auto bytes = read_file(owed_path_, limits::kMaxFrameBytes);
     if (!bytes.has_value()) return;
@@ -105,7 +107,21 @@ void Responder::note_state(const std::string& instance_id, event::Action done) {
     evidence_.state_changed(instance_id, state);
 }
 
+void Responder::put_right(const InstanceWatch& watch) {
+    constexpr std::chrono::minutes kBetweenTries{1};
+    if (!TraceRecord::is_owed(state_dir_, watch.vm())) return;
+    const auto now = std::chrono::steady_clock::now();
+    const auto [tried, is_first] = tried_.try_emplace(watch.instance().id, now);
+    if (!is_first && now - tried->second < kBetweenTries) return;
+    tried->second = now;
+    act(watch,
+        {.action = event::Action::resume,
+         .because = "an exact trace was killed together with its supervisor"},
+        [](const auto&) {});
+}
+
 void Responder::ended(const std::string& instance_id) {
+    tried_.erase(instance_id);
     left_as_.erase(instance_id);
     paid(instance_id, std::nullopt);
 }
@@ -133,6 +149,10 @@ void Responder::act(const InstanceWatch& watch, event::ActionTaken taken, Done d
                    log(instance, taken);
                    if (taken.done) paid(instance.id, taken.action);
                    if (taken.done) note_state(instance.id, taken.action);
+                   if (taken.done && taken.action == event::Action::resume &&
+                       TraceRecord::is_owed(state_dir_, vm)) {
+                       TraceRecord::settle(state_dir_, vm);
+                   }
                    callbacks_.changed(vm);
                    if (!result.has_value()) return done(fail(result.error()));
                    done(result_of(instance, taken));

@@ -2,6 +2,7 @@
 // of it is logged with who or what wanted it.
 #pragma once
 
+#include <chrono>
 #include <filesystem>
 #include <functional>
 #include <map>
@@ -44,6 +45,9 @@ class Responder {
 
     // A VM that is here: what an agent that was killed had stopped for a while goes on.
     void take_over(const InstanceWatch& watch);
+    // A VM that has been here: what an exact trace has left in it that was killed with its
+    // supervisor is taken away.
+    void put_right(const InstanceWatch& watch);
     // The VM has ended: nothing is owed to it.
     void ended(const std::string& instance_id);
     // The agent ends: what is being done ends too, and what policy has stopped for a while goes on:
@@ -98,7 +102,9 @@ class Responder {
     Actor actor_;
     EvidenceKeeper evidence_;
     HookPrograms programs_;
-    std::filesystem::path owed_path_;
+    std::filesystem::path state_dir_, owed_path_;
+    std::map<std::string, std::chrono::steady_clock::time_point>
+        tried_;  // put_right(), by instance
     std::vector<Owed> owed_;
     // "paused" or "running", as the last order has left each instance: its manager says it later.
     std::map<std::string, std::string> left_as_;

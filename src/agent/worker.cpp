@@ -6,6 +6,7 @@
 #include "agent/analyser.h"
 #include "agent/introspector_worker.h"
 #include "agent/managers.h"
+#include "agent/trace_supervisor.h"
 #include "jail/jail.h"
 
 namespace underseer::agent {
@@ -20,7 +21,8 @@ constexpr Role kRoles[] = {
     {"introspector", run_introspector},
     {"watcher", run_introspector},  // another one of the same guest, that is not kept waiting
     {"analyser", run_analyser},
-    {"discoverer", run_discoverer}};
+    {"discoverer", run_discoverer},
+    {"supervisor", run_supervisor}};
 
 }  // namespace
 
