@@ -297,9 +297,19 @@ const std::vector<Row>& rows() {
               "else the place in the file is told. 'By its frame pointer' marks a caller that was "
               "found by the register rbp, as the file says nothing of that stack: callers may be "
               "missing before it. Where a stack could not be followed further, the reason is told. "
-              "An image is one sample.",
+              "An image is one sample.\n\n"
+              "With --exact every system call is told, with what its arguments point to and its "
+              "result, as strace does. The VM pays for it: QEMU's GDB server is started over its "
+              "monitor, two hardware breakpoints stand where system calls enter and leave the "
+              "kernel, and each time that any process makes one all CPUs stand still for a "
+              "moment. More than 2000 such stops in a second end it, and the trace goes on by "
+              "samples. A process of its own takes the breakpoints away whatever ends the trace, "
+              "kill -9 included; were that killed too, the agent does, or 'underseer act VM "
+              "resume'. It needs root and a VM with a QMP socket that libvirt does not manage. "
+              "Calls of 32-bit programs are not seen, nor are those of child processes. What "
+              "another thread changes while a call is made may be told as it was before.",
           .words = {{"INSTANCE|IMAGE", Kind::target}},
-          .options = {&kPid, &kFor, &kJson, &kDirect, &kRun},
+          .options = {&kPid, &kFor, &kExact, &kJson, &kDirect, &kRun, &kState},
           .exits = of_a_guest({{3, "there is no such VM, file or process"},
                                {10, "not all of it could be seen; what not is told"}})},
          trace},

@@ -11,6 +11,7 @@
 #include "event/finding.h"
 #include "event/observation.h"
 #include "evidence.h"
+#include "exact.h"
 #include "explain.h"
 #include "scan.h"
 #include "trace.h"
@@ -124,6 +125,10 @@ TEST(JsonDocument, describes_every_key_as_it_is) {
     expect_documented<agent::TraceArgument>("### Traced argument");
     expect_documented<agent::TraceUserFrame>("### Traced program function");
     expect_documented<agent::TraceFrame>("### Traced function");
+    expect_documented<agent::ExactReport>("## trace --exact");
+    expect_documented<agent::ExactSummary>("### Exact trace summary");
+    expect_documented<agent::ExactCall>("### Exact call");
+    expect_documented<agent::ExactArgument>("### Exact argument");
 }
 
 }  // namespace

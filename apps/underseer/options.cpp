@@ -83,7 +83,7 @@ struct Taker {
     const program::Option* option;
     Result<void> (*take)(Options&, const std::string& value);
 };
-constexpr std::array<Taker, 24> kTakers{{
+constexpr std::array<Taker, 25> kTakers{{
     {&option::kPid, take_pid},
     {&option::kJson, set<&Options::json>},
     {&option::kThreads, set<&Options::threads>},
@@ -93,6 +93,7 @@ constexpr std::array<Taker, 24> kTakers{{
     {&option::kBulk, set<&Options::bulk>},
     {&option::kForce, set<&Options::force>},
     {&option::kDeep, set<&Options::deep>},
+    {&option::kExact, set<&Options::exact>},
     {&option::kDryRun, set<&Options::dry_run>},
     {&option::kOnly, take_checks},
     {&option::kRules, take_rules},

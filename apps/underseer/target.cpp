@@ -58,6 +58,13 @@ Result<hypervisor::Vm> find_vm(const std::string& wanted) {
     return vm;
 }
 
+void note_missing(const std::vector<std::string>& layers) {
+    for (const std::string& layer : layers) {
+        fmt::print(stderr, "underseer: note: this host does not allow a layer of the jail: {}\n",
+                   printable(layer));
+    }
+}
+
 // `vm` is filled in when it is a VM that is read.
 Result<agent::Introspector> start_introspector(const Options& options,
                                                std::optional<hypervisor::Vm>& vm) {
@@ -79,10 +86,7 @@ Result<agent::Introspector> start_introspector(const Options& options,
     }
     source.scans = !options.rules.empty();
     auto introspector = TRY(agent::Introspector::start(std::move(source)));
-    for (const std::string& layer : TRY(introspector.missing_layers())) {
-        fmt::print(stderr, "underseer: note: this host does not allow a layer of the jail: {}\n",
-                   printable(layer));
-    }
+    note_missing(TRY(introspector.missing_layers()));
     return introspector;
 }
 
@@ -101,6 +105,62 @@ void note_unheard(const std::string& why) {
 Result<agent::Introspector> open_introspector(const Options& options) {
     std::optional<hypervisor::Vm> vm;
     return start_introspector(options, vm);
+}
+
+Result<std::string> put_right(const hypervisor::Vm& vm, const Options& options) {
+    constexpr unsigned kAttempts = 10;
+    constexpr std::chrono::milliseconds kBetweenAttempts{200};
+    Result<std::string> last = fail(Code::unavailable, "not tried");
+    for (unsigned i = 0; i < kAttempts; ++i) {
+        auto inquiry = TRY(agent::Inquiry::to_act(vm, event::Action::resume, /*dry_run=*/false));
+        const auto facts =
+            inquiry.wait(std::chrono::steady_clock::now() + agent::Inquiry::kLongest);
+        if (facts.has_value() && facts->size() == 1) {
+            agent::TraceRecord::settle(options.state_dir, vm);
+            return facts->front().done;
+        }
+        if (!facts.has_value()) last = fail(facts.error());
+        std::this_thread::sleep_for(kBetweenAttempts);
+    }
+    return std::move(last).context("putting the VM right");
+}
+
+Result<ExactTarget> open_exact(const Options& options) {
+    if (options.target.empty() || names_an_image(options.target)) {
+        return fail(
+            Code::invalid_argument,
+            "an exact trace is of a VM that runs: its name, UUID or pid (see underseer ls)");
+    }
+    hypervisor::Vm vm = TRY(find_vm(options.target));
+    if (const std::string why = agent::why_no_exact_trace(vm); !why.empty()) {
+        return fail(Code::unavailable,
+                    fmt::format("{} cannot be traced exactly: {}", vm.label(), why));
+    }
+    agent::GuestSource source = TRY(agent::live_source(vm));
+    if (agent::TraceRecord::is_owed(options.state_dir, vm)) {
+        fmt::print(stderr, "underseer: an earlier exact trace was killed; {} was {}\n",
+                   printable(vm.label()), printable(TRY(put_right(vm, options))));
+    }
+    // Before the supervisor has the monitor to itself.
+    std::vector<event::CpuRegisters> cpus;
+    if (auto told = agent::ask_registers(vm); told.has_value()) {
+        cpus = std::move(*told);
+    } else {
+        note_unheard(told.error().to_text());
+    }
+    auto supervisor = TRY(agent::TraceSupervisor::start(vm, options.state_dir));
+    note_missing(supervisor.missing_layers());
+    source.supervisor = supervisor.take_line();
+    auto introspector = agent::Introspector::start(std::move(source));
+    if (!introspector.has_value()) {
+        // It has no tracer to wait for, and ends.
+        (void)supervisor.wait(agent::Inquiry::kLongest);
+        agent::TraceRecord::settle(options.state_dir, vm);
+        return Unexpected(std::move(introspector).error());
+    }
+    note_missing(TRY(introspector->missing_layers()));
+    return ExactTarget{std::move(vm), std::move(supervisor), std::move(*introspector),
+                       std::move(cpus)};
 }
 
 Result<Target> Target::open(const Options& options) {

@@ -8,7 +8,7 @@
 #include "agent/agent_client.h"
 #include "agent/introspector.h"
 #include "agent/managers.h"
-#include "hypervisor/vm.h"
+#include "agent/trace_supervisor.h"
 #include "options.h"
 
 namespace underseer::cli {
@@ -50,6 +50,19 @@ Result<agent::Introspector> open_introspector(const Options& options);
 
 // A file for a worker to read; `what` it should be, for messages.
 Result<agent::GuestSource> file_source(const std::string& path, std::string_view what);
+
+// What an exact trace is made by. It is our own, the agent running or not: whoever may ask for one
+// may do anything to the VM.
+struct ExactTarget {
+    hypervisor::Vm vm;
+    agent::TraceSupervisor supervisor;
+    agent::Introspector introspector;
+    std::vector<event::CpuRegisters> cpus;  // as they were a moment ago
+};
+Result<ExactTarget> open_exact(const Options& options);
+// Takes away what an exact trace has left that was killed with its supervisor; else that has done
+// so by itself. Says what is so now.
+Result<std::string> put_right(const hypervisor::Vm& vm, const Options& options);
 
 bool names_an_image(const std::string& target);
 

@@ -7,6 +7,7 @@
 #include <map>
 
 #include "base/counted.h"
+#include "exact.h"
 #include "output.h"
 #include "progress.h"
 #include "target.h"
@@ -29,7 +30,6 @@ using agent::TraceThread;
 using agent::TraceUserFrame;
 using std::chrono::milliseconds;
 
-constexpr milliseconds kDefaultDuration{10'000};
 constexpr milliseconds kPeriod{10};
 constexpr int kNotAllSeen = 10;
 constexpr std::size_t kToldCalls = 3;  // of one place, with other arguments
@@ -151,18 +151,19 @@ void add_place(std::string& text, const Place& place, std::uint64_t all) {
     }
 }
 
-Result<TraceReport> look(Target& target, const Options& options) {
-    const milliseconds duration = options.duration.value_or(kDefaultDuration);
+// `asked`: what answers questions.
+template <typename Asked>
+Result<TraceReport> look(Asked& asked, std::uint32_t pid, milliseconds duration) {
     Question question{.topic = Topic::trace,
                       .one_pid = true,
-                      .pid = *options.pid,
+                      .pid = pid,
                       .trace = {.begin = true,
                                 .for_ms = static_cast<std::uint32_t>(duration.count()),
                                 .period_us = static_cast<std::uint32_t>(
                                     std::chrono::microseconds(kPeriod).count())}};
     ProgressBar bar;
     for (;;) {
-        auto answer = TRY(target.ask<TracePart>(question));
+        auto answer = TRY(asked.template ask<TracePart>(question));
         if (answer.items.empty() || answer.items.size() > kMaxTraceParts) {
             return fail(Code::malformed, "the introspector sent no part of a trace");
         }
@@ -228,7 +229,13 @@ std::string text_of(const TraceReport& report) {
     return text;
 }
 
+Result<TraceReport> sample(agent::Introspector& introspector, std::uint32_t pid,
+                           milliseconds duration) {
+    return look(introspector, pid, duration);
+}
+
 Result<int> trace(const Options& options) {
+    constexpr milliseconds kDefaultDuration{10'000};
     if (!options.pid) {
         return fail(Code::invalid_argument,
                     "'trace' needs --pid N, a process of the guest; underseer ps lists them");
@@ -240,8 +247,9 @@ Result<int> trace(const Options& options) {
                     fmt::format("--for: from {} ms to {} min", agent::kMinTraceMs,
                                 agent::kMaxTraceMs / 60'000));
     }
+    if (options.exact) return trace_exactly(options, duration);
     Target target = TRY(Target::open(options));
-    const TraceReport report = TRY(look(target, options));
+    const TraceReport report = TRY(look(target, *options.pid, duration));
     if (options.json) {
         print_json(report);
     } else {

@@ -691,6 +691,35 @@ static void chain_in_signal(void) {
     raise(SIGUSR1);
 }
 
+// A known series of system calls: as many rounds as the second argument says, once /tmp/series-go
+// is there. Each round has the same thirteen, with other names and numbers.
+static void series(void) {
+    const int rounds = own_arguments[2] ? atoi(own_arguments[2]) : 1;
+    while (access("/tmp/series-go", F_OK) != 0) usleep(50 * 1000);
+    for (int i = 0; i < rounds; ++i) {
+        char path[64], text[64];
+        snprintf(path, sizeof path, "/tmp/series-%d", i);
+        const int length = snprintf(text, sizeof text, "round %d\n", i);
+        const int file = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0640);
+        write(file, text, (size_t)length);
+        lseek(file, 0, SEEK_SET);
+        read(file, text, sizeof text);
+        void* pages = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        mprotect(pages, 4096, PROT_READ);
+        munmap(pages, 8192);
+        const int udp = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+        struct sockaddr_in peer = {.sin_family = AF_INET, .sin_port = htons((uint16_t)(4000 + i))};
+        inet_pton(AF_INET, "127.0.0.1", &peer.sin_addr);
+        connect(udp, (struct sockaddr*)&peer, sizeof peer);
+        close(udp);
+        close(file);
+        unlink(path);
+        snprintf(path, sizeof path, "/nowhere/series-%d", i);
+        open(path, O_RDONLY);
+    }
+    close(open("/tmp/series-done", O_WRONLY | O_CREAT, 0600));
+}
+
 struct mode {
     const char* name;
     void (*run)(void);
@@ -712,7 +741,7 @@ static const struct mode kModes[] = {
     {"busy_throttled", busy_throttled, 0},
     {"permanent_macs", permanent_macs, 0},
     {"chain", chain, 0},            {"chain_in_signal", chain_in_signal, 0},
-    {"chain_by_rbp", chain_by_rbp, 0},
+    {"chain_by_rbp", chain_by_rbp, 0}, {"series", series, 0},
     {"hoard_files", hoard_files, 0}, {"hoard_words", hoard_words, 0},
     {"measure_gap", measure_gap, 0}, {"measure_spin", measure_spin, 0},
     {"measure_forks", measure_forks, 0}, {"measure_requests", measure_requests, 0},
