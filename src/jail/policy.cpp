@@ -183,6 +183,8 @@ Policy supervisor_policy(const SupervisorFds& fds) {
     const int peers[] = {fds.monitor, fds.gdb};
     Policy policy = discoverer_policy(fds.channel, peers, ManagerKind::debugged_monitor);
     policy.role = "supervisor";
+    policy.rules.push_back(
+        rare(RULE(restart_syscall, "it waits on when it was stopped for a while (SIGSTOP)")));
     policy.rules.push_back(RULE(recvfrom, "what the tracer wants", fd_is(fds.tracer)));
     policy.rules.push_back(RULE(sendto, "hits, to the tracer", fd_is(fds.tracer)));
     policy.rules.push_back(
