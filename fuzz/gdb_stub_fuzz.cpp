@@ -41,6 +41,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         CHECK(!stub.is_running());
         (void)stub.insert_and_go_on(cpu->rip);
     }
+    (void)stub.stop_if_any();
     (void)stub.interrupt();
     (void)stub.detach();
     return 0;

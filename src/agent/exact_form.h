@@ -110,16 +110,17 @@ struct ExactReport {
 
 // ---- the supervisor ---------------------------------------------------------------------------
 
-// Whose monitor it connects to.
+// Whose monitor it connects to, and what is too much.
 struct SupervisorStart {
     std::string path;
     std::uint32_t pid = 0, user = 0, group = 0;
+    std::uint32_t max_stops = 0;  // within a second
 
     static constexpr auto fields() {
         using event::Field;
         using S = SupervisorStart;
         return std::tuple{Field{"path", &S::path}, Field{"pid", &S::pid}, Field{"user", &S::user},
-                          Field{"group", &S::group}};
+                          Field{"group", &S::group}, Field{"max_stops", &S::max_stops}};
     }
 };
 

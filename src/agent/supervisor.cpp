@@ -27,8 +27,12 @@ constexpr milliseconds kRateWindow{1000};
 
 class Supervisor {
   public:
-    Supervisor(jail::Channel owner, jail::Channel tracer, Debugger* debugger)
-        : owner_(std::move(owner)), tracer_(std::move(tracer)), debugger_(debugger) {}
+    Supervisor(jail::Channel owner, jail::Channel tracer, Debugger* debugger,
+               std::uint32_t max_stops)
+        : owner_(std::move(owner)),
+          tracer_(std::move(tracer)),
+          debugger_(debugger),
+          max_stops_(max_stops) {}
 
     // Holds the VM's breakpoints for as long as somebody wants them, and lets it go.
     SupervisorReport run() {
@@ -93,24 +97,25 @@ class Supervisor {
 
     // A stop, and what comes of it; why it is over, or "".
     Result<std::string> hit() {
-        const Debugger::Hit hit = TRY(debugger_->take_hit());
+        const auto hit = TRY(debugger_->take_hit());
+        if (!hit) return std::string();
         ++report_.stops;
         if (Clock::now() - second_ >= kRateWindow) {
             second_ = Clock::now();
             stops_before_ = report_.stops;
         }
-        if (report_.stops - stops_before_ > kMaxStopsPerSecond) {
+        if (report_.stops - stops_before_ > max_stops_) {
             report_.over_ceiling = true;
-            return fmt::format("there were more than {} stops in a second", kMaxStopsPerSecond);
+            return fmt::format("there were more than {} stops in a second", max_stops_);
         }
         const BreakpointOrder order = TRY(ask({.kind = BreakpointEvent::Kind::hit,
-                                               .rip = hit.state.rip,
-                                               .rsp = hit.state.rsp,
-                                               .gs_base = hit.state.gs_base,
-                                               .cr3 = hit.state.cr3}));
+                                               .rip = hit->state.rip,
+                                               .rsp = hit->state.rsp,
+                                               .gs_base = hit->state.gs_base,
+                                               .cr3 = hit->state.cr3}));
         if (!order.end.empty()) return order.end;
         TRY(obey(order));
-        TRY(debugger_->go_on(&hit));
+        TRY(debugger_->go_on(&*hit));
         return std::string();
     }
 
@@ -154,6 +159,7 @@ class Supervisor {
 
     jail::Channel owner_, tracer_;
     Debugger* debugger_;
+    std::uint32_t max_stops_;
     SupervisorReport report_;
     std::size_t breakpoints_ = 0;
     Clock::time_point second_{};
@@ -184,7 +190,8 @@ Result<void> run_supervisor(jail::Channel channel) {
         keep));
     TRY(channel.send(event::encode(missing)));
     Debugger debugger(std::move(monitor), std::move(sockets));
-    Supervisor supervisor(std::move(channel), jail::Channel(Fd(kTracerFd)), &debugger);
+    Supervisor supervisor(std::move(channel), jail::Channel(Fd(kTracerFd)), &debugger,
+                          start.max_stops);
     const SupervisorReport report = supervisor.run();
     if (report.trouble.empty()) (void)!::ftruncate(kRecordFd, 0);
     supervisor.tell(report);

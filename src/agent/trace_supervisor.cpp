@@ -76,7 +76,8 @@ std::string why_no_exact_trace(const hypervisor::Vm& vm) {
 }
 
 Result<TraceSupervisor> TraceSupervisor::start(const hypervisor::Vm& vm,
-                                               const std::filesystem::path& state_dir) {
+                                               const std::filesystem::path& state_dir,
+                                               std::uint32_t max_stops) {
     if (const std::string why = why_no_exact_trace(vm); !why.empty()) {
         return fail(Code::unavailable,
                     fmt::format("{} cannot be traced exactly: {}", vm.label(), why));
@@ -96,7 +97,8 @@ Result<TraceSupervisor> TraceSupervisor::start(const hypervisor::Vm& vm,
         event::encode(SupervisorStart{.path = vm.qmp_socket,
                                       .pid = static_cast<std::uint32_t>(vm.pid),
                                       .user = vm.user,
-                                      .group = vm.group})));
+                                      .group = vm.group,
+                                      .max_stops = max_stops})));
     {
         const jail::Channel closed = std::move(theirs);
     }

@@ -28,8 +28,9 @@ namespace underseer::agent {
 
 // How long the guest may stand still for a tracer that does not answer.
 inline constexpr std::chrono::milliseconds kLongestFreeze{500};
-// More stops than this within a second are too many: the guest hardly gets anything done.
-inline constexpr std::uint64_t kMaxStopsPerSecond = 2000;
+// More stops than this within a second are too many where nothing else is said: at a quarter to
+// half a millisecond each the guest hardly gets anything done.
+inline constexpr std::uint32_t kMaxStopsPerSecond = 2000;
 
 // That a VM has, or may have, breakpoints: a file for each such VM, with something in it until they
 // are gone, and locked as long as somebody lives who will see to that.
@@ -55,7 +56,8 @@ class TraceSupervisor {
     // Starts it; nothing is done to the VM yet. Code::unavailable, with the reason, for VMs that
     // cannot be traced so.
     static Result<TraceSupervisor> start(const hypervisor::Vm& vm,
-                                         const std::filesystem::path& state_dir);
+                                         const std::filesystem::path& state_dir,
+                                         std::uint32_t max_stops = kMaxStopsPerSecond);
 
     // The tracer's end of their line, once.
     Fd take_line() { return std::move(line_); }

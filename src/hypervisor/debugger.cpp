@@ -55,14 +55,15 @@ Result<void> Debugger::go_on(const Hit* hit) {
     return {};
 }
 
-Result<Debugger::Hit> Debugger::take_hit() {
-    const GdbStop stop = TRY(stub_.next_stop());
+Result<std::optional<Debugger::Hit>> Debugger::take_hit() {
+    const auto stop = TRY(stub_.stop_if_any());
+    if (!stop) return std::optional<Hit>();
     is_stopped();
-    if (stop.signal != GdbStop::kTrap) {
+    if (stop->signal != GdbStop::kTrap) {
         others_stopped_it_ = true;
         return fail(Code::unavailable, "the VM was stopped by somebody else");
     }
-    return Hit{stop.cpu, TRY(stub_.registers(stop.cpu))};
+    return std::optional(Hit{stop->cpu, TRY(stub_.registers(stop->cpu))});
 }
 
 Result<void> Debugger::check_running() {

@@ -4,7 +4,7 @@
 #pragma once
 
 #include <chrono>
-#include <memory>
+#include <optional>
 #include <set>
 
 #include "hypervisor/gdb_stub.h"
@@ -27,7 +27,7 @@ class Debugger {
     Debugger(const Debugger&) = delete;
 
     int monitor_fd() const { return monitor_.get(); }
-    // take_hit() has one when this is readable, or has_hit() says so.
+    // take_hit() may have one when this is readable, or has_hit() says so.
     int hit_fd() const { return sockets_.ours.get(); }
     bool has_hit() const { return stub_.has_pending(); }
 
@@ -39,8 +39,9 @@ class Debugger {
     Result<void> insert(std::uint64_t address);
     // Goes on, past the breakpoint at which `hit` was.
     Result<void> go_on(const Hit* hit = nullptr);
-    // Code::unavailable when the VM was stopped by somebody else.
-    Result<Hit> take_hit();
+    // Nothing when what has come is none. Code::unavailable when the VM was stopped by somebody
+    // else.
+    Result<std::optional<Hit>> take_hit();
     // That the VM runs, unless a hit is on its way. Code::unavailable when it stands still and
     // nobody has said why.
     Result<void> check_running();

@@ -158,15 +158,20 @@ Result<std::string> GdbStub::packet() {
         if (pending_.size() > limits::kMaxGdbPacketBytes) {
             return fail(Code::limit, "QEMU's GDB server sends a packet without end");
         }
-        std::array<std::byte, 4096> piece;
-        const std::size_t got = TRY(peer_->read(piece));
-        if (got == 0) return fail(Code::gone, "QEMU has closed its GDB server");
-        pending_ += as_text(Bytes(piece).first(got));
+        TRY(read_more());
     }
 }
 
+Result<void> GdbStub::read_more() {
+    std::array<std::byte, 4096> piece;
+    const std::size_t got = TRY(peer_->read(piece));
+    if (got == 0) return fail(Code::gone, "QEMU has closed its GDB server");
+    pending_ += as_text(Bytes(piece).first(got));
+    return {};
+}
+
 Result<void> GdbStub::take_ok(std::string_view what) {
-    const std::string answer = TRY(packet());
+    const std::string answer = TRY(packet().context(what));
     if (answer == "OK") return {};
     if (answer.empty()) {
         return fail(Code::unsupported, fmt::format("QEMU's GDB server knows no {}", what));
@@ -201,7 +206,7 @@ Result<void> GdbStub::remove(std::uint64_t address) {
 Result<CpuState> GdbStub::registers(GdbThread cpu) {
     TRY(send("Hg" + text_of(cpu), "g"));
     TRY(take_ok("choice of a CPU"));
-    const std::string answer = TRY(packet());
+    const std::string answer = TRY(packet().context("the registers of a CPU"));
     const auto bytes = TRY(parse_bytes(answer));
     if (bytes.size() < kKnownBytes ||
         (*load_le<std::uint64_t>(bytes, kEferAt) & kLongModeActive) == 0) {
@@ -246,9 +251,16 @@ Result<void> GdbStub::detach() {
 }
 
 Result<GdbStop> GdbStub::next_stop() {
-    const GdbStop stop = TRY(parse_stop(TRY(packet())));
+    const GdbStop stop = TRY(parse_stop(TRY(packet().context("waiting for a stop"))));
     running_ = false;
     return stop;
+}
+
+Result<std::optional<GdbStop>> GdbStub::stop_if_any() {
+    if (!has_pending()) TRY(read_more());
+    if (has_pending()) return std::optional(TRY(next_stop()));
+    pending_.clear();
+    return std::optional<GdbStop>();
 }
 
 // Any byte stops a VM that runs; one that a breakpoint has just stopped ignores it. So there is one

@@ -8,6 +8,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -51,6 +52,7 @@ struct GdbStop {
 
     GdbThread cpu;
     std::uint8_t signal = 0;
+    bool operator==(const GdbStop&) const = default;
 };
 
 struct CpuState {
@@ -84,8 +86,11 @@ class GdbStub {
 
     // Waits until the VM is stopped. REQUIRES: it runs, as for the next one.
     Result<GdbStop> next_stop();
-    // Whether something has come that next_stop() will find, and no longer waits in the socket.
-    bool has_pending() const { return !pending_.empty(); }
+    // Takes what has come, of which there is something: a stop, or no more than an acknowledgement
+    // of what was sent before.
+    Result<std::optional<GdbStop>> stop_if_any();
+    // Whether a stop, or its begin, has come with an answer, and waits in the socket no longer.
+    bool has_pending() const { return pending_.find_first_not_of('+') != std::string::npos; }
     // Stops it.
     Result<GdbStop> interrupt();
 
@@ -94,6 +99,7 @@ class GdbStub {
   private:
     Result<void> send(std::string_view one, std::string_view other = {});
     Result<std::string> packet();
+    Result<void> read_more();
     Result<void> take_ok(std::string_view what);
 
     GdbPeer* peer_;

@@ -127,6 +127,26 @@ TEST(GdbStub, knows_of_a_stop_that_came_together_with_an_answer) {
     EXPECT_FALSE(stub.has_pending());
 }
 
+// Of an order without an answer it may come alone, and nothing after it for long.
+TEST(GdbStub, does_not_take_an_acknowledgement_for_a_stop) {
+    int ends[2];
+    ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends), 0);
+    const Fd ours(ends[0]), theirs(ends[1]);
+    const std::string answer = packet_of("OK") + "+";
+    ASSERT_TRUE(write_all(theirs.get(), as_bytes(answer)).has_value());
+    GdbSocket socket(ours.get(), 50ms);
+    GdbStub stub(&socket);
+    ASSERT_TRUE(stub.insert_and_go_on(0x1000).has_value());
+    EXPECT_FALSE(stub.has_pending());
+    ASSERT_TRUE(write_all(theirs.get(), as_bytes(std::string_view("+"))).has_value());
+    EXPECT_EQ(stub.stop_if_any().value(), std::nullopt);
+    EXPECT_TRUE(stub.is_running());
+    const std::string stop = packet_of("T05thread:p01.02;");
+    ASSERT_TRUE(write_all(theirs.get(), as_bytes(stop)).has_value());
+    EXPECT_EQ(stub.stop_if_any().value()->cpu, (GdbThread{1, 2}));
+    EXPECT_FALSE(stub.is_running());
+}
+
 TEST(GdbStub, says_what_the_server_cannot_do_or_will_not) {
     const auto inserting = [](const std::string& answer) {
         ScriptedServer server({answer});
