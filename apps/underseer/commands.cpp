@@ -302,14 +302,14 @@ const std::vector<Row>& rows() {
               "result, as strace does. The VM pays for it: QEMU's GDB server is started over its "
               "monitor, two hardware breakpoints stand where system calls enter and leave the "
               "kernel, and each time that any process makes one all CPUs stand still for a "
-              "moment. More than 2000 such stops in a second end it, and the trace goes on by "
+              "moment. More such stops in a second than --stops end it, and the trace goes on by "
               "samples. A process of its own takes the breakpoints away whatever ends the trace, "
               "kill -9 included; were that killed too, the agent does, or 'underseer act VM "
               "resume'. It needs root and a VM with a QMP socket that libvirt does not manage. "
               "Calls of 32-bit programs are not seen, nor are those of child processes. What "
               "another thread changes while a call is made may be told as it was before.",
           .words = {{"INSTANCE|IMAGE", Kind::target}},
-          .options = {&kPid, &kFor, &kExact, &kJson, &kDirect, &kRun, &kState},
+          .options = {&kPid, &kFor, &kExact, &kStops, &kJson, &kDirect, &kRun, &kState},
           .exits = of_a_guest({{3, "there is no such VM, file or process"},
                                {10, "not all of it could be seen; what not is told"}})},
          trace},

@@ -39,13 +39,13 @@ std::string text_of(const ExactArgument& argument) {
                                          : fmt::format("{:#x}", argument.value);
 }
 
-void warn(const hypervisor::Vm& vm, milliseconds duration) {
+void warn(const hypervisor::Vm& vm, milliseconds duration, std::uint32_t stops) {
     fmt::print(stderr,
                "underseer: for up to {} each system call of any process in {} stops all its CPUs "
                "for a moment, twice; its memory is not written to. More than {} stops in a second "
                "end it.\n",
                duration_text(static_cast<std::uint64_t>(duration.count()) * 1'000'000),
-               printable(vm.label()), agent::kMaxStopsPerSecond);
+               printable(vm.label()), stops);
 }
 
 // Waits until the VM runs without breakpoints, and says what may be wrong with it; "" when nothing.
@@ -99,7 +99,7 @@ std::string text_of(const ExactSummary& summary) {
 
 Result<int> trace_exactly(const Options& options, milliseconds duration) {
     ExactTarget target = TRY(open_exact(options));
-    warn(target.vm, duration);
+    warn(target.vm, duration, options.stops.value_or(agent::kMaxStopsPerSecond));
     ExactReport report;
     bool finished = false;
     const auto take = [&](ExactPart part) {

@@ -15,13 +15,15 @@ namespace underseer::cli {
 
 namespace {
 
-Result<void> take_pid(Options& options, const std::string& text) {
-    std::uint32_t pid = 0;
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), pid);
+template <const program::Option& option, std::optional<std::uint32_t> Options::* member>
+Result<void> take_number(Options& options, const std::string& text) {
+    std::uint32_t number = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
     if (error != std::errc{} || end != text.data() + text.size()) {
-        return fail(Code::invalid_argument, fmt::format("--pid wants a number, not '{}'", text));
+        return fail(Code::invalid_argument,
+                    fmt::format("{} wants a number, not '{}'", option.name, text));
     }
-    options.pid = pid;
+    options.*member = number;
     return {};
 }
 
@@ -83,8 +85,8 @@ struct Taker {
     const program::Option* option;
     Result<void> (*take)(Options&, const std::string& value);
 };
-constexpr std::array<Taker, 25> kTakers{{
-    {&option::kPid, take_pid},
+constexpr std::array<Taker, 26> kTakers{{
+    {&option::kPid, take_number<option::kPid, &Options::pid>},
     {&option::kJson, set<&Options::json>},
     {&option::kThreads, set<&Options::threads>},
     {&option::kEnvironment, set<&Options::environment>},
@@ -94,6 +96,7 @@ constexpr std::array<Taker, 25> kTakers{{
     {&option::kForce, set<&Options::force>},
     {&option::kDeep, set<&Options::deep>},
     {&option::kExact, set<&Options::exact>},
+    {&option::kStops, take_number<option::kStops, &Options::stops>},
     {&option::kDryRun, set<&Options::dry_run>},
     {&option::kOnly, take_checks},
     {&option::kRules, take_rules},

@@ -23,14 +23,15 @@ struct Options {
     bool environment = false;
     bool watch = false;
     bool force = false;
-    bool once = false;               // of the demo: do not stay
-    bool deep = false;               // of check: search all RAM
-    bool exact = false;              // of trace
-    bool dry_run = false;            // of act: say what would be done
-    std::vector<std::string> only;   // of check: these; empty: all
-    std::vector<std::string> rules;  // of scan: files, or folders of them
-    std::string baseline;            // of check and report: a kernel's file, or what was made of it
-    std::string output;              // of baseline make
+    bool once = false;                   // of the demo: do not stay
+    bool deep = false;                   // of check: search all RAM
+    bool exact = false;                  // of trace
+    std::optional<std::uint32_t> stops;  // of an exact trace
+    bool dry_run = false;                // of act: say what would be done
+    std::vector<std::string> only;       // of check: these; empty: all
+    std::vector<std::string> rules;      // of scan: files, or folders of them
+    std::string baseline;  // of check and report: a kernel's file, or what was made of it
+    std::string output;    // of baseline make
     std::optional<std::chrono::milliseconds> timeout;
     std::optional<std::chrono::milliseconds> duration;  // of trace
     bool help = false;
@@ -78,6 +79,8 @@ inline constexpr Option kTimeout{"--timeout", "TIME",
                                  "end after this (\"90s\", \"10m\"), with what is found by then"};
 inline constexpr Option kFor{"--for", "TIME", "so long (\"30s\"); 10 s where it is not given"};
 inline constexpr Option kExact{"--exact", "", "every system call, at breakpoints: it stops the VM"};
+inline constexpr Option kStops{"--stops", "N",
+                               "with --exact: at most so many stops in a second (2000)"};
 inline constexpr Option kForce{"--force", "", "replace the output file when it is there"};
 inline constexpr Option kOnce{"--once", "", "end after the show, with its result as exit status"};
 inline constexpr Option kHelp{"--help", "", "what the program, or the command, does and takes"};

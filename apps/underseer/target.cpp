@@ -148,7 +148,8 @@ Result<ExactTarget> open_exact(const Options& options) {
     } else {
         note_unheard(told.error().to_text());
     }
-    auto supervisor = TRY(agent::TraceSupervisor::start(vm, options.state_dir));
+    auto supervisor = TRY(agent::TraceSupervisor::start(
+        vm, options.state_dir, options.stops.value_or(agent::kMaxStopsPerSecond)));
     note_missing(supervisor.missing_layers());
     source.supervisor = supervisor.take_line();
     auto introspector = agent::Introspector::start(std::move(source));

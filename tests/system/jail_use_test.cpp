@@ -9,8 +9,11 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "agent/trace_supervisor.h"
 #include "guests.h"
+#include "hypervisor/discover.h"
 #include "jail/policy.h"
+#include "program.h"
 #include "testing/call_trace.h"
 
 namespace underseer::testing {
@@ -132,6 +135,55 @@ TEST(JailUse, no_rule_is_there_that_nothing_needs) {
     EXPECT_TRUE(for_scans.contains(SYS_mremap)) << "which the jail of scans allows";
 #endif
     EXPECT_TRUE(unused.empty()) << "nothing used: " << fmt::format("{}", fmt::join(unused, ", "));
+}
+
+// The two of an exact trace: what their jails allow beyond those of others.
+TEST(JailUse, an_exact_trace_needs_what_its_two_workers_may) {
+    auto vm = TestVm::boot({.workload = false});
+    if (!vm.has_value() && vm.error().code == Code::unavailable)
+        GTEST_SKIP() << vm.error().to_text();
+    ASSERT_TRUE(vm.has_value()) << vm.error().to_text();
+    const auto host = hypervisor::discover().value();
+    const Directory directory;
+    auto supervisor = agent::TraceSupervisor::start(hypervisor::select(host, vm->name()).value(),
+                                                    directory / "state");
+    ASSERT_TRUE(supervisor.has_value()) << supervisor.error().to_text();
+    std::set<long> supervisors, tracers;
+    {
+        CallTrace trace(supervisor->pid());
+        EXPECT_TRUE(trace.attached());
+        agent::GuestSource source = source_of(*vm);
+        source.supervisor = supervisor->take_line();
+        auto tracer = Introspector::begin(std::move(source)).value().release();
+        CallTrace traced(tracer.child.pid());
+        EXPECT_TRUE(traced.attached());
+        EXPECT_TRUE(tracer.channel.receive().has_value()) << "the jail is closed";
+        const Question question{.topic = Topic::exact_trace,
+                                .one_pid = true,
+                                .pid = 1,
+                                .trace = {.begin = true, .for_ms = 1000}};
+        ASSERT_TRUE(tracer.channel.send(event::encode(question)).has_value());
+        agent::ExactSummary summary;
+        const auto answered = agent::read_each<agent::ExactPart>(
+            [&] { return tracer.channel.receive(); },
+            [&](agent::ExactPart part) { summary = std::move(part.summary); });
+        EXPECT_TRUE(answered.has_value()) << answered.error().to_text();
+        EXPECT_EQ(summary.ended, "the time is over");
+        {
+            const jail::Channel hung_up = std::move(tracer.channel);
+        }
+        tracers = traced.calls_until_end();
+        supervisors = trace.calls_until_end();
+    }
+    EXPECT_TRUE(tracers.contains(SYS_sendto));
+    const jail::Policy policy =
+        jail::supervisor_policy({.channel = 3, .tracer = 4, .monitor = 6, .gdb = 7, .record = 5});
+#ifdef UNDERSEER_SANITIZED  // whose allocator needs less than the C library's, or other things
+    supervisors.insert({SYS_munmap, SYS_brk, SYS_mmap});
+#endif
+    for (const jail::SyscallRule& rule : policy.rules) {
+        EXPECT_TRUE(rule.rare || supervisors.contains(rule.number)) << rule.name;
+    }
 }
 
 }  // namespace
