@@ -2,6 +2,7 @@
 // socket. Must hold: decoding ends, no
 // allocation is larger than the frame allows, and what is accepted encodes to the same bytes.
 #include "agent/analyser.h"
+#include "agent/exact_form.h"
 #include "agent/introspection.h"
 #include "agent/status.h"
 
@@ -26,6 +27,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     round_trip<agent::CompiledRules>(bytes);
     round_trip<agent::ScanPart>(bytes);
     round_trip<agent::TracePart>(bytes);
+    round_trip<agent::ExactPart>(bytes);
+    round_trip<agent::BreakpointOrder>(bytes);
+    round_trip<agent::BreakpointEvent>(bytes);
+    round_trip<agent::SupervisorReport>(bytes);
     round_trip<agent::WatchTally>(bytes);
     round_trip<agent::IntrospectorStart>(bytes);
     round_trip<agent::ControlRequest>(bytes);
