@@ -82,8 +82,8 @@ Result<int> make_one(const Options& options) {
     }
     fmt::print(
         "{} (build id {}): {} of code, {} at which the kernel alters itself; {}\n",
-        printable(made.facts.release), made.facts.build_id, size_text(made.facts.text_bytes),
-        counted(made.facts.places, "place"),
+        printable(made.facts.release), printable(made.facts.build_id),
+        size_text(made.facts.text_bytes), counted(made.facts.places, "place"),
         options.output.empty() ? "kept by the agent" : "written to " + printable(options.output));
     return 0;
 }

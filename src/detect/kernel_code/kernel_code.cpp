@@ -203,10 +203,11 @@ event::CheckReport inspect(Snapshot& snapshot) {
     if (const auto* compared = snapshot.code_unlike_built()) {
         judge_comparison(kUnlike, {"as built", "now"}, *compared, map, ways_out, report, doubt);
         if (compared->has_value() && (*compared)->unreadable > 0) {
-            add_gap(report,
-                    fmt::format("{} pages of the kernel's code could not be read to compare "
-                                "them with its baseline",
-                                (*compared)->unreadable));
+            report.coverage.unreadable += (*compared)->unreadable;
+            doubt = fmt::format(
+                "{} pages of the kernel's code could not be read to compare them "
+                "with its baseline",
+                (*compared)->unreadable);
         }
     }
     add_gaps(report, map.gaps);
