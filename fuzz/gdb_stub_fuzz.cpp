@@ -1,29 +1,23 @@
 // Border: the GDB server of a VMM that an attacker has taken over. Must hold: whatever is asked
 // ends, in the memory that limits.h grants, and only packets of a few kinds are sent.
-#include <algorithm>
-
 #include "base/limits.h"
 #include "hypervisor/gdb_stub.h"
+#include "peer_bytes.h"
 
 namespace {
 using namespace underseer;
 
 class FuzzServer final : public hypervisor::GdbPeer {
   public:
-    explicit FuzzServer(Bytes bytes) : bytes_(bytes) {}
+    explicit FuzzServer(Bytes bytes) : bytes_{bytes} {}
     Result<void> write(std::string_view bytes) override {
         CHECK(bytes == "\x03" || (bytes.starts_with('$') && bytes.size() < 100));
         return {};
     }
-    Result<std::size_t> read(MutableBytes into) override {
-        const std::size_t count = std::min(into.size(), bytes_.size());
-        std::copy_n(bytes_.begin(), count, into.begin());
-        bytes_ = bytes_.subspan(count);
-        return count;
-    }
+    Result<std::size_t> read(MutableBytes into) override { return bytes_.read(into); }
 
   private:
-    Bytes bytes_;
+    PeerBytes bytes_;
 };
 }  // namespace
 

@@ -1,26 +1,20 @@
 // Border: a monitor whose VMM an attacker has taken over. Must hold: asking ends, in the memory
 // that limits.h grants, and what comes of it crosses to the agent and back unchanged.
-#include <algorithm>
-
 #include "event/wire.h"
 #include "hypervisor/qmp.h"
+#include "peer_bytes.h"
 
 namespace {
 using namespace underseer;
 
 class FuzzPeer final : public hypervisor::QmpPeer {
   public:
-    explicit FuzzPeer(Bytes bytes) : bytes_(bytes) {}
+    explicit FuzzPeer(Bytes bytes) : bytes_{bytes} {}
     Result<void> write(std::string_view) override { return {}; }
-    Result<std::size_t> read(MutableBytes into) override {
-        const std::size_t count = std::min(into.size(), bytes_.size());
-        std::copy_n(bytes_.begin(), count, into.begin());
-        bytes_ = bytes_.subspan(count);
-        return count;
-    }
+    Result<std::size_t> read(MutableBytes into) override { return bytes_.read(into); }
 
   private:
-    Bytes bytes_;
+    PeerBytes bytes_;
 };
 }  // namespace
 
