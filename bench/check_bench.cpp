@@ -75,6 +75,13 @@ void measure_baseline(const std::string& vmlinuz, guest_linux::Guest& guest) {
         "baseline of {} bytes made in {:.0f} ms; {} pages compared with it in {:.1f} ms, the "
         "next time {:.3f} ms; peak memory {} MiB\n",
         baseline.size(), made, pages, compared, again, peak_kib() >> 10);
+    std::string seen;
+    const double looked = median_ms([&] {
+        guest.new_epoch();
+        seen = agent::describe(guest.see_code().value()).bytes;
+    });
+    fmt::print("its code as it runs seen and packed in {:.1f} ms, {} bytes; peak memory {} MiB\n",
+               looked, seen.size(), peak_kib() >> 10);
 }
 
 void measure(const std::string& kernel, int sleepers) {

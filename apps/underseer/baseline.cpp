@@ -97,7 +97,7 @@ Result<int> list_all(const Options& options) {
     for (const BaselineFacts& facts : kept.items) {
         BaselineFact fact(facts);
         for (const agent::InstanceStatus& status : instances.items) {
-            if (status.baseline == facts.build_id) fact.used_by.push_back(status.instance.name);
+            if (status.baseline == facts.id()) fact.used_by.push_back(status.instance.name);
         }
         all.push_back(std::move(fact));
     }
@@ -105,10 +105,10 @@ Result<int> list_all(const Options& options) {
         print_json(all);
         return 0;
     }
-    Table table(
-        {{"KERNEL"}, {"BUILD ID"}, {"MADE (UTC)"}, {"OF"}, {"SIZE", Align::right}, {"USED BY"}});
+    Table table({{"KERNEL"}, {"ID"}, {"MADE (UTC)"}, {"OF"}, {"SIZE", Align::right}, {"USED BY"}});
     for (const BaselineFact& fact : all) {
-        table.add({fact.release, fact.build_id, time_text(fact.made_ns), fact.source,
+        table.add({fact.release, fact.id, time_text(fact.made_ns),
+                   fact.first_seen ? "first seen in " + fact.source : fact.source,
                    size_text(fact.bytes), fmt::format("{}", fmt::join(fact.used_by, ", "))});
     }
     print_table(table);
@@ -123,7 +123,7 @@ Result<int> list_all(const Options& options) {
 Result<int> remove_one(const Options& options) {
     if (options.argument.empty()) {
         return fail(Code::invalid_argument,
-                    "baseline rm needs the BUILD-ID of one (underseer baseline ls)");
+                    "baseline rm needs the ID of one (underseer baseline ls)");
     }
     auto client = TRY(agent_of(options));
     ControlRequest request{.kind = ControlRequest::Kind::drop_baseline};

@@ -13,7 +13,9 @@ namespace underseer::cli {
 // What `baseline --json` prints of each.
 struct BaselineFact {
     explicit BaselineFact(agent::BaselineFacts facts)
-        : build_id(std::move(facts.build_id)),
+        : id(facts.id()),
+          build_id(std::move(facts.build_id)),
+          first_seen(facts.is_seen()),
           release(std::move(facts.release)),
           source(std::move(facts.source)),
           made_ns(facts.made_ns),
@@ -22,7 +24,9 @@ struct BaselineFact {
           bytes(facts.bytes),
           sha256(std::move(facts.sha256)) {}
 
-    std::string build_id, release, source;
+    std::string id, build_id;
+    bool first_seen = false;
+    std::string release, source;
     std::uint64_t made_ns = 0, text_bytes = 0, places = 0, bytes = 0;
     std::string sha256;
     std::vector<std::string> used_by;  // names of VMs whose kernel is compared with it
@@ -30,15 +34,21 @@ struct BaselineFact {
     static constexpr auto fields() {
         using event::Field;
         using F = BaselineFact;
-        return std::tuple{Field{"build_id", &F::build_id},     Field{"release", &F::release},
-                          Field{"source", &F::source},         Field{"made", &F::made_ns},
-                          Field{"text_bytes", &F::text_bytes}, Field{"places", &F::places},
-                          Field{"bytes", &F::bytes},           Field{"sha256", &F::sha256},
+        return std::tuple{Field{"id", &F::id},
+                          Field{"build_id", &F::build_id},
+                          Field{"first_seen", &F::first_seen},
+                          Field{"release", &F::release},
+                          Field{"source", &F::source},
+                          Field{"made", &F::made_ns},
+                          Field{"text_bytes", &F::text_bytes},
+                          Field{"places", &F::places},
+                          Field{"bytes", &F::bytes},
+                          Field{"sha256", &F::sha256},
                           Field{"used_by", &F::used_by}};
     }
 };
 
-// baseline make FILE | ls | rm BUILD-ID
+// baseline make FILE | ls | rm ID
 Result<int> baseline(const Options& options);
 
 // Has `target` compare its guest's kernel with options.baseline, when there is one.

@@ -402,10 +402,12 @@ const std::vector<Row>& rows() {
               "(linux-image-VERSION.deb), in a jail, and hands what it has made of it to the "
               "agent, which keeps it signed. From then on kernel_code compares the code of each "
               "guest that runs this very build with it, so that what was altered before the agent "
-              "first looked is seen too. FILE may also be what --output has written. ls lists "
-              "what is kept, and which VMs it is used for; rm removes one by its build id.",
+              "first looked is seen too. FILE may also be what --output has written. Where there "
+              "is none, guests of one build are compared with the first of them that was found "
+              "clean. ls lists what is kept, and which VMs it is used for; rm removes one by its "
+              "id: of one that was first seen, another one is taken.",
           .words = {{.name = "make|ls|rm", .kind = Kind::choice, .choices = {"make", "ls", "rm"}},
-                    {"FILE|BUILD-ID", Kind::file, false}},
+                    {"FILE|ID", Kind::file, false}},
           .options = {&kOutput, &kForce, &kJson, &kRun},
           .exits = {{3, "no agent runs, or there is no such file or baseline"},
                     {5, "not allowed"},

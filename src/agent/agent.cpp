@@ -478,7 +478,8 @@ InstanceWatch::Callbacks Agent::watch_callbacks() {
                         .time_ns = Recorder::now_ns(),
                         .instance_id = watch.instance().id,
                         .check = std::move(check),
-                        .report = std::move(report)});
+                        .report = std::move(report),
+                        .compared_with = reference_of(watch.baseline())});
             },
         .blind =
             [this](InstanceWatch& watch, const std::string& why) {
@@ -528,7 +529,11 @@ InstanceWatch::Callbacks Agent::watch_callbacks() {
                     watched_, [](const auto& one) { return one.second.watch->scanning(); });
                 return scanned < kMaxScans;
             },
-        .baseline = [this](const std::string& build_id) { return baseline_of(build_id); },
+        .baseline = [this](const std::string& build_id,
+                           const std::string& variant) { return baseline_of(build_id, variant); },
+        .code_seen = [this](
+                         InstanceWatch& watch, BaselineFacts facts,
+                         const std::string& bytes) { keep_seen(watch, std::move(facts), bytes); },
     };
 }
 
@@ -769,21 +774,46 @@ void Agent::open_baselines() {
     }
 }
 
-std::shared_ptr<const KeptBaseline> Agent::baseline_of(const std::string& build_id) {
-    const BaselineFacts* facts = baselines_->find(build_id);
-    if (facts == nullptr) return nullptr;
-    auto bytes = baselines_->read(*facts);
-    if (!bytes.has_value()) {
+std::shared_ptr<const KeptBaseline> Agent::baseline_of(const std::string& build_id,
+                                                       const std::string& variant) {
+    while (const BaselineFacts* facts = baselines_->find_for(build_id, variant)) {
+        KeptBaseline kept{*facts, {}};
+        auto bytes = baselines_->read(kept.facts);
+        if (bytes.has_value()) {
+            kept.bytes = std::move(*bytes);
+            return std::make_shared<const KeptBaseline>(std::move(kept));
+        }
         say(LogLevel::warning, "a baseline is not used: " + bytes.error().to_text());
-        return nullptr;
     }
-    return std::make_shared<const KeptBaseline>(KeptBaseline{*facts, std::move(*bytes)});
+    return nullptr;
 }
 
 Result<void> Agent::baselines_changed(Result<void> done) {
     TRY(std::move(done));
     for (auto& [key, watched] : watched_) watched.watch->baselines_changed();
     return {};
+}
+
+void Agent::keep_seen(const InstanceWatch& watch, BaselineFacts facts, const std::string& bytes) {
+    facts.seen_in = watch.instance().id;
+    facts.source = watch.instance().name;
+    facts.made_ns = Recorder::now_ns();
+    facts.bytes = bytes.size();
+    facts.sha256 = crypto::to_hex(crypto::sha256(as_bytes(bytes)));
+    const std::string release = facts.release;
+    const auto kept = baselines_changed(baselines_->keep(std::move(facts), bytes));
+    const std::string text =
+        kept.has_value()
+            ? fmt::format("{}: its kernel {} is what others of the same build are compared with",
+                          watch.instance().name, release)
+            : fmt::format("{}: its kernel {} is not kept to compare others with: {}",
+                          watch.instance().name, release, kept.error().to_text());
+    say(kept.has_value() ? LogLevel::info : LogLevel::warning, text);
+}
+
+detect::Reference Agent::reference_of(const BaselineFacts& used) {
+    if (!used.is_seen()) return {};
+    return {used.id(), used.seen_in, used.source, used.made_ns};
 }
 
 AgentStatus Agent::status() const {

@@ -88,7 +88,10 @@ class Agent {
     void load_findings();
     void save_findings();
     void open_baselines();
-    std::shared_ptr<const KeptBaseline> baseline_of(const std::string& build_id);
+    std::shared_ptr<const KeptBaseline> baseline_of(const std::string& build_id,
+                                                    const std::string& variant);
+    void keep_seen(const InstanceWatch& watch, BaselineFacts facts, const std::string& bytes);
+    static detect::Reference reference_of(const BaselineFacts& used);
     // After the store has done it.
     Result<void> baselines_changed(Result<void> done);
 

@@ -6,7 +6,6 @@
 #include <algorithm>
 
 #include "detect/check.h"
-#include "detect/findings/finding_ledger.h"
 
 namespace underseer::agent {
 
@@ -55,6 +54,7 @@ Result<void> run_analyser(jail::Channel channel) {
         TRY(jail::close_jail(policy, {.max_memory_bytes = kMaxAnalyserMemory}, keep));
     TRY(channel.send(event::encode(missing)));
     detect::FindingLedger ledger;
+    detect::OddOneOut odd_ones;
     for (;;) {
         auto frame = channel.receive();
         if (!frame.has_value() && frame.error().code == Code::not_found) return {};
@@ -66,6 +66,7 @@ Result<void> run_analyser(jail::Channel channel) {
             for (event::OpenFinding& open : input.restored) ledger.restore(std::move(open));
         } else if (input.kind == AnalyserInput::Kind::end) {
             changes = ledger.end(input.instance_id, input.why, input.time_ns);
+            odd_ones.forget(input.instance_id);
         } else if (auto report = event::decode<event::CheckReport>(as_bytes(input.report));
                    !report.has_value()) {
             verdict.malformed = true;
@@ -74,6 +75,7 @@ Result<void> run_analyser(jail::Channel channel) {
             verdict.malformed = true;
             verdict.reason = std::move(wrong);
         } else {
+            odd_ones.judge(input.instance_id, input.compared_with, *report);
             changes = ledger.report(input.instance_id, *report, input.time_ns);
             verdict.outcome = report->outcome;
             verdict.severity = event::highest_severity(report->findings);

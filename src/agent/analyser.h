@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "agent/introspection.h"
+#include "detect/judgement.h"
 #include "event/finding.h"
 #include "jail/channel.h"
 #include "jail/jail.h"
@@ -25,6 +26,7 @@ struct AnalyserInput {
     std::string instance_id;
     std::string check;                         // that was asked for
     std::string report;                        // a CheckReport in wire form, undecoded by the agent
+    detect::Reference compared_with;           // of kernel_code
     std::vector<event::OpenFinding> restored;  // kind restore
     std::string why;                           // kind end
 
@@ -36,6 +38,7 @@ struct AnalyserInput {
                           Field{"instance_id", &AnalyserInput::instance_id},
                           Field{"check", &AnalyserInput::check},
                           Field{"report", &AnalyserInput::report},
+                          Field{"compared_with", &AnalyserInput::compared_with},
                           Field{"restored", &AnalyserInput::restored},
                           Field{"why", &AnalyserInput::why}};
     }

@@ -1,5 +1,5 @@
-// Baselines of kernels: how a kernel's code was built, as the agent keeps it and as it crosses
-// borders.
+// Baselines of kernels: how a kernel's code was built, or was first seen in a guest, as the agent
+// keeps it and as it crosses borders.
 #pragma once
 
 #include <cstdint>
@@ -33,20 +33,28 @@ inline BaselinePart part_of(const std::string& baseline, std::size_t from) {
 
 // Which one it is.
 struct BaselineFacts {
-    std::string build_id;          // of the kernel, hexadecimal
+    std::string build_id;  // of the kernel, hexadecimal
+    // Of one that was seen in a guest: which of the ways to run that build
+    // (guest_linux/seen_code.h), and in which guest. "": it was made of the kernel's file.
+    std::string variant, seen_in;
     std::string release;           // "6.1.0-44-cloud-amd64"
-    std::string source;            // the file that it was made of
+    std::string source;            // the file that it was made of, or the name of that guest
     std::uint64_t made_ns = 0;     // since the epoch
     std::uint64_t text_bytes = 0;  // of the kernel's code
     std::uint64_t places = 0;      // at which the kernel alters itself when it starts
     std::uint64_t bytes = 0;       // of the baseline
     std::string sha256;            // of it, hexadecimal
 
+    bool is_seen() const { return !variant.empty(); }
+    // What tells it apart.
+    std::string id() const { return is_seen() ? build_id + "-" + variant : build_id; }
+
     bool operator==(const BaselineFacts&) const = default;
     static constexpr auto fields() {
         using event::Field;
         using F = BaselineFacts;
-        return std::tuple{Field{"build_id", &F::build_id},     Field{"release", &F::release},
+        return std::tuple{Field{"build_id", &F::build_id},     Field{"variant", &F::variant},
+                          Field{"seen_in", &F::seen_in},       Field{"release", &F::release},
                           Field{"source", &F::source},         Field{"made", &F::made_ns},
                           Field{"text_bytes", &F::text_bytes}, Field{"places", &F::places},
                           Field{"bytes", &F::bytes},           Field{"sha256", &F::sha256}};

@@ -89,20 +89,24 @@ Result<std::string> kernel_in(std::string_view package) {
 
 }  // namespace
 
-Result<Baseline> make_baseline(int file, std::uint64_t file_bytes) {
-    std::string content = TRY(content_of(file, file_bytes));
-    const bool is_made = guest_linux::is_packed_baseline(as_bytes(content));
-    if (!is_made && !is_kernel(content)) content = TRY(kernel_in(content));
-    const auto kernel =
-        TRY(is_made ? guest_linux::unpack_built_kernel(as_bytes(content)) : read_kernel(content));
+Baseline describe(const guest_linux::BuiltKernel& kernel) {
     Baseline baseline;
-    baseline.bytes = is_made ? std::move(content) : pack(kernel);
+    baseline.bytes = pack(kernel, /*quickly=*/kernel.is_seen);
     baseline.facts = {.build_id = kernel.build_id,
                       .release = kernel.release,
                       .text_bytes = kernel.text.size(),
                       .places = kernel.patches.size(),
                       .bytes = baseline.bytes.size()};
     return baseline;
+}
+
+Result<Baseline> make_baseline(int file, std::uint64_t file_bytes) {
+    std::string content = TRY(content_of(file, file_bytes));
+    const bool is_made = guest_linux::is_packed_baseline(as_bytes(content));
+    if (!is_made && !is_kernel(content)) content = TRY(kernel_in(content));
+    const auto kernel =
+        TRY(is_made ? guest_linux::unpack_built_kernel(as_bytes(content)) : read_kernel(content));
+    return describe(kernel);
 }
 
 }  // namespace underseer::agent

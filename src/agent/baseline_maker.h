@@ -6,6 +6,7 @@
 
 #include "agent/baseline_form.h"
 #include "base/result.h"
+#include "guest_linux/built_kernel.h"
 
 namespace underseer::agent {
 
@@ -13,6 +14,8 @@ struct Baseline {
     BaselineFacts facts;  // without the source and the hash
     std::string bytes;    // as it is kept
 };
+
+Baseline describe(const guest_linux::BuiltKernel& kernel);
 
 // `file` is borrowed and has `file_bytes`. Code::malformed, with what is wrong, when it has no
 // kernel that is understood.

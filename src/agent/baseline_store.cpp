@@ -16,13 +16,14 @@ namespace underseer::agent {
 namespace {
 
 constexpr std::string_view kFileName = "kernel.baseline", kKind = "baseline";
-// A host's guests run some ten kernels.
-constexpr std::size_t kMaxBaselines = 256;
+// A host's guests run some ten kernels, and each may say that it is another one as often as it
+// likes.
+constexpr std::size_t kMaxBaselines = 256, kMaxSeen = 64, kMaxSeenInGuest = 4;
 constexpr std::size_t kMaxBuildIdDigits = 128, kMaxTextBytes = 256;
 
 // It becomes a file's name.
-bool is_build_id(std::string_view text) {
-    return !text.empty() && text.size() <= kMaxBuildIdDigits &&
+bool is_digits(std::string_view text) {
+    return text.size() <= kMaxBuildIdDigits &&
            text.find_first_not_of("0123456789abcdef") == std::string_view::npos;
 }
 
@@ -65,6 +66,8 @@ Result<BaselineFacts> BaselineStore::load(const std::filesystem::path& folder) c
         return value == nullptr ? std::string() : *value;
     };
     BaselineFacts facts{.build_id = about("build_id"),
+                        .variant = about("variant"),
+                        .seen_in = about("seen_in"),
                         .release = about("release"),
                         .source = about("source"),
                         .made_ns = bundle.made_ns,
@@ -72,35 +75,60 @@ Result<BaselineFacts> BaselineStore::load(const std::filesystem::path& folder) c
                         .places = number_in(about("places")),
                         .bytes = bundle.files[0].bytes,
                         .sha256 = bundle.files[0].sha256};
-    if (folder_of(facts.build_id) != folder) {
+    if (folder_of(facts.id()) != folder) {
         return fail(Code::malformed, folder.native() + ": it is that of another kernel");
     }
     return facts;
 }
 
-const BaselineFacts* BaselineStore::find(std::string_view build_id) const {
-    const auto found = std::ranges::find(kept_, build_id, &BaselineFacts::build_id);
+const BaselineFacts* BaselineStore::find(std::string_view id) const {
+    const auto found =
+        std::ranges::find_if(kept_, [&](const BaselineFacts& one) { return one.id() == id; });
     return found == kept_.end() ? nullptr : &*found;
 }
 
-std::filesystem::path BaselineStore::folder_of(std::string_view build_id) const {
-    return folder_ / build_id;
+const BaselineFacts* BaselineStore::find_for(const std::string& build_id,
+                                             const std::string& variant) const {
+    if (const BaselineFacts* built = find(build_id)) return built;
+    if (variant.empty()) return nullptr;
+    return find(BaselineFacts{.build_id = build_id, .variant = variant}.id());
+}
+
+std::filesystem::path BaselineStore::folder_of(std::string_view id) const {
+    return folder_ / id;
+}
+
+Result<void> BaselineStore::make_room(const BaselineFacts& seen) {
+    const auto drop_oldest = [&](std::size_t most, auto&& is_one) -> Result<void> {
+        std::vector<BaselineFacts> those;
+        std::ranges::copy_if(kept_, std::back_inserter(those), is_one);
+        std::ranges::sort(those, {}, &BaselineFacts::made_ns);
+        for (std::size_t i = 0; i + most <= those.size(); ++i) TRY(drop(those[i].id()));
+        return {};
+    };
+    TRY(drop_oldest(kMaxSeenInGuest, [&](const BaselineFacts& one) {
+        return one.is_seen() && one.seen_in == seen.seen_in;
+    }));
+    return drop_oldest(kMaxSeen, &BaselineFacts::is_seen);
 }
 
 Result<void> BaselineStore::keep(BaselineFacts facts, std::string_view bytes) {
-    if (!is_build_id(facts.build_id) || facts.release.size() > kMaxTextBytes ||
-        facts.source.size() > kMaxTextBytes || facts.bytes != bytes.size() ||
+    if (facts.build_id.empty() || !is_digits(facts.build_id) || !is_digits(facts.variant) ||
+        facts.release.size() > kMaxTextBytes || facts.source.size() > kMaxTextBytes ||
+        facts.seen_in.size() > kMaxTextBytes || facts.bytes != bytes.size() ||
         facts.sha256 != hash_text(bytes)) {
         return fail(Code::invalid_argument, "the baseline is not what it is said to be");
     }
-    const bool is_new = find(facts.build_id) == nullptr;
+    const std::string id = facts.id();
+    const bool is_new = find(id) == nullptr;
+    if (is_new && facts.is_seen()) TRY(make_room(facts));
     if (is_new && kept_.size() >= kMaxBaselines) {
         return fail(Code::limit, fmt::format("{} baselines are kept already: remove some that are "
                                              "not needed (underseer baseline rm)",
                                              kept_.size()));
     }
     TRY(make_directory(folder_, 0750));
-    const auto folder = folder_of(facts.build_id);
+    const auto folder = folder_of(id);
     const std::filesystem::path next = folder.native() + ".new";
     std::error_code error;
     std::filesystem::remove_all(next, error);
@@ -108,6 +136,8 @@ Result<void> BaselineStore::keep(BaselineFacts facts, std::string_view bytes) {
     TRY(replace_file(next / kFileName, as_bytes(bytes)));
     const event_log::SignedBundle bundle{.made_ns = facts.made_ns,
                                          .about = {{"build_id", facts.build_id},
+                                                   {"variant", facts.variant},
+                                                   {"seen_in", facts.seen_in},
                                                    {"release", facts.release},
                                                    {"source", facts.source},
                                                    {"text_bytes", std::to_string(facts.text_bytes)},
@@ -122,27 +152,33 @@ Result<void> BaselineStore::keep(BaselineFacts facts, std::string_view bytes) {
     std::filesystem::remove_all(folder, error);
     std::filesystem::rename(next, folder, error);
     if (error) return fail(os_error("keeping " + folder.native(), error.value()));
-    std::erase_if(kept_, [&](const auto& one) { return one.build_id == facts.build_id; });
+    forget(id);
     kept_.push_back(std::move(facts));
     std::ranges::sort(kept_, {}, &BaselineFacts::release);
     return {};
 }
 
-Result<void> BaselineStore::drop(std::string_view build_id) {
-    if (find(build_id) == nullptr) {
-        return fail(Code::not_found, fmt::format("no baseline of build id {} is kept", build_id));
+Result<void> BaselineStore::drop(std::string_view id) {
+    if (find(id) == nullptr) {
+        return fail(Code::not_found, fmt::format("no baseline {} is kept", id));
     }
     std::error_code error;
-    std::filesystem::remove_all(folder_of(build_id), error);
-    if (error) return fail(os_error(fmt::format("removing {}", build_id), error.value()));
-    std::erase_if(kept_, [&](const auto& one) { return one.build_id == build_id; });
+    std::filesystem::remove_all(folder_of(id), error);
+    if (error) return fail(os_error(fmt::format("removing {}", id), error.value()));
+    forget(id);
     return {};
 }
 
-Result<std::string> BaselineStore::read(const BaselineFacts& facts) const {
-    const auto path = folder_of(facts.build_id) / kFileName;
-    std::string bytes = TRY(read_file(path, limits::kMaxBaselineBytes));
-    if (hash_text(bytes) != facts.sha256) {
+void BaselineStore::forget(std::string_view id) {
+    std::erase_if(kept_, [&](const auto& one) { return one.id() == id; });
+}
+
+Result<std::string> BaselineStore::read(BaselineFacts facts) {
+    const auto path = folder_of(facts.id()) / kFileName;
+    auto bytes = read_file(path, limits::kMaxBaselineBytes);
+    if (bytes.has_value() && hash_text(*bytes) == facts.sha256) return bytes;
+    forget(facts.id());
+    if (bytes.has_value()) {
         return fail(Code::permission,
                     fmt::format("{} is not what was kept: somebody has changed it. Make it anew: "
                                 "underseer baseline make",

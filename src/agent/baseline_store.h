@@ -24,19 +24,26 @@ class BaselineStore {
     std::span<const std::string> troubles() const { return troubles_; }
 
     std::span<const BaselineFacts> all() const { return kept_; }
-    const BaselineFacts* find(std::string_view build_id) const;
+    // By BaselineFacts::id().
+    const BaselineFacts* find(std::string_view id) const;
+    // What a kernel of that build, made to run so, is to be compared with: how it was built, else
+    // how it was first seen.
+    const BaselineFacts* find_for(const std::string& build_id, const std::string& variant) const;
 
-    // In the place of the one of the same kernel. Code::invalid_argument when `bytes` are not
+    // In the place of the one of the same kernel. Of those that were seen only some are kept, the
+    // latest, of one guest and of all. Code::invalid_argument when `bytes` are not
     // those that `facts` tell of, Code::limit when there are too many.
     Result<void> keep(BaselineFacts facts, std::string_view bytes);
     // Code::not_found when there is none.
-    Result<void> drop(std::string_view build_id);
-    // Code::permission when it is not what was kept.
-    Result<std::string> read(const BaselineFacts& facts) const;
+    Result<void> drop(std::string_view id);
+    // Code::permission when it is not what was kept; it is not used any more then.
+    Result<std::string> read(BaselineFacts facts);
 
   private:
-    std::filesystem::path folder_of(std::string_view build_id) const;
+    std::filesystem::path folder_of(std::string_view id) const;
+    Result<void> make_room(const BaselineFacts& seen);
     Result<BaselineFacts> load(const std::filesystem::path& folder) const;
+    void forget(std::string_view id);
 
     std::filesystem::path folder_;
     const crypto::SigningKey* key_;

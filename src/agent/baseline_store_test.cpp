@@ -1,5 +1,6 @@
 #include "agent/baseline_store.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <stdlib.h>
 
@@ -33,6 +34,14 @@ class KeptBaselines : public testing::Test {
                 .bytes = bytes.size(),
                 .sha256 = crypto::to_hex(crypto::sha256(as_bytes(bytes)))};
     }
+    static BaselineFacts seen(const std::string& build_id, const std::string& variant,
+                              const std::string& guest, std::uint64_t when) {
+        BaselineFacts one = facts(build_id, variant);
+        one.variant = variant;
+        one.seen_in = guest;
+        one.made_ns = when;
+        return one;
+    }
     std::filesystem::path file(const std::string& name) const {
         return folder_ / "baselines" / name;
     }
@@ -48,7 +57,7 @@ TEST_F(KeptBaselines, are_there_after_a_restart_as_they_were) {
     auto store = open();
     ASSERT_TRUE(store.keep(facts("b2", "second"), "second").has_value());
     ASSERT_TRUE(store.keep(facts("a1", "first"), "first").has_value());
-    const auto again = open();
+    auto again = open();
     ASSERT_EQ(again.all().size(), 2u);
     EXPECT_EQ(again.all()[0], facts("a1", "first")) << "by release";
     EXPECT_EQ(again.read(*again.find("b2")).value(), "second");
@@ -96,6 +105,44 @@ TEST_F(KeptBaselines, are_each_for_the_kernel_that_they_are_of) {
     const BaselineStore refused(folder_, &key_);
     EXPECT_TRUE(refused.all().empty());
     EXPECT_EQ(refused.troubles().size(), 1u);
+}
+
+// How the kernel was built says more than what some guest was seen to run.
+TEST_F(KeptBaselines, that_were_first_seen_are_second_choice) {
+    auto store = open();
+    ASSERT_TRUE(store.keep(seen("a1", "01", "vm", 1), "01").has_value());
+    ASSERT_TRUE(store.keep(seen("a1", "02", "vm", 2), "02").has_value());
+    EXPECT_EQ(open().find_for("a1", "02")->id(), "a1-02");
+    EXPECT_EQ(store.find_for("a1", "03"), nullptr) << "made to run in another way";
+    EXPECT_EQ(store.find_for("a1", ""), nullptr) << "nobody knows in which way";
+    ASSERT_TRUE(store.keep(facts("a1", "built"), "built").has_value());
+    EXPECT_EQ(store.find_for("a1", "02")->id(), "a1");
+    EXPECT_EQ(store.find_for("a1", "03")->id(), "a1");
+    ASSERT_TRUE(store.drop("a1").has_value());
+    EXPECT_EQ(open().find_for("a1", "01")->id(), "a1-01");
+}
+
+// A guest may say that it is another kernel as often as it likes.
+TEST_F(KeptBaselines, that_were_first_seen_are_the_latest_of_each_guest) {
+    auto store = open();
+    ASSERT_TRUE(store.keep(seen("b0", "01", "quiet", 1), "01").has_value());
+    for (std::uint64_t i = 10; i < 30; ++i) {
+        ASSERT_TRUE(store.keep(seen(fmt::format("{:x}", i), "01", "loud", i), "01").has_value());
+    }
+    EXPECT_EQ(store.all().size(), 5u);
+    EXPECT_NE(store.find("b0-01"), nullptr);
+    EXPECT_NE(store.find("1d-01"), nullptr);
+    EXPECT_EQ(store.find("19-01"), nullptr);
+    EXPECT_EQ(open().all().size(), 5u);
+}
+
+TEST_F(KeptBaselines, that_cannot_be_read_make_room_for_the_second_choice) {
+    auto store = open();
+    ASSERT_TRUE(store.keep(seen("a1", "01", "vm", 1), "01").has_value());
+    ASSERT_TRUE(store.keep(facts("a1", "built"), "built").has_value());
+    overwrite(file("a1/kernel.baseline"), "other");
+    EXPECT_EQ(store.read(*store.find_for("a1", "01")).error().code, Code::permission);
+    EXPECT_EQ(store.find_for("a1", "01")->id(), "a1-01");
 }
 
 TEST_F(KeptBaselines, that_were_cut_off_while_they_were_written_are_not_there) {

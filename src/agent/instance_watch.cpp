@@ -73,6 +73,7 @@ InstanceWatch::InstanceWatch(EventLoop* loop, const policy::Policy* policy, hype
       policy_(policy),
       vm_(std::move(vm)),
       callbacks_(std::move(callbacks)),
+      baseline_([this] { return worker_.get(); }, baseline_callbacks()),
       seen_since_(std::chrono::steady_clock::now()),
       blind_since_(seen_since_),
       last_search_(seen_since_) {
@@ -181,7 +182,7 @@ void InstanceWatch::on_ready(const std::vector<std::string>& missing_layers) {
 
 void InstanceWatch::on_lost(const Error& why, std::chrono::milliseconds until_restart) {
     loop_->cancel(std::exchange(next_check_, 0));
-    used_baseline_ = {};
+    baseline_.forget();
     status_.baseline.clear();
     status_.state = WatchState::restarting;
     status_.why = fmt::format("{}; again in {} ms", why.to_text(), until_restart.count());
@@ -252,6 +253,10 @@ bool InstanceWatch::ask_for_reports(JobRunner& worker, const Question& question,
                  event::Decoder decoder{as_bytes(frame.substr(1))};
                  const auto end = decoder.get<AnswerEnd>();
                  if (!end.has_value()) return false;
+                 if (is_of_checks) {
+                     baseline_.answered(*end);
+                     status_.baseline = baseline_.used().id();
+                 }
                  if (end->failed) {
                      done(fail(error_of(*end)));
                  } else if (reports->size() != count) {
@@ -259,7 +264,6 @@ bool InstanceWatch::ask_for_reports(JobRunner& worker, const Question& question,
                                                             count, end->first_gap)));
                  } else {
                      done(std::move(*reports));
-                     if (is_of_checks && worker_) on_lacking_baseline(end->lacks_baseline);
                  }
                  return true;
              },
@@ -267,61 +271,22 @@ bool InstanceWatch::ask_for_reports(JobRunner& worker, const Question& question,
          .on_failure = [](const Error&) {}});
 }
 
-// Told with each answer: after a reboot the worker has another guest, and knows nothing of it.
-void InstanceWatch::on_lacking_baseline(const std::string& build_id) {
-    if (build_id.empty() || sending_ || build_id == refused_baseline_) return;
-    used_baseline_ = {};
-    status_.baseline.clear();
-    sending_ = callbacks_.baseline(build_id);
-    if (sending_) return send_baseline(0);
-    refused_baseline_ = build_id;
-}
-
-void InstanceWatch::baselines_changed() {
-    if (sending_ || !worker_) return;
-    if (used_baseline_.build_id.empty()) {
-        return on_lacking_baseline(std::exchange(refused_baseline_, {}));
-    }
-    sending_ = callbacks_.baseline(used_baseline_.build_id);
-    // One that is empty takes away what the worker has.
-    if (!sending_) sending_ = std::make_shared<const KeptBaseline>();
-    if (sending_->facts != used_baseline_) return send_baseline(0);
-    sending_.reset();
-}
-
-void InstanceWatch::send_baseline(std::size_t from) {
-    Question question{.topic = Topic::baseline};
-    question.baseline = part_of(sending_->bytes, from);
-    const auto on_end = [this, from, is_last = question.baseline.is_last](std::string_view frame,
-                                                                          bool last) {
-        if (!last) return true;
-        event::Decoder decoder{as_bytes(frame.substr(1))};
-        const auto end = decoder.get<AnswerEnd>();
-        if (!end.has_value()) return false;
-        if (!end->failed && !is_last) {
-            send_baseline(from + kBaselinePartBytes);
-            return true;
-        }
-        const auto sent = std::exchange(sending_, nullptr);
-        if (!end->failed) {
-            used_baseline_ = sent->facts;
-            status_.baseline = sent->facts.build_id;
-            schedule_.hurry(kOfBaselines, std::chrono::steady_clock::now());
-            if (next_check_ != 0) plan_next_check();
-            return true;
-        }
-        const Error why = error_of(*end);
-        // A guest that has ended meanwhile is no fault of the baseline's.
-        if (why.code == Code::unavailable || why.code == Code::gone) return true;
-        refused_baseline_ = sent->facts.build_id;
-        callbacks_.note(*this, "its kernel is not compared with its baseline: " + why.to_text());
-        return true;
-    };
-    const bool taken = worker_->submit({.question = event::encode(question),
-                                        .deadline = kCheckDeadline,
-                                        .on_frame = on_end,
-                                        .on_failure = [this](const Error&) { sending_.reset(); }});
-    if (!taken) sending_.reset();
+GuestBaseline::Callbacks InstanceWatch::baseline_callbacks() {
+    return {.find =
+                [this](const std::string& build_id, const std::string& variant) {
+                    return callbacks_.baseline(build_id, variant);
+                },
+            .seen =
+                [this](BaselineFacts facts, std::string bytes) {
+                    callbacks_.code_seen(*this, std::move(facts), std::move(bytes));
+                },
+            .told =
+                [this] {
+                    status_.baseline = baseline_.used().id();
+                    schedule_.hurry(kOfBaselines, std::chrono::steady_clock::now());
+                    if (next_check_ != 0) plan_next_check();
+                },
+            .note = [this](const std::string& text) { callbacks_.note(*this, text); }};
 }
 
 void InstanceWatch::check() {
@@ -530,6 +495,9 @@ void InstanceWatch::judged(const std::string& check, AnalyserVerdict verdict,
     status.reason = std::move(verdict.reason);
     status.coverage = std::move(verdict.coverage);
     summarise();
+    if (check == kOfBaselines[0] && status.outcome == event::Outcome::clean) {
+        baseline_.found_clean();
+    }
     const auto silent = silent_since_.find(check);
     if (status.outcome == event::Outcome::unavailable) {
         if (silent != silent_since_.end()) return;

@@ -8,18 +8,13 @@
 
 #include "agent/analyser.h"
 #include "agent/check_schedule.h"
+#include "agent/guest_baseline.h"
 #include "agent/job_runner.h"
 #include "agent/status.h"
 #include "hypervisor/discover.h"
 #include "policy/policy.h"
 
 namespace underseer::agent {
-
-// A baseline that the agent keeps, to be handed to workers.
-struct KeptBaseline {
-    BaselineFacts facts;
-    std::string bytes;
-};
 
 class InstanceWatch {
   public:
@@ -34,8 +29,13 @@ class InstanceWatch {
         std::function<void(InstanceWatch&, const std::string& note)> note;
         // Whether this host has room for one more scan.
         std::function<bool()> may_scan;
-        // How the kernel with this build id was built; null where that is not kept.
-        std::function<std::shared_ptr<const KeptBaseline>(const std::string& build_id)> baseline;
+        // How the kernel with this build id was built, or first seen in that variant; null where
+        // neither is kept.
+        std::function<std::shared_ptr<const KeptBaseline>(const std::string& build_id,
+                                                          const std::string& variant)>
+            baseline;
+        // A kernel that was seen for the first time: see GuestBaseline.
+        std::function<void(InstanceWatch&, BaselineFacts facts, std::string bytes)> code_seen;
     };
 
     // All of these must outlive this. `policy` may change in place: call policy_changed().
@@ -52,7 +52,9 @@ class InstanceWatch {
     void refresh(const hypervisor::Vm& vm, event::Instance instance);
 
     // The agent keeps others by now.
-    void baselines_changed();
+    void baselines_changed() { baseline_.kept_changed(); }
+    // What its kernel's code is compared with; build_id "": with nothing.
+    const BaselineFacts& baseline() const { return baseline_.used(); }
 
     // How much of a core it may take at most, in percent, whatever the policy says of one VM.
     void bound_cost(double percent);
@@ -95,9 +97,7 @@ class InstanceWatch {
     void on_ready(const std::vector<std::string>& missing_layers);
     void on_lost(const Error& why, std::chrono::milliseconds until_restart);
     void learn_kernel();
-    // The worker has nothing to compare the kernel of that build id with ("": it has).
-    void on_lacking_baseline(const std::string& build_id);
-    void send_baseline(std::size_t from);
+    GuestBaseline::Callbacks baseline_callbacks();
     // The next look at the earliest in this time, or when the schedule has it.
     void plan_check(std::chrono::milliseconds from_now);
     void plan_next_check();
@@ -140,6 +140,7 @@ class InstanceWatch {
     const policy::Policy* policy_;
     hypervisor::Vm vm_;
     Callbacks callbacks_;
+    GuestBaseline baseline_;
     InstanceStatus status_;
     Instant seen_since_;
     Instant blind_since_;
@@ -162,9 +163,6 @@ class InstanceWatch {
     Instant heard_at_;
     unsigned doubtful_hearings_ = 0;  // in a row
     EventLoop::Timer next_check_ = 0;
-    std::shared_ptr<const KeptBaseline> sending_;  // to the worker
-    BaselineFacts used_baseline_;                  // that the worker has
-    std::string refused_baseline_;  // a build id that there was none for, or none that fits
     std::uint64_t scanning_for_ = 0;
     EventLoop::Timer scan_idle_ = 0, scan_lost_ = 0;
     EventLoop::Timer watch_again_ = 0;

@@ -40,6 +40,7 @@ enum class Topic : std::uint8_t {
     evidence,       // into the files that the worker was started with: a KeptFile for each
     baseline,       // how the guest's kernel was built, in parts: Question::baseline
     make_baseline,  // of a kernel's file, which is read like an image: BaselineMadeParts
+    see_code,       // the guest's kernel as it runs, for one of those: BaselineMadeParts
     exact_trace,    // every system call of one process, as they come: Question::trace's for_ms
 };
 constexpr Topic last_enumerator(Topic) {
@@ -286,8 +287,9 @@ struct AnswerEnd {
     std::string error;
     std::uint32_t unreadable = 0;  // entries that could not be read
     std::string first_gap;         // why, of the first of them
-    // The build id of the guest's kernel, when nobody has said how that was built.
-    std::string lacks_baseline;
+    // Of the guest's kernel, when nobody has said how that was built: its build id, and which of
+    // the ways to run it this is (guest_linux/seen_code.h; "": that is not known).
+    std::string lacks_baseline, code_variant;
 
     static constexpr auto fields() {
         using event::Field;
@@ -296,7 +298,8 @@ struct AnswerEnd {
                           Field{"error", &AnswerEnd::error},
                           Field{"unreadable", &AnswerEnd::unreadable},
                           Field{"first_gap", &AnswerEnd::first_gap},
-                          Field{"lacks_baseline", &AnswerEnd::lacks_baseline}};
+                          Field{"lacks_baseline", &AnswerEnd::lacks_baseline},
+                          Field{"code_variant", &AnswerEnd::code_variant}};
     }
 };
 

@@ -133,7 +133,7 @@ class Worker {
     void leave_guest() {
         watch_.reset(), runners_.reset();  // they hold on to the guest
         guest_.reset();
-        build_id_.clear();
+        build_id_.clear(), variant_.clear();
         seen_running_ = false;
         suspect_ = false;
         scan_.leave_guest();
@@ -447,6 +447,8 @@ class Worker {
                                  kOneItemAFrame);
             case Topic::baseline:
                 return frames_of(take_baseline(question.baseline));
+            case Topic::see_code:
+                return frames_of(seen_code(), kOneItemAFrame);
             case Topic::ram_regions:
             case Topic::ram_bytes:
             case Topic::watch:
@@ -530,8 +532,17 @@ class Worker {
 
     Result<Listing<BaselineMadePart>> made_baseline() {
         if (!source_.image) return fail(Code::unsupported, "a baseline is made of a kernel's file");
-        const Baseline baseline =
-            TRY(make_baseline(source_.fds.front().get(), source_.image_bytes));
+        return parts_of(TRY(make_baseline(source_.fds.front().get(), source_.image_bytes)));
+    }
+
+    Result<Listing<BaselineMadePart>> seen_code() {
+        std::string variant = TRY(guest_->code_variant());
+        Baseline baseline = describe(TRY(guest_->see_code()));
+        baseline.facts.variant = std::move(variant);
+        return parts_of(baseline);
+    }
+
+    static Listing<BaselineMadePart> parts_of(const Baseline& baseline) {
         Listing<BaselineMadePart> listing;
         for (std::size_t at = 0; at < baseline.bytes.size(); at += kBaselinePartBytes) {
             listing.items.push_back(
@@ -540,10 +551,12 @@ class Worker {
         return listing;
     }
 
-    std::string lacks_baseline() {
-        if (!guest_ || guest_->knows_built()) return {};
+    void tell_lacking(AnswerEnd& end) {
+        if (!guest_ || guest_->knows_built()) return;
         if (build_id_.empty()) build_id_ = guest_->info().build_id.value_or("");
-        return build_id_;
+        end.lacks_baseline = build_id_;
+        if (variant_.empty()) variant_ = guest_->code_variant().value_or("");
+        end.code_variant = variant_;
     }
 
     static void sleep_ms(unsigned ms) { Pace::sleep(milliseconds(ms)); }
@@ -571,9 +584,9 @@ class Worker {
             frame.put_raw(bytes);
         }
         frames.push_back(frame.take());
-        frames.push_back(end({.unreadable = listing->unreadable,
-                              .first_gap = listing->first_error,
-                              .lacks_baseline = lacks_baseline()}));
+        AnswerEnd last{.unreadable = listing->unreadable, .first_gap = listing->first_error};
+        tell_lacking(last);
+        frames.push_back(end(last));
         return frames;
     }
 
@@ -613,7 +626,7 @@ class Worker {
     ProcessTrace trace_;
     std::vector<event::CpuRegisters> image_cpus_;  // that its writer told
     std::string baseline_;                         // parts that have come
-    std::string build_id_;                         // of guest_, once it was asked for
+    std::string build_id_, variant_;               // of guest_, once they were asked for
     bool suspect_ = false;           // the last check for hidden processes has found one
     guest_linux::VitalSigns signs_;  // of guest_, when they were last seen
     bool seen_running_ = false;      // its clock has moved under our eyes

@@ -69,8 +69,16 @@ const Result<guest_linux::CodeComparison>& Snapshot::altered_code() {
 }
 
 const Result<guest_linux::CodeComparison>* Snapshot::code_unlike_built() {
-    if (!guest_->knows_built()) return nullptr;
-    return &once(unlike_built_, [&]() -> Result<guest_linux::CodeComparison> {
+    return code_unlike_known(/*is_seen=*/false);
+}
+
+const Result<guest_linux::CodeComparison>* Snapshot::code_unlike_first_seen() {
+    return code_unlike_known(/*is_seen=*/true);
+}
+
+const Result<guest_linux::CodeComparison>* Snapshot::code_unlike_known(bool is_seen) {
+    if (!guest_->knows_built() || guest_->built_is_seen() != is_seen) return nullptr;
+    return &once(unlike_known_, [&]() -> Result<guest_linux::CodeComparison> {
         if (!code().has_value()) return fail(code().error());
         return guest_->compare_built(*code());
     });

@@ -25,8 +25,10 @@ class Snapshot {
     // What the checks of the kernel share: see the functions of Guest that are called so.
     const Result<guest_linux::WaysOut>& ways_out_of_code();
     const Result<guest_linux::CodeComparison>& altered_code();
-    // Null where nobody has told how the kernel was built.
+    // Null where nobody has told how the kernel was built; where what is known is only how a guest
+    // was first seen to run it, the second one has it.
     const Result<guest_linux::CodeComparison>* code_unlike_built();
+    const Result<guest_linux::CodeComparison>* code_unlike_first_seen();
     const Result<guest_linux::BpfPrograms>& bpf_programs();
     const guest_linux::DispatchReport& system_calls();
     const guest_linux::BindingList& bindings();
@@ -35,11 +37,13 @@ class Snapshot {
     const event::Task* process(std::uint32_t pid);
 
   private:
+    const Result<guest_linux::CodeComparison>* code_unlike_known(bool is_seen);
+
     guest_linux::Guest* guest_;
     std::optional<guest_linux::Listing<event::Task>> tasks_;
     std::optional<Result<guest_linux::CodeMap>> code_;
     std::optional<Result<guest_linux::WaysOut>> ways_out_;
-    std::optional<Result<guest_linux::CodeComparison>> altered_, unlike_built_;
+    std::optional<Result<guest_linux::CodeComparison>> altered_, unlike_known_;
     std::optional<Result<guest_linux::BpfPrograms>> bpf_programs_;
     std::optional<guest_linux::DispatchReport> system_calls_;
     std::optional<guest_linux::BindingList> bindings_;

@@ -11,7 +11,10 @@ namespace underseer::guest_linux {
 
 class BuiltCode {
   public:
-    explicit BuiltCode(BuiltKernel built) : built_(std::move(built)) {}
+    explicit BuiltCode(BuiltKernel built) : is_seen_(built.is_seen), built_(std::move(built)) {}
+
+    // It was seen in a guest, which may have been altered itself.
+    bool is_seen() const { return is_seen_; }
 
     // What differs without a reason: moved by KASLR, made so when the kernel started, or patched
     // while it runs. All code is compared once; what was as it should be is not looked at again
@@ -20,6 +23,7 @@ class BuiltCode {
     Result<CodeComparison> compare(Kernel& kernel, const CodeMap& code);
 
   private:
+    bool is_seen_;
     std::optional<BuiltKernel> built_;  // nothing: all was as it should be
     std::vector<std::size_t> open_;     // pages that were not, or could not be read
     std::uint64_t pages_ = 0;

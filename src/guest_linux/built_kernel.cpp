@@ -28,8 +28,8 @@ constexpr std::size_t kSectorBytes = 512, kUsualSetupSectors = 4;
 constexpr std::uint16_t kGzip = 0x8b1f;
 constexpr std::uint8_t kCall = 0xe8, kJump = 0xe9;
 
-constexpr std::string_view kFileMagic = "underseer kernel baseline 1\n";
-constexpr int kPackLevel = 12;
+constexpr std::string_view kFileMagic = "underseer kernel baseline 2\n";
+constexpr int kPackLevel = 12, kQuickPackLevel = 1;
 constexpr std::string_view kBannerBegin = "Linux version ";
 
 class Vmlinux {
@@ -274,13 +274,13 @@ Result<BuiltKernel> read_built_kernel(Bytes file) {
     return kernel;
 }
 
-std::string pack(const BuiltKernel& kernel) {
+std::string pack(const BuiltKernel& kernel, bool quickly) {
     const std::string plain = event::encode(kernel);
     std::string packed(kFileMagic);
     const std::size_t head = packed.size(), most = ZSTD_compressBound(plain.size());
     packed.resize(head + most);
-    const std::size_t size =
-        ZSTD_compress(packed.data() + head, most, plain.data(), plain.size(), kPackLevel);
+    const std::size_t size = ZSTD_compress(packed.data() + head, most, plain.data(), plain.size(),
+                                           quickly ? kQuickPackLevel : kPackLevel);
     CHECK(ZSTD_isError(size) == 0);
     packed.resize(head + size);
     return packed;

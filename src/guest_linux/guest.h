@@ -22,6 +22,7 @@
 #include "guest_linux/operations.h"
 #include "guest_linux/paths.h"
 #include "guest_linux/running_tasks.h"
+#include "guest_linux/seen_code.h"
 #include "guest_linux/syscall_arguments.h"
 #include "guest_linux/syscall_entry.h"
 #include "guest_linux/syscall_names.h"
@@ -106,9 +107,13 @@ class Guest {
     // Against how it was built, where that is known: to be told once. Code::invalid_argument when
     // `built` is another kernel than this one.
     Result<void> know_built(BuiltKernel built);
+    // For that, in other guests: see seen_code.h.
+    Result<BuiltKernel> see_code() { return guest_linux::see_code(*kernel_); }
+    Result<std::string> code_variant() { return guest_linux::code_variant(*kernel_); }
     void forget_built() { built_code_.reset(); }
     bool knows_built() const { return built_code_.has_value(); }
-    // REQUIRES: knows_built().
+    // REQUIRES: knows_built(), here and below. It was seen in a guest, this one or another.
+    bool built_is_seen() const { return built_code_->is_seen(); }
     Result<CodeComparison> compare_built(const CodeMap& code) {
         return built_code_->compare(*kernel_, code);
     }

@@ -94,9 +94,31 @@ constexpr Rule kRules[] = {
                "kernel's lists and not meant for this CPU.",
      .benign = "A live patch that is not by ftrace; a hypervisor that patches the kernel itself.",
      .advice = kAdvice},
+    {.id = kUnlikeFirstSeen,
+     .title = "Code of the kernel that is not as other guests have it",
+     .severity = event::Severity::high,
+     .confidence = 75,
+     .technique = "T1014",
+     .subject_kind = "code",
+     .reads =
+         "Where no baseline of the kernel's file is kept: every byte of the kernel's code against "
+         "what the first guest that ran the same build, on a CPU with the same features, was seen "
+         "to run; kept by the agent, signed, over the ends of guests and its own. Told apart is "
+         "what differs between guests anyway: where KASLR has put it, numbers that are known only "
+         "when a kernel starts, and all that it patches while it runs. Where code differs, it is "
+         "told about those guests that are fewer, even if one of them was the first.",
+     .misses =
+         "Modules and constants. What all guests of the host have alike. Who can start more "
+         "guests with the same altered kernel than there are others has them all told as odd.",
+     .benign = "Of two guests that differ, it is told about the later one, and may be true of the "
+               "earlier one. A live patch that is not by ftrace.",
+     .advice =
+         "Make a baseline of the kernel's own file (underseer baseline make), which says which "
+         "guest is altered; then take evidence of it (underseer act VM capture)."},
 };
 constexpr const Rule& kAltered = kRules[3];
 constexpr const Rule& kUnlike = kRules[4];
+constexpr const Rule& kUnlikeOthers = kRules[5];
 constexpr const Rule& kUnaccounted = kRules[0];
 constexpr const Rule& kWritable = kRules[1];
 constexpr const Rule& kPatched = kRules[2];
@@ -138,13 +160,14 @@ std::vector<guest_linux::WayOut> judge_ways_out(Snapshot& snapshot, event::Check
     return ways->found;
 }
 
-// What the bytes of an alteration are called.
-struct Sides {
+// What the bytes of an alteration are called, and from where on it is told apart.
+struct Terms {
     const char *then, *now;
+    GuestVirt origin{};
 };
 
 // `told`: what leads out of the kernel is told as that.
-void judge_comparison(const Rule& rule, const Sides& sides,
+void judge_comparison(const Rule& rule, const Terms& terms,
                       const Result<guest_linux::CodeComparison>& compared, const CodeMap& code,
                       const std::vector<guest_linux::WayOut>& told, event::CheckReport& report,
                       std::string& doubt) {
@@ -164,7 +187,7 @@ void judge_comparison(const Rule& rule, const Sides& sides,
             return one.at >= way.at && one.at - way.at < kLongestInstruction;
         });
         if (leads_out) continue;
-        event::Finding finding = rule.about(one.place, fmt::format("{:x}", one.at.value));
+        event::Finding finding = rule.about(one.place, fmt::format("{:x}", one.at - terms.origin));
         guest_linux::Disassembler disassembler;
         const auto shown = [&](const char* name, const std::string& bytes) {
             const std::size_t skipped = one.at - one.shown_from;
@@ -172,7 +195,7 @@ void judge_comparison(const Rule& rule, const Sides& sides,
                 name, disassembler.text(as_bytes(bytes).subspan(skipped), one.at, kInstructions),
                 one.shown_from.value, bytes};
         };
-        finding.evidence = {shown(sides.then, one.before), shown(sides.now, one.after)};
+        finding.evidence = {shown(terms.then, one.before), shown(terms.now, one.after)};
         add_finding(report, std::move(finding));
     }
 }
@@ -200,8 +223,17 @@ event::CheckReport inspect(Snapshot& snapshot) {
     const auto ways_out = judge_ways_out(snapshot, report, doubt);
     judge_comparison(kAltered, {"before", "after"}, snapshot.altered_code(), map, ways_out, report,
                      doubt);
-    if (const auto* compared = snapshot.code_unlike_built()) {
-        judge_comparison(kUnlike, {"as built", "now"}, *compared, map, ways_out, report, doubt);
+    const auto* built = snapshot.code_unlike_built();
+    const auto* seen = snapshot.code_unlike_first_seen();
+    if (built != nullptr) {
+        judge_comparison(kUnlike, {"as built", "now"}, *built, map, ways_out, report, doubt);
+    } else if (seen != nullptr) {
+        // By where it is in the image: that is the same in all guests.
+        const auto text = snapshot.kernel().symbol("_text");
+        judge_comparison(kUnlikeOthers, {"as first seen", "now", text.value_or(GuestVirt{})}, *seen,
+                         map, ways_out, report, doubt);
+    }
+    if (const auto* compared = built != nullptr ? built : seen) {
         if (compared->has_value() && (*compared)->unreadable > 0) {
             report.coverage.unreadable += (*compared)->unreadable;
             doubt = fmt::format(
