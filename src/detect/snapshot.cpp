@@ -61,6 +61,13 @@ const Result<guest_linux::WaysOut>& Snapshot::ways_out_of_code() {
     });
 }
 
+const Result<guest_linux::WaysOut>& Snapshot::ways_out_of_constants() {
+    return once(constant_ways_out_, [&]() -> Result<guest_linux::WaysOut> {
+        if (!code().has_value()) return fail(code().error());
+        return guest_->pointers_out_of_constants(*code());
+    });
+}
+
 const Result<guest_linux::CodeComparison>& Snapshot::altered_code() {
     return once(altered_, [&]() -> Result<guest_linux::CodeComparison> {
         if (!code().has_value()) return fail(code().error());

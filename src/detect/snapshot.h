@@ -24,6 +24,7 @@ class Snapshot {
     const Result<guest_linux::CodeMap>& code();
     // What the checks of the kernel share: see the functions of Guest that are called so.
     const Result<guest_linux::WaysOut>& ways_out_of_code();
+    const Result<guest_linux::WaysOut>& ways_out_of_constants();
     const Result<guest_linux::CodeComparison>& altered_code();
     // Null where nobody has told how the kernel was built; where what is known is only how a guest
     // was first seen to run it, the second one has it.
@@ -42,7 +43,7 @@ class Snapshot {
     guest_linux::Guest* guest_;
     std::optional<guest_linux::Listing<event::Task>> tasks_;
     std::optional<Result<guest_linux::CodeMap>> code_;
-    std::optional<Result<guest_linux::WaysOut>> ways_out_;
+    std::optional<Result<guest_linux::WaysOut>> ways_out_, constant_ways_out_;
     std::optional<Result<guest_linux::CodeComparison>> altered_, unlike_known_;
     std::optional<Result<guest_linux::BpfPrograms>> bpf_programs_;
     std::optional<guest_linux::DispatchReport> system_calls_;

@@ -36,10 +36,8 @@ std::size_t moved_address(Bytes before, Bytes now, std::size_t i, std::uint64_t 
 
 }  // namespace
 
-Result<CodeComparison> BuiltCode::compare(Kernel& kernel, const CodeMap& code) {
-    CodeComparison result;
-    result.pages = pages_;
-    if (!built_) return result;
+// The code first.
+Result<std::vector<BuiltCode::Part>> BuiltCode::parts(Kernel& kernel) const {
     const GuestVirt begin = TRY(kernel.symbol("_text")), end = TRY(kernel.symbol("_etext"));
     const std::string& text = built_->text;
     const std::uint64_t slide = begin.value - built_->begin;
@@ -50,38 +48,59 @@ Result<CodeComparison> BuiltCode::compare(Kernel& kernel, const CodeMap& code) {
                     fmt::format("the baseline of {} has {} bytes of code, the guest's kernel {}",
                                 built_->release, text.size(), end - begin));
     }
-    if (!is_compared_) {
-        pages_ = (std::min<std::uint64_t>(text.size(), end - begin) + kPageSize - 1) / kPageSize;
-        for (std::size_t page = 0; page < pages_; ++page) open_.push_back(page);
+    std::vector<Part> all{
+        {begin, as_bytes(text).first(std::min<std::size_t>(text.size(), end - begin)), false}};
+    for (const BuiltConstants& constants : built_->constants) {
+        all.push_back({GuestVirt{constants.begin + slide}, as_bytes(constants.bytes), true});
     }
-    const std::size_t size = std::min<std::size_t>(text.size(), end - begin);
+    return all;
+}
+
+Result<CodeComparison> BuiltCode::compare(Kernel& kernel, const CodeMap& code) {
+    CodeComparison result;
+    result.pages = pages_;
+    if (!built_) return result;
+    const std::vector<Part> all = TRY(parts(kernel));
+    const std::uint64_t slide = all.front().begin.value - built_->begin;
+    if (!is_compared_) {
+        for (std::size_t part = 0; part < all.size(); ++part) {
+            const std::size_t pages = (all[part].built.size() + kPageSize - 1) / kPageSize;
+            for (std::size_t page = 0; page < pages; ++page) open_.push_back({part, page});
+        }
+        pages_ = open_.size();
+    }
     const PatchSites sites(kernel, code);
     StartPatches start(kernel, *built_, slide);
     std::vector<std::byte> now;
-    std::erase_if(open_, [&](std::size_t page) {
-        const std::size_t first = page * kPageSize, last = std::min(first + kPageSize, size),
+    std::erase_if(open_, [&](const Page& open) {
+        const Part& part = all[open.part];
+        // It may be shorter by now: a guest says where its code ends.
+        const std::size_t first = std::min(open.page * kPageSize, part.built.size()),
+                          last = std::min(first + kPageSize, part.built.size()),
                           from = first - std::min(first, kMargin),
-                          to = std::min(last + kMargin, size);
+                          to = std::min(last + kMargin, part.built.size());
         now.resize(to - from);
-        if (!kernel.memory().read(begin + from, now).has_value()) {
+        if (!kernel.memory().read(part.begin + from, now).has_value()) {
             ++result.unreadable;
             return false;
         }
-        const Bytes before = as_bytes(text).subspan(from, to - from);
+        const Bytes before = part.built.subspan(from, to - from);
         if (std::memcmp(before.data(), now.data(), now.size()) == 0) return true;
         const std::size_t told = result.altered.size();
         tell_differences(
-            {.at = begin + from,
+            {.at = part.begin + from,
              .before = before,
              .now = now,
              .first = first - from,
-             .last = last - from},
-            [&](std::size_t i) {
+             .last = last - from,
+             .is_constant = part.is_constant},
+            [&](std::size_t i) -> std::size_t {
                 if (const std::size_t moved = moved_address(before, now, i, slide)) return moved;
+                if (part.is_constant) return 0;
                 if (const std::size_t made = start.explains(now, from, from + i)) return made;
-                return sites.explains(begin + from, now, i);
+                return sites.explains(part.begin + from, now, i);
             },
-            [&](GuestVirt place) { return symbol_text(kernel, place); }, result);
+            [&](GuestVirt at) { return symbol_text(kernel, at); }, result);
         return result.altered.size() == told && told < limits::kMaxWaysOut;
     });
     is_compared_ = true;

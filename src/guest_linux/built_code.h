@@ -1,4 +1,5 @@
-// The kernel's code against how it was built: what was altered before anybody looked is seen too.
+// The kernel's code and constants against how they were built: what was altered before anybody
+// looked is seen too.
 #pragma once
 
 #include <optional>
@@ -17,15 +18,26 @@ class BuiltCode {
     bool is_seen() const { return is_seen_; }
 
     // What differs without a reason: moved by KASLR, made so when the kernel started, or patched
-    // while it runs. All code is compared once; what was as it should be is not looked at again
+    // while it runs. All is compared once; what was as it should be is not looked at again
     // (CodeBaseline sees what changes afterwards), what was not is.
     // Code::invalid_argument when it is another kernel.
     Result<CodeComparison> compare(Kernel& kernel, const CodeMap& code);
 
   private:
+    // The code, or some of the constants.
+    struct Part {
+        GuestVirt begin;
+        Bytes built;
+        bool is_constant = false;
+    };
+    struct Page {
+        std::size_t part = 0, page = 0;
+    };
+    Result<std::vector<Part>> parts(Kernel& kernel) const;
+
     bool is_seen_;
     std::optional<BuiltKernel> built_;  // nothing: all was as it should be
-    std::vector<std::size_t> open_;     // pages that were not, or could not be read
+    std::vector<Page> open_;            // pages that were not, or could not be read
     std::uint64_t pages_ = 0;
     bool is_compared_ = false;
 };

@@ -133,6 +133,26 @@ TEST_F(BuiltKernelCode, is_looked_at_again_only_where_it_was_not_as_built) {
     EXPECT_EQ(fake_.reads(), reads);
 }
 
+TEST_F(BuiltKernelCode, has_constants_that_are_moved_and_never_altered) {
+    const GuestVirt table = fake_.allocate(256);
+    fake_.write(table, function_), fake_.write(table + 8, other_);
+    finish();
+    std::string bytes(256, '\0');
+    const auto put = [&](std::size_t at, std::uint64_t word) {
+        std::memcpy(bytes.data() + at, &word, sizeof word);
+    };
+    put(0, linked(function_).value), put(8, linked(other_).value);
+    built_.constants = {{linked(table).value, bytes}};
+    EXPECT_EQ(altered(), Places{});
+    // Another function of the kernel's own: no address leads out of it.
+    fake_.write(table + 8, function_);
+    BuiltCode code(built_);
+    const auto compared = code.compare(*kernel_, code_).value();
+    ASSERT_EQ(compared.altered.size(), 1u);
+    EXPECT_TRUE(compared.altered[0].is_constant);
+    EXPECT_EQ(compared.altered[0].at.value & ~7ull, (table + 8).value);
+}
+
 TEST_F(BuiltKernelCode, that_cannot_be_read_is_compared_when_it_can) {
     finish();
     is(50, "\xcc");

@@ -7,11 +7,13 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <utility>
 
 #include "base/limits.h"
 #include "event/wire.h"
 #include "guest_linux/build_id.h"
 #include "guest_linux/elf_image.h"
+#include "guest_linux/kallsyms.h"
 
 namespace underseer::guest_linux {
 
@@ -29,7 +31,7 @@ constexpr std::uint16_t kGzip = 0x8b1f;
 constexpr std::uint8_t kCall = 0xe8, kJump = 0xe9;
 
 constexpr std::string_view kFileMagic = "underseer kernel baseline 2\n";
-constexpr int kPackLevel = 12, kQuickPackLevel = 1;
+constexpr int kPackLevel = 9, kQuickPackLevel = 1;
 constexpr std::string_view kBannerBegin = "Linux version ";
 
 class Vmlinux {
@@ -193,6 +195,40 @@ Result<void> add_paravirt(const Vmlinux::Part& list, PatchList& patches) {
     return {};
 }
 
+// From .rodata on up to what is written to (RO_DATA, include/asm-generic/vmlinux.lds.h). What the
+// kernel still writes while it starts (__ro_after_init) lies among it; where, only its own symbols
+// say: without those there are no constants.
+Result<std::vector<BuiltConstants>> read_constants(const Vmlinux& vmlinux) {
+    std::vector<BuiltConstants> all;
+    const auto begin = TRY(vmlinux.section(".rodata")), end = TRY(vmlinux.section(".data"));
+    const auto symbols = Symbols::find(begin.bytes, GuestVirt{begin.address});
+    if (!symbols.has_value()) return all;
+    const auto early = symbols->address("__start_ro_after_init"),
+               late = symbols->address("__end_ro_after_init");
+    if (!early || !late) return all;
+    std::size_t left = limits::kMaxKernelTextBytes;
+    const auto add = [&](std::uint64_t at, Bytes bytes) -> Result<void> {
+        if (bytes.size() > left) {
+            return fail(Code::limit, "the kernel has more constants than are looked at");
+        }
+        left -= bytes.size();
+        if (!bytes.empty()) all.push_back({at, std::string(as_text(bytes))});
+        return {};
+    };
+    for (const ElfImage::Section& section : vmlinux.sections()) {
+        const bool is_between = section.address >= begin.address && section.address < end.address;
+        if (section.type != SHT_PROGBITS || !is_between) continue;
+        const auto [at, bytes] = TRY(vmlinux.part_of(section));
+        const auto offset_of = [&, at = at, size = bytes.size()](GuestVirt place) {
+            return std::clamp<std::uint64_t>(place.value, at, at + size) - at;
+        };
+        const std::size_t first = offset_of(*early), last = std::max(first, offset_of(*late));
+        TRY(add(at, bytes.first(first)));
+        TRY(add(at + last, bytes.subspan(last)));
+    }
+    return all;
+}
+
 std::string release_in(Bytes constants) {
     const std::string_view text = as_text(constants);
     const std::size_t at = text.find(kBannerBegin);
@@ -249,6 +285,8 @@ Result<BuiltKernel> read_built_kernel(Bytes file) {
     kernel.replacements_begin = others.address;
     kernel.replacements = as_text(others.bytes);
 
+    kernel.constants = TRY(read_constants(vmlinux));
+
     PatchList patches(text.address, text.bytes.size());
     std::vector<Vmlinux::Part> parts;  // 7.x has a place in its data
     for (const ElfImage::Section& section : vmlinux.sections()) {
@@ -274,16 +312,71 @@ Result<BuiltKernel> read_built_kernel(Bytes file) {
     return kernel;
 }
 
-std::string pack(const BuiltKernel& kernel, bool quickly) {
-    const std::string plain = event::encode(kernel);
-    std::string packed(kFileMagic);
+namespace {
+
+// What is large is compressed by itself, so that it need not be in memory twice: after everything
+// else, each piece behind its length of 32 bits.
+template <typename Visit>
+Result<void> each_piece(BuiltKernel& kernel, Visit&& visit) {
+    TRY(visit(kernel.text));
+    for (BuiltConstants& constants : kernel.constants) TRY(visit(constants.bytes));
+    return {};
+}
+
+void put_piece(std::string_view plain, int level, std::string& packed) {
+    constexpr std::size_t kLengthBytes = sizeof(std::uint32_t);
     const std::size_t head = packed.size(), most = ZSTD_compressBound(plain.size());
-    packed.resize(head + most);
-    const std::size_t size = ZSTD_compress(packed.data() + head, most, plain.data(), plain.size(),
-                                           quickly ? kQuickPackLevel : kPackLevel);
+    packed.resize(head + kLengthBytes + most);
+    const std::size_t size =
+        ZSTD_compress(packed.data() + head + kLengthBytes, most, plain.data(), plain.size(), level);
     CHECK(ZSTD_isError(size) == 0);
-    packed.resize(head + size);
-    return packed;
+    const auto length = static_cast<std::uint32_t>(size);
+    std::memcpy(packed.data() + head, &length, sizeof length);
+    packed.resize(head + kLengthBytes + size);
+}
+
+class PackedPieces {
+  public:
+    explicit PackedPieces(Bytes rest) : rest_(rest) {}
+
+    Result<std::string> next() {
+        const auto length = load_le<std::uint32_t>(rest_, 0);
+        if (!length || *length > rest_.size() - sizeof *length) return damaged();
+        const Bytes frame = rest_.subspan(sizeof *length, *length);
+        rest_ = rest_.subspan(sizeof *length + *length);
+        const auto size = ZSTD_getFrameContentSize(frame.data(), frame.size());
+        if (size == ZSTD_CONTENTSIZE_ERROR || size == ZSTD_CONTENTSIZE_UNKNOWN) return damaged();
+        if (size > left_) {
+            return fail(Code::limit,
+                        fmt::format("the baseline has {} bytes more than it may", size - left_));
+        }
+        left_ -= size;
+        std::string plain(size, '\0');
+        if (ZSTD_decompress(plain.data(), plain.size(), frame.data(), frame.size()) != size) {
+            return damaged();
+        }
+        return plain;
+    }
+
+  private:
+    static Unexpected damaged() { return fail(Code::malformed, "the baseline is damaged"); }
+
+    Bytes rest_;
+    std::uint64_t left_ = 2 * limits::kMaxKernelTextBytes;
+};
+
+}  // namespace
+
+std::string pack(BuiltKernel kernel, bool quickly) {
+    const int level = quickly ? kQuickPackLevel : kPackLevel;
+    std::string pieces;
+    CHECK(each_piece(kernel, [&](std::string& bytes) -> Result<void> {
+              put_piece(std::exchange(bytes, {}), level, pieces);
+              return {};
+          }).has_value());
+    std::string packed(kFileMagic);
+    put_piece(event::encode(kernel), level, packed);
+    return packed + pieces;
 }
 
 bool is_packed_baseline(Bytes file) {
@@ -294,18 +387,13 @@ Result<BuiltKernel> unpack_built_kernel(Bytes packed) {
     if (!is_packed_baseline(packed)) {
         return fail(Code::malformed, "it is no baseline, or one of another version of Underseer");
     }
-    const Bytes frame = packed.subspan(kFileMagic.size());
-    constexpr std::size_t kMost = 2 * limits::kMaxKernelTextBytes;
-    const auto size = ZSTD_getFrameContentSize(frame.data(), frame.size());
-    if (size == ZSTD_CONTENTSIZE_ERROR || size == ZSTD_CONTENTSIZE_UNKNOWN) {
-        return fail(Code::malformed, "the baseline is damaged");
-    }
-    if (size > kMost) return fail(Code::limit, fmt::format("the baseline has {} bytes", size));
-    std::string plain(size, '\0');
-    if (ZSTD_decompress(plain.data(), plain.size(), frame.data(), frame.size()) != size) {
-        return fail(Code::malformed, "the baseline is damaged");
-    }
-    auto kernel = TRY(event::decode<BuiltKernel>(as_bytes(plain)).context("reading a baseline"));
+    PackedPieces pieces(packed.subspan(kFileMagic.size()));
+    const std::string head = TRY(pieces.next());
+    auto kernel = TRY(event::decode<BuiltKernel>(as_bytes(head)).context("reading a baseline"));
+    TRY(each_piece(kernel, [&](std::string& bytes) -> Result<void> {
+        bytes = TRY(pieces.next());
+        return {};
+    }));
     const auto fits = [&](const StartPatch& one) {
         return one.at <= kernel.text.size() && one.size_bytes <= kernel.text.size() - one.at &&
                (one.kind != Kind::alternative ||

@@ -1,7 +1,7 @@
-// A kernel's code as its makers have built it, and the places at which it alters that when it
-// starts, so that it fits the CPU that it runs on. Made from the file that is booted (vmlinuz) or
-// the one that is packed in it (vmlinux), and kept in a form of our own: known-good code that a
-// running kernel is compared with.
+// A kernel's code and constants as its makers have built them, and the places at which it alters
+// its code when it starts, so that it fits the CPU that it runs on. Made from the file that is
+// booted (vmlinuz) or the one that is packed in it (vmlinux), and kept in a form of our own:
+// known-good code that a running kernel is compared with.
 #pragma once
 
 #include <cstdint>
@@ -42,12 +42,25 @@ constexpr StartPatch::Kind last_enumerator(StartPatch::Kind) {
     return StartPatch::Kind::constant;
 }
 
+// A stretch of what never changes, from where it is linked to run on.
+struct BuiltConstants {
+    std::uint64_t begin = 0;  // virtual
+    std::string bytes;
+
+    static constexpr auto fields() {
+        using event::Field;
+        return std::tuple{Field{"begin", &BuiltConstants::begin},
+                          Field{"bytes", &BuiltConstants::bytes}};
+    }
+};
+
 struct BuiltKernel {
     bool is_seen = false;     // in a guest (seen_code.h), and not made of the kernel's file
     std::string build_id;     // hexadecimal
     std::string release;      // "6.1.0-44-cloud-amd64"
     std::uint64_t begin = 0;  // where it is linked to run: virtual
     std::string text;
+    std::vector<BuiltConstants> constants;
     std::uint64_t replacements_begin = 0;
     std::string replacements;
     std::vector<StartPatch> patches;  // by where they are
@@ -60,6 +73,7 @@ struct BuiltKernel {
                           Field{"release", &K::release},
                           Field{"begin", &K::begin},
                           Field{"text", &K::text},
+                          Field{"constants", &K::constants},
                           Field{"replacements_begin", &K::replacements_begin},
                           Field{"replacements", &K::replacements},
                           Field{"patches", &K::patches}};
@@ -75,7 +89,7 @@ Result<BuiltKernel> read_built_kernel(Bytes vmlinux);
 
 // As a file, and back. TRUST: whoever wrote the file wrote these bytes. `quickly`: in a tenth of
 // the time, and not as small.
-std::string pack(const BuiltKernel& kernel, bool quickly = false);
+std::string pack(BuiltKernel kernel, bool quickly = false);
 bool is_packed_baseline(Bytes file);
 Result<BuiltKernel> unpack_built_kernel(Bytes packed);
 

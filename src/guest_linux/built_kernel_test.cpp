@@ -61,6 +61,11 @@ TEST(BuiltKernel, is_the_code_and_which_kernel_it_is) {
     EXPECT_TRUE(kernel.patches.empty());
 }
 
+// Without symbols nobody knows which of them the kernel writes while it starts.
+TEST(BuiltKernel, has_no_constants_where_it_has_no_symbols) {
+    EXPECT_TRUE(Vmlinux{}.read().value().constants.empty());
+}
+
 TEST(BuiltKernel, has_alternatives_of_every_form) {
     for (const std::size_t form : {12u, 13u, 14u}) {
         Vmlinux vmlinux;
@@ -163,6 +168,7 @@ BuiltKernel some_kernel() {
             .release = "6.1",
             .begin = kText,
             .text = std::string(5000, 'x'),
+            .constants = {{kText + 0x1000000, "one"}, {kText + 0x1001000, std::string(3000, 'c')}},
             .replacements_begin = kLists,
             .replacements = "abc",
             .patches = {{Kind::landing, 5, 4}, {Kind::alternative, 10, 7, 1, 2}}};
@@ -173,6 +179,9 @@ TEST(PackedBaseline, is_read_as_it_was_written) {
     EXPECT_TRUE(is_packed_baseline(as_bytes(packed)));
     const auto kernel = unpack_built_kernel(as_bytes(packed)).value();
     EXPECT_EQ(kernel.text, some_kernel().text);
+    ASSERT_EQ(kernel.constants.size(), 2u);
+    EXPECT_EQ(kernel.constants[1].begin, kText + 0x1001000);
+    EXPECT_EQ(kernel.constants[1].bytes, some_kernel().constants[1].bytes);
     EXPECT_EQ(kernel.release, "6.1");
     ASSERT_EQ(kernel.patches.size(), 2u);
     EXPECT_EQ(kernel.patches[1].other_bytes, 2);

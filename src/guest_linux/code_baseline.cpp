@@ -31,11 +31,27 @@ std::vector<CodeBaseline::Piece> CodeBaseline::pieces(Kernel& kernel, const Code
             continue;
         }
         left -= pages * kPageSize;
-        all.push_back(
-            {module.begin, module.size_bytes, "module " + module.name, module.module, module.life});
+        all.push_back({.begin = module.begin,
+                       .size_bytes = module.size_bytes,
+                       .name = "module " + module.name,
+                       .module = module.module,
+                       .life = module.life});
     }
     for (VdsoImage& image : vdso_images(kernel, gaps)) {
-        all.push_back({image.data, image.size_bytes, std::move(image.name), GuestVirt{}, 0});
+        all.push_back(
+            {.begin = image.data, .size_bytes = image.size_bytes, .name = std::move(image.name)});
+    }
+    const auto place = [&]() -> Result<std::optional<ConstantsPlace>> {
+        if (!is_up_) is_up_ = TRY(is_up(kernel));
+        if (!is_up_) return std::nullopt;
+        return TRY(constants_place(kernel));
+    }();
+    if (!place.has_value()) {
+        gaps.add("constants of the kernel", place.error());
+    } else if (*place) {
+        all.push_back({.begin = (*place)->begin,
+                       .size_bytes = (*place)->end - (*place)->begin,
+                       .is_constant = true});
     }
     return all;
 }
@@ -93,6 +109,16 @@ bool CodeBaseline::keep_page(Kernel& kernel, Known& known, std::size_t page) {
     return true;
 }
 
+// How many bytes from there on are of another piece: what processes are given of the kernel lies
+// among its constants.
+std::size_t CodeBaseline::compared_elsewhere(GuestVirt at) const {
+    for (const auto& [begin, known] : known_) {
+        const GuestVirt end = begin + known.piece.size_bytes;
+        if (!known.piece.is_constant && at >= begin && at < end) return end - at;
+    }
+    return 0;
+}
+
 // A place may lie across the border to a neighbour.
 void CodeBaseline::compare_page(Kernel& kernel, const PatchSites& sites, Known& known,
                                 std::size_t page, CodeComparison& result) {
@@ -119,8 +145,15 @@ void CodeBaseline::compare_page(Kernel& kernel, const PatchSites& sites, Known& 
     }
     const GuestVirt at = piece.begin + from;
     tell_differences(
-        {.at = at, .before = before, .now = now, .first = first - from, .last = last - from},
-        [&](std::size_t i) { return sites.explains(at, now, i); },
+        {.at = at,
+         .before = before,
+         .now = now,
+         .first = first - from,
+         .last = last - from,
+         .is_constant = piece.is_constant},
+        [&](std::size_t i) {
+            return piece.is_constant ? compared_elsewhere(at + i) : sites.explains(at, now, i);
+        },
         [&](GuestVirt place) {
             return piece.name.empty() ? symbol_text(kernel, place)
                                       : fmt::format("{}+{:#x}", piece.name, place - piece.begin);

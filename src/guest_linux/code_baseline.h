@@ -36,6 +36,7 @@ class CodeBaseline {
         GuestVirt begin;
         std::uint64_t size_bytes = 0;
         std::string name;  // "" of the kernel's own
+        bool is_constant = false;
         GuestVirt module;  // its struct module
         std::uint64_t life = 0;
 
@@ -45,13 +46,15 @@ class CodeBaseline {
         Piece piece;
         PageStore pages;
     };
-    static std::vector<Piece> pieces(Kernel& kernel, const CodeMap& code, const PageHashes& text,
-                                     Gaps& gaps);
+    std::vector<Piece> pieces(Kernel& kernel, const CodeMap& code, const PageHashes& text,
+                              Gaps& gaps);
     static bool keep_page(Kernel& kernel, Known& known, std::size_t page);
-    static void compare_page(Kernel& kernel, const PatchSites& sites, Known& known,
-                             std::size_t page, CodeComparison& result);
+    void compare_page(Kernel& kernel, const PatchSites& sites, Known& known, std::size_t page,
+                      CodeComparison& result);
+    std::size_t compared_elsewhere(GuestVirt at) const;
 
     std::map<GuestVirt, Known> known_;  // by where it begins
+    bool is_up_ = false;                // what is constant is so by now
 };
 
 }  // namespace underseer::guest_linux

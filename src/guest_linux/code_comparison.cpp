@@ -26,13 +26,32 @@ Result<PageHashes> hash_text(Kernel& kernel) {
     return hash_pages(kernel, begin, end - begin);
 }
 
+Result<ConstantsPlace> constants_place(Kernel& kernel) {
+    const ConstantsPlace place{
+        TRY(kernel.symbol("__start_rodata")), TRY(kernel.symbol("__end_rodata")),
+        TRY(kernel.symbol("__start_ro_after_init")), TRY(kernel.symbol("__end_ro_after_init"))};
+    if (place.end <= place.begin || place.end - place.begin > limits::kMaxKernelImageBytes ||
+        place.early_begin < place.begin || place.early_end < place.early_begin ||
+        place.end < place.early_end || place.begin.value % kPageSize != 0) {
+        return fail(Code::malformed, "the kernel's constants have no end");
+    }
+    return place;
+}
+
+Result<bool> is_up(Kernel& kernel) {
+    const auto running = kernel.types().enumerator("SYSTEM_RUNNING");
+    const GuestVirt state = TRY(kernel.symbol("system_state"));
+    if (!running) return fail(Code::unavailable, "the kernel does not say whether it is up");
+    return TRY(kernel.memory().read<std::uint32_t>(state)) >= *running;
+}
+
 void tell_differences(const CodeStretch& stretch,
                       const std::function<std::size_t(std::size_t)>& explain,
                       const std::function<std::string(GuestVirt)>& name_of,
                       CodeComparison& result) {
-    const auto& [at, before, now, first, last] = stretch;
+    const auto& [at, before, now, first, last, is_constant] = stretch;
     for (std::size_t i = first; i < last;) {
-        if (before[i] == now[i] || (is_lock(before[i]) && is_lock(now[i]))) {
+        if (before[i] == now[i] || (!is_constant && is_lock(before[i]) && is_lock(now[i]))) {
             ++i;
             continue;
         }
@@ -46,7 +65,8 @@ void tell_differences(const CodeStretch& stretch,
             const auto text = [&](Bytes of) {
                 return std::string(as_text(of.subspan(left, right - left)));
             };
-            result.altered.push_back({name_of(at + i), at + i, at + left, text(before), text(now)});
+            result.altered.push_back(
+                {name_of(at + i), at + i, at + left, text(before), text(now), is_constant});
         }
         i += kToldTogether;
     }

@@ -16,6 +16,7 @@ struct CodeAlteration {
     GuestVirt at;               // the first byte that differs
     GuestVirt shown_from;       // where the bytes below begin
     std::string before, after;  // those that differ, and some around them
+    bool is_constant = false;   // it is no code
 };
 
 struct CodeComparison {
@@ -26,6 +27,18 @@ struct CodeComparison {
     Gaps uncompared;               // code that could not be found
 };
 
+// What the kernel never writes to, but for its middle part, which it writes while it starts
+// (__ro_after_init).
+struct ConstantsPlace {
+    GuestVirt begin, end, early_begin, early_end;
+};
+// Code::unavailable where the kernel does not say where they are.
+Result<ConstantsPlace> constants_place(Kernel& kernel);
+
+// Whether it has started: while it does, it writes what is constant afterwards. Code::unavailable
+// where it does not say so.
+Result<bool> is_up(Kernel& kernel);
+
 // The kernel's own code, now. Code::unavailable where it does not say where that is.
 Result<PageHashes> hash_text(Kernel& kernel);
 
@@ -34,6 +47,7 @@ struct CodeStretch {
     GuestVirt at;
     Bytes before, now;
     std::size_t first = 0, last = 0;
+    bool is_constant = false;
 };
 // Adds to `result` each place of it that differs and that nothing accounts for. `explain(i)`: how
 // many bytes from offset `i` on, where one differs, are as they may be.

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/limits.h"
+#include "guest_linux/code_comparison.h"
 #include "guest_linux/hooks.h"
 
 namespace underseer::guest_linux {
@@ -163,12 +164,7 @@ class ConstantFinder {
 }  // namespace
 
 Result<std::string> code_variant(Kernel& kernel) {
-    const auto running = kernel.types().enumerator("SYSTEM_RUNNING");
-    const GuestVirt state = TRY(kernel.symbol("system_state"));
-    if (!running) return fail(Code::unavailable, "the kernel does not say whether it is up");
-    if (TRY(kernel.memory().read<std::uint32_t>(state)) < *running) {
-        return fail(Code::unavailable, "the kernel is not up yet");
-    }
+    if (!TRY(is_up(kernel))) return fail(Code::unavailable, "the kernel is not up yet");
     Digest digest;
     TRY(add_capabilities(kernel, digest));
     add_functions(kernel, TRY(kernel.symbol("_text")), digest);
@@ -199,6 +195,13 @@ Result<BuiltKernel> see_code(Kernel& kernel) {
                      .begin = begin.value,
                      .text = std::string(end - begin, '\0')};
     TRY(kernel.memory().read(begin, std::as_writable_bytes(std::span(seen.text))));
+    const ConstantsPlace place = TRY(constants_place(kernel));
+    for (const auto& [from, to] :
+         {std::pair{place.begin, place.early_begin}, std::pair{place.early_end, place.end}}) {
+        BuiltConstants constants{from.value, std::string(to - from, '\0')};
+        TRY(kernel.memory().read(from, std::as_writable_bytes(std::span(constants.bytes))));
+        seen.constants.push_back(std::move(constants));
+    }
     TRY(ConstantFinder(kernel, seen).find());
     return seen;
 }

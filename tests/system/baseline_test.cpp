@@ -77,6 +77,13 @@ TEST_P(BuiltKernels, run_as_they_were_built_on_any_cpu) {
     }
 }
 
+// A name in BTF, and what shows /proc/modules (seq_operations.show).
+void alter_constants(OutsideRootkit& rootkit) {
+    const auto at = [&](const char* symbol) { return rootkit.kernel().symbol(symbol).value(); };
+    rootkit.write(GuestVirt{(at("__stop_BTF").value - 64) & ~7ull}, 0x6161'6161'6161'6161);
+    rootkit.write(at("modules_op") + 24, at("tcp4_seq_show").value);
+}
+
 class BaselineOf : public ActedUponVm {
   protected:
     // The first bytes of a function that nothing in the guest calls meanwhile.
@@ -109,6 +116,23 @@ TEST_F(BaselineOf, a_kernel_shows_what_was_altered_before_anybody_looked) {
     EXPECT_NE(found.out.find("not as the kernel was built"), std::string::npos) << found.out;
     EXPECT_NE(found.out.find("__x64_sys_acct+0x10"), std::string::npos) << found.out;
     EXPECT_NE(found.out.find("int3"), std::string::npos) << found.out;
+}
+
+// By what it says of itself an intruder would send who looks from outside elsewhere; and that a
+// function of the kernel's own stands for another one is seen by nothing else.
+TEST_F(BaselineOf, a_kernel_shows_which_constants_were_altered) {
+    vm_->pause();
+    rootkit_.emplace(&*vm_);
+    alter_constants(*rootkit_);
+    vm_->resume();
+    const std::string check = fmt::format("check {} --direct --only kernel_code", vm_->name());
+    EXPECT_EQ(run(directory_, check).status, 0) << "who looks for the first time sees nothing";
+    const Ran found =
+        run(directory_, fmt::format("{} --baseline {}", check, vmlinuz_of("6.1-cloud")));
+    EXPECT_EQ(found.status, 1) << found.err;
+    EXPECT_NE(found.out.find("__start_BTF+0x"), std::string::npos) << found.out;
+    EXPECT_NE(found.out.find("modules_op+0x18"), std::string::npos) << found.out;
+    EXPECT_NE(found.out.find("tcp4_seq_show"), std::string::npos) << found.out;
 }
 
 TEST_F(BaselineOf, another_kernel_is_refused_by_name) {
@@ -185,6 +209,18 @@ TEST_F(BaselineOf, the_agents_guests_is_used_from_when_it_is_kept) {
     ASSERT_EQ(baseline({"rm", build_id}).status, 0);
     agent_->wait_until("it is used no more", [&] { return used_baseline() != build_id; });
     EXPECT_EQ(baseline({"rm", build_id}).status, 3);
+}
+
+TEST_F(BaselineOf, a_kernel_is_not_needed_for_what_is_altered_meanwhile) {
+    start_agent("[schedule]\nkernel_code = \"1s\"");
+    agent_->wait_until("its constants are known", [&] { return !used_baseline().empty(); });
+    vm_->pause();
+    rootkit_.emplace(&*vm_);
+    alter_constants(*rootkit_);
+    vm_->resume();
+    agent_->wait_for_finding("altered_constant");
+    agent_->wait_until("both are told",
+                       [&] { return agent_->findings("altered_constant").size() == 2; });
 }
 
 TEST_F(BaselineOf, the_agents_guests_is_changed_only_by_who_may_act) {

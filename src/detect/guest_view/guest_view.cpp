@@ -186,6 +186,10 @@ class LieDetector {
                  code_evidence(fmt::format("{} {}", what, guest_linux::symbol_text(kernel_, at)),
                                at, snapshot_)});
         };
+        const auto judge = [&](const guest_linux::CodeAlteration& one, std::string_view what) {
+            if (!one.is_constant) return about(one.at, what);
+            if (misleads(one)) doubt(one.place + " is a constant that was altered (kernel_code)");
+        };
         const auto& ways = snapshot_.ways_out_of_code();
         if (!ways.has_value()) return doubt(ways.error().to_text());
         note(ways->gaps);
@@ -201,14 +205,26 @@ class LieDetector {
         const auto& gaps = code.gaps.empty() ? altered->gaps : code.gaps;
         if (!altered->altered.empty() && !gaps.empty()) return doubt(gaps.texts.front());
         for (const guest_linux::CodeAlteration& one : altered->altered) {
-            about(one.at, "altered code:");
+            judge(one, "altered code:");
         }
         const auto* unlike = snapshot_.code_unlike_built();
         if (unlike == nullptr) return;
         if (!unlike->has_value()) return doubt(unlike->error().to_text());
         for (const guest_linux::CodeAlteration& one : (*unlike)->altered) {
-            about(one.at, "code unlike its baseline:");
+            judge(one, "code unlike its baseline:");
         }
+    }
+
+    // Of a constant: what the kernel says of itself may lead this check past where it should look,
+    // and that one function of its own stands for another looks right to it.
+    bool misleads(const guest_linux::CodeAlteration& one) const {
+        constexpr std::size_t kWord = sizeof(std::uint64_t);
+        const GuestVirt begins{one.at.value & ~std::uint64_t{kWord - 1}};
+        const auto word = begins < one.shown_from ? std::nullopt
+                                                  : load_le<std::uint64_t>(as_bytes(one.after),
+                                                                           begins - one.shown_from);
+        return (word && kernel_.image().executable(GuestVirt{*word})) ||
+               one.place.starts_with("__start_BTF") || one.place.starts_with("kallsyms_");
     }
 
     // ---- nobody else is called on the way ------------------------------------------------------

@@ -20,6 +20,12 @@ constexpr std::string_view kAdvice =
     "Save the guest's memory now (underseer dump): the code is nowhere else. Take the instance off "
     "the network, and rebuild it.";
 
+constexpr std::string_view kConstantsAdvice =
+    "Save the guest's memory now (underseer dump). If what was altered is in kallsyms or BTF "
+    "(__start_BTF+..), what else is said of this guest may be misled. Take it off the network, and "
+    "rebuild it.";
+constexpr std::string_view kAlteredConstant = "altered_constant";
+
 constexpr Rule kRules[] = {
     {.id = "unaccounted_code",
      .title = "Executable memory in the kernel that nothing accounts for",
@@ -90,25 +96,54 @@ constexpr Rule kRules[] = {
          "drops retpolines and return thunks that the CPU does not need; while it runs it "
          "patches jump labels, static calls, and calls of ftrace, BPF and kprobes. What "
          "stands at each of these places must be what it can hold.",
-     .misses = "Modules and constants: they are not in the baseline. An alternative that is in the "
+     .misses = "Modules: they are not in the baseline. An alternative that is in the "
                "kernel's lists and not meant for this CPU.",
      .benign = "A live patch that is not by ftrace; a hypervisor that patches the kernel itself.",
      .advice = kAdvice},
+    {.id = kAlteredConstant,
+     .title = "Constants of the kernel that were altered while it was watched",
+     .severity = event::Severity::critical,
+     .confidence = 90,
+     .technique = "T1014",
+     .subject_kind = "memory",
+     .reads =
+         "Every byte of the kernel's read-only data against what the first look at this guest "
+         "has seen: its tables of operations, its strings, and what it says of itself "
+         "(kallsyms, BTF), by which everything else in the guest is found. Nothing writes there "
+         "once a kernel is up.",
+     .misses = "What was altered before the first look. What leads out of the kernel is told by "
+               "kernel_tables and system_calls instead.",
+     .benign = "None known on the kernels that the tests boot.",
+     .advice = kConstantsAdvice},
+    {.id = "constant_unlike_baseline",
+     .title = "Constants of the kernel that are not as the kernel was built",
+     .severity = event::Severity::critical,
+     .confidence = 90,
+     .technique = "T1014",
+     .subject_kind = "memory",
+     .reads = "Every byte of the kernel's read-only data against the kernel's own file, where its "
+              "baseline is kept (underseer baseline make) or given (check --baseline): tables of "
+              "operations, strings, and what the kernel says of itself (kallsyms, BTF). Told apart "
+              "are addresses, which KASLR moves, and what the kernel writes while it starts.",
+     .misses = "What the kernel writes while it starts and never again (__ro_after_init).",
+     .benign = "A hypervisor that patches the kernel itself.",
+     .advice = kConstantsAdvice},
     {.id = kUnlikeFirstSeen,
-     .title = "Code of the kernel that is not as other guests have it",
+     .title = "Code or constants of the kernel that are not as other guests have them",
      .severity = event::Severity::high,
      .confidence = 75,
      .technique = "T1014",
      .subject_kind = "code",
      .reads =
-         "Where no baseline of the kernel's file is kept: every byte of the kernel's code against "
+         "Where no baseline of the kernel's file is kept: every byte of the kernel's code and "
+         "constants against "
          "what the first guest that ran the same build, on a CPU with the same features, was seen "
          "to run; kept by the agent, signed, over the ends of guests and its own. Told apart is "
          "what differs between guests anyway: where KASLR has put it, numbers that are known only "
          "when a kernel starts, and all that it patches while it runs. Where code differs, it is "
          "told about those guests that are fewer, even if one of them was the first.",
      .misses =
-         "Modules and constants. What all guests of the host have alike. Who can start more "
+         "Modules. What all guests of the host have alike. Who can start more "
          "guests with the same altered kernel than there are others has them all told as odd.",
      .benign = "Of two guests that differ, it is told about the later one, and may be true of the "
                "earlier one. A live patch that is not by ftrace.",
@@ -118,7 +153,9 @@ constexpr Rule kRules[] = {
 };
 constexpr const Rule& kAltered = kRules[3];
 constexpr const Rule& kUnlike = kRules[4];
-constexpr const Rule& kUnlikeOthers = kRules[5];
+constexpr const Rule& kAlteredConstants = kRules[5];
+constexpr const Rule& kUnlikeConstants = kRules[6];
+constexpr const Rule& kUnlikeOthers = kRules[7];
 constexpr const Rule& kUnaccounted = kRules[0];
 constexpr const Rule& kWritable = kRules[1];
 constexpr const Rule& kPatched = kRules[2];
@@ -160,17 +197,30 @@ std::vector<guest_linux::WayOut> judge_ways_out(Snapshot& snapshot, event::Check
     return ways->found;
 }
 
-// What the bytes of an alteration are called, and from where on it is told apart.
+// What an alteration is of code or a constant, what its bytes are called, and from where on it is
+// told apart.
 struct Terms {
+    const Rule &of_code, &of_constant;
     const char *then, *now;
     GuestVirt origin{};
 };
 
+// The word that was altered: as what it leads to, or as a number.
+std::string constant_text(const guest_linux::CodeAlteration& one, const std::string& bytes,
+                          Snapshot& snapshot) {
+    const GuestVirt begins{one.at.value & ~std::uint64_t{sizeof(std::uint64_t) - 1}};
+    if (begins < one.shown_from) return {};
+    const auto word = load_le<std::uint64_t>(as_bytes(bytes), begins - one.shown_from);
+    if (!word) return {};
+    return snapshot.kernel().image().executable(GuestVirt{*word})
+               ? guest_linux::symbol_text(snapshot.kernel(), GuestVirt{*word})
+               : fmt::format("{:#018x}", *word);
+}
+
 // `told`: what leads out of the kernel is told as that.
-void judge_comparison(const Rule& rule, const Terms& terms,
-                      const Result<guest_linux::CodeComparison>& compared, const CodeMap& code,
-                      const std::vector<guest_linux::WayOut>& told, event::CheckReport& report,
-                      std::string& doubt) {
+void judge_comparison(const Terms& terms, const Result<guest_linux::CodeComparison>& compared,
+                      const CodeMap& code, const std::vector<guest_linux::WayOut>& told,
+                      Snapshot& snapshot, event::CheckReport& report, std::string& doubt) {
     if (!compared.has_value()) {
         doubt = compared.error().to_text();
         return;
@@ -187,12 +237,16 @@ void judge_comparison(const Rule& rule, const Terms& terms,
             return one.at >= way.at && one.at - way.at < kLongestInstruction;
         });
         if (leads_out) continue;
+        const Rule& rule = one.is_constant ? terms.of_constant : terms.of_code;
         event::Finding finding = rule.about(one.place, fmt::format("{:x}", one.at - terms.origin));
         guest_linux::Disassembler disassembler;
         const auto shown = [&](const char* name, const std::string& bytes) {
             const std::size_t skipped = one.at - one.shown_from;
             return event::Evidence{
-                name, disassembler.text(as_bytes(bytes).subspan(skipped), one.at, kInstructions),
+                name,
+                one.is_constant
+                    ? constant_text(one, bytes, snapshot)
+                    : disassembler.text(as_bytes(bytes).subspan(skipped), one.at, kInstructions),
                 one.shown_from.value, bytes};
         };
         finding.evidence = {shown(terms.then, one.before), shown(terms.now, one.after)};
@@ -220,18 +274,24 @@ event::CheckReport inspect(Snapshot& snapshot) {
         add_finding(report, about_code(kWritable, range, snapshot));
     }
     std::string doubt = map.gaps.broken;
-    const auto ways_out = judge_ways_out(snapshot, report, doubt);
-    judge_comparison(kAltered, {"before", "after"}, snapshot.altered_code(), map, ways_out, report,
-                     doubt);
+    auto told = judge_ways_out(snapshot, report, doubt);
+    // What leads out of the constants is told by others.
+    if (const auto& ways = snapshot.ways_out_of_constants(); ways.has_value()) {
+        told.insert(told.end(), ways->found.begin(), ways->found.end());
+    }
+    judge_comparison({kAltered, kAlteredConstants, "before", "after"}, snapshot.altered_code(), map,
+                     told, snapshot, report, doubt);
     const auto* built = snapshot.code_unlike_built();
     const auto* seen = snapshot.code_unlike_first_seen();
     if (built != nullptr) {
-        judge_comparison(kUnlike, {"as built", "now"}, *built, map, ways_out, report, doubt);
+        judge_comparison({kUnlike, kUnlikeConstants, "as built", "now"}, *built, map, told,
+                         snapshot, report, doubt);
     } else if (seen != nullptr) {
         // By where it is in the image: that is the same in all guests.
         const auto text = snapshot.kernel().symbol("_text");
-        judge_comparison(kUnlikeOthers, {"as first seen", "now", text.value_or(GuestVirt{})}, *seen,
-                         map, ways_out, report, doubt);
+        judge_comparison(
+            {kUnlikeOthers, kUnlikeOthers, "as first seen", "now", text.value_or(GuestVirt{})},
+            *seen, map, told, snapshot, report, doubt);
     }
     if (const auto* compared = built != nullptr ? built : seen) {
         if (compared->has_value() && (*compared)->unreadable > 0) {

@@ -84,7 +84,7 @@ std::span<const Rule> rules() {
 event::CheckReport inspect(Snapshot& snapshot) {
     const auto& code = snapshot.code();
     if (!code.has_value()) return code_unknown(code.error());
-    const auto ways = snapshot.guest().pointers_out_of_constants(*code);
+    const auto& ways = snapshot.ways_out_of_constants();
     if (!ways.has_value()) return code_unknown(ways.error());
     event::CheckReport report{};
     report.outcome = event::Outcome::clean;
