@@ -162,6 +162,12 @@ Result<void> Btf::index_types(Bytes section) {
             return fail(Code::malformed, fmt::format("BTF type {} is cut off", id));
         }
         if (is_composite(type.kind) && type.name != 0) structs_.emplace(name(type), id);
+        const bool is_enumeration =
+            type.kind == BtfKind::enumeration || type.kind == BtfKind::enumeration64;
+        // One of count 0 is a forward declaration.
+        if (is_enumeration && type.name != 0 && type.count != 0) {
+            enumerations_.emplace(name(type), id);
+        }
         types_.push_back(type);
     }
     return {};
@@ -304,6 +310,17 @@ std::optional<BtfMember> Btf::find_member(std::uint32_t struct_id, std::string_v
         id = strip(found->type);
         path.remove_prefix(dot + 1);
     }
+}
+
+std::string_view Btf::enumerator_name(std::string_view enumeration, std::int64_t value) const {
+    const auto found = enumerations_.find(enumeration);
+    if (found == enumerations_.end()) return {};
+    const Type& type = types_[found->second];
+    for (std::uint32_t i = 0; i < type.count; ++i) {
+        const RawEnumerator raw = enumerator(type, i);
+        if (raw.value == value) return string_at(raw.name);
+    }
+    return {};
 }
 
 std::optional<std::int64_t> Btf::enumerator(std::string_view wanted) const {

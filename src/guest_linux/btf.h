@@ -91,6 +91,9 @@ class Btf {
         return word(integer.extra) >> 24 & 0xf;
     }
 
+    // The name that an enum of that name gives a value; empty when it has none.
+    std::string_view enumerator_name(std::string_view enumeration, std::int64_t value) const;
+
     // Value of an enumerator of any (anonymous or named) enum.
     std::optional<std::int64_t> enumerator(std::string_view name) const;
 
@@ -116,7 +119,7 @@ class Btf {
     std::uint32_t string_section_ = 0;
     std::uint32_t string_bytes_ = 0;
     std::vector<Type> types_;
-    std::unordered_map<std::string_view, std::uint32_t> structs_;
+    std::unordered_map<std::string_view, std::uint32_t> structs_, enumerations_;
 };
 
 }  // namespace underseer::guest_linux

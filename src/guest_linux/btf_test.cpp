@@ -43,6 +43,19 @@ TEST(Btf, bitfields_keep_their_place_and_width) {
     EXPECT_EQ(high->size_bits, 3u);
 }
 
+TEST(Btf, values_have_the_names_of_their_own_enum) {
+    FakeBtf built;
+    built.add_enum("kind", {});  // declared before it is defined
+    built.add_enum("kind", {{"NONE", -1}, {"FIRST", 0}, {"SECOND", 1}});
+    built.add_enum("other", {{"OTHER", 1}});
+    const Btf btf = Btf::parse(built.build()).value();
+    EXPECT_EQ(btf.enumerator_name("kind", 1), "SECOND");
+    EXPECT_EQ(btf.enumerator_name("kind", -1), "NONE");
+    EXPECT_EQ(btf.enumerator_name("other", 1), "OTHER");
+    EXPECT_EQ(btf.enumerator_name("kind", 7), "");
+    EXPECT_EQ(btf.enumerator_name("unknown", 1), "");
+}
+
 TEST(Btf, every_damaged_byte_is_survived) {
     const auto good = Built().btf.build();
     for (std::size_t at = 0; at < good.size(); ++at) {

@@ -82,6 +82,16 @@ std::uint32_t FakeBtf::add_struct(std::string_view name, std::uint32_t size_byte
     }
     return id;
 }
+std::uint32_t FakeBtf::add_enum(
+    std::string_view name, const std::vector<std::pair<std::string, std::int32_t>>& enumerators) {
+    const std::uint32_t id =
+        begin_type(name, 6, static_cast<std::uint32_t>(enumerators.size()), 4, true);
+    for (const auto& [called, value] : enumerators) {
+        word(string(called));
+        word(static_cast<std::uint32_t>(value));
+    }
+    return id;
+}
 std::uint32_t FakeBtf::add_typedef(std::string_view name, std::uint32_t of) {
     return begin_type(name, 8, 0, of);
 }
@@ -405,7 +415,9 @@ void FakeGuest::build_types() {
     define("files_struct", 8, "fdt:ptr@0");
     define("fdtable", 16, "max_fds:int@0 fd:ptr@8");
     define("path", 16, "mnt:ptr@0 dentry:ptr@8");
-    define("file", 40, "f_flags:int@0 f_pos:long@8 f_inode:ptr@16 f_path:path@24");
+    define("file", 56,
+           "f_flags:int@0 f_pos:long@8 f_inode:ptr@16 f_path:path@24 f_op:ptr@40 "
+           "private_data:ptr@48");
     define("inactive_task_frame", 56, "ret_addr:long@48");
     define("page", kStructPageBytes, "flags:long@0");
     define("slab", kStructPageBytes, "slab_cache:ptr@8");

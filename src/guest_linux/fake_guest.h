@@ -32,6 +32,8 @@ class FakeBtf {
     std::uint32_t add_array(std::uint32_t element, std::uint32_t count);
     std::uint32_t add_struct(std::string_view name, std::uint32_t size_bytes,
                              const std::vector<Member>& members, bool is_union = false);
+    std::uint32_t add_enum(std::string_view name,
+                           const std::vector<std::pair<std::string, std::int32_t>>& enumerators);
     std::uint32_t add_typedef(std::string_view name, std::uint32_t of);
     std::vector<std::byte> build() const;
 

@@ -134,17 +134,7 @@ Result<void> HookCollector::each(GuestVirt head, const Field& node,
 Result<void> HookCollector::each_hashed(GuestVirt first, const Field& node,
                                         const std::function<Result<void>(GuestVirt)>& use) {
     TRY(kernel.require({node}));
-    CircleGuard circle;
-    GuestVirt at = first;
-    for (std::size_t i = 0; at; ++i) {
-        if (i > limits::kMaxListSteps || circle.closes_at(at)) {
-            return fail(Code::limit, "a chain does not come to its end");
-        }
-        const auto next = TRY(kernel.memory().read<GuestVirt>(at));
-        TRY(use(at - node.offset));
-        at = next;
-    }
-    return {};
+    return kernel.walk_hlist(first, [&](GuestVirt at) { return use(at - node.offset); });
 }
 
 Result<void> HookCollector::each_pointer(

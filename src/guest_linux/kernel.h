@@ -140,6 +140,11 @@ class Kernel {
     Result<void> walk_list(GuestVirt head, Visit&& visit,
                            std::size_t max_steps = limits::kMaxListSteps);
 
+    // Steps through a chain of hlist_nodes, which ends at a null pointer. `visit(GuestVirt node)`
+    // returns a Result<void>; an error of it ends the walk. The next node is read before the visit.
+    template <typename Visit>
+    Result<void> walk_hlist(GuestVirt first, Visit&& visit);
+
     // Visits every node of a red-black tree (struct rb_node {__rb_parent_color, rb_right, rb_left},
     // include/linux/rbtree_types.h), the
     // parent first. `visit(GuestVirt node)` returns a Result<void>; an error of it ends the walk.
@@ -217,6 +222,21 @@ Result<void> Kernel::walk_list(GuestVirt head, Visit&& visit, std::size_t max_st
         }
         if (!visit(node)) return {};
         node = TRY(memory_.read<GuestVirt>(node));
+    }
+    return {};
+}
+
+template <typename Visit>
+Result<void> Kernel::walk_hlist(GuestVirt first, Visit&& visit) {
+    CircleGuard circle;
+    std::size_t step = 0;
+    for (GuestVirt node = first; node; ++step) {
+        if (step > limits::kMaxListSteps || circle.closes_at(node)) {
+            return fail(Code::limit, "a chain does not come to its end");
+        }
+        const auto next = TRY(memory_.read<GuestVirt>(node));
+        TRY(visit(node));
+        node = next;
     }
     return {};
 }
