@@ -20,6 +20,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     round_trip<event::Task>(bytes);
     round_trip<event::Socket>(bytes);
     round_trip<event::SystemInfo>(bytes);
+    round_trip<event::BpfProgram>(bytes);
+    round_trip<event::BpfMap>(bytes);
+    round_trip<event::BpfLink>(bytes);
     round_trip<event::CheckReport>(bytes);
     round_trip<agent::AnswerEnd>(bytes);
     round_trip<agent::Question>(bytes);

@@ -39,6 +39,7 @@ void look(guest_linux::Guest& guest) {
     (void)guest.modules();
     (void)guest.sockets();
     (void)guest.mounts();
+    (void)guest.bpf_programs();
     (void)guest.interfaces();
     (void)guest.kernel_log();
     trace(guest);

@@ -56,6 +56,13 @@ void answers() {
     put("task", task);
     put("socket", event::Socket{});
     put("system", event::SystemInfo{});
+    event::BpfProgram program{.id = 3, .type = "xdp", .name = "filter"};
+    program.attachments = std::vector<event::BpfAttachment>(2);
+    program.map_ids = std::vector{1u};
+    put("bpf-program", program);
+    put("bpf-map", event::BpfMap{.id = 1, .type = "hash", .program_ids = std::vector{3u}});
+    put("bpf-link",
+        event::BpfLink{.id = 2, .type = "xdp", .target = std::string("eth0 (generic)")});
     event::CheckReport report;
     report.outcome = event::Outcome::finding;
     report.findings.resize(1);

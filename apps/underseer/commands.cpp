@@ -74,6 +74,15 @@ Result<int> list(const Options& options) {
     }
 }
 
+Result<int> bpf(const Options& options) {
+    if (options.maps && options.links) {
+        return fail(Code::invalid_argument, "--maps or --links, one at a time");
+    }
+    if (options.maps) return list<event::BpfMap, Topic::bpf_maps>(options);
+    if (options.links) return list<event::BpfLink, Topic::bpf_links>(options);
+    return list<event::BpfProgram, Topic::bpf_programs>(options);
+}
+
 Result<int> tree(const Options& options) {
     Target target = TRY(Target::open(options));
     const auto answer = TRY(ask<event::Task>(target, options, Topic::tasks));
@@ -242,6 +251,14 @@ const std::vector<Row>& rows() {
          list<event::Socket, Topic::sockets>},
         {looking("modules", "loaded kernel modules", "", {&kWatch}),
          list<event::Module, Topic::modules>},
+        {looking("bpf", "BPF programs and where they are attached, maps, links",
+                 "What bpftool shows in the guest, and what it does not: programs, maps and links "
+                 "come from the kernel's tables and from the places where programs are attached. "
+                 "What a table should have and has not is marked with '!'; underseer check judges "
+                 "it. Programs of sockets, of maps of programs and of tunnels' routes are told "
+                 "without these places.",
+                 {&kMaps, &kLinks, &kWatch}),
+         bpf},
         {looking("mounts", "mounts of every namespace", "", {&kWatch}),
          list<event::Mount, Topic::mounts>},
         {looking("interfaces", "network interfaces and their addresses", "", {&kWatch}),

@@ -94,6 +94,10 @@ TEST(JsonDocument, describes_every_key_as_it_is) {
     expect_documented<event::Vma>("## maps");
     expect_documented<event::Socket>("## sockets");
     expect_documented<event::Module>("## modules");
+    expect_documented<event::BpfProgram>("## bpf");
+    expect_documented<event::BpfAttachment>("### BPF attachment");
+    expect_documented<event::BpfMap>("### BPF map");
+    expect_documented<event::BpfLink>("### BPF link");
     expect_documented<event::Mount>("## mounts");
     expect_documented<event::NetworkInterface>("## interfaces");
     expect_documented<event::KernelLogLine>("## dmesg");

@@ -32,6 +32,10 @@ std::string number_of(const event::Observed<std::uint32_t>& number) {
     return number.available() ? std::to_string(number.value()) : "?";
 }
 
+std::string numbers_of(const event::Observed<std::vector<std::uint32_t>>& numbers) {
+    return numbers.available() ? fmt::format("{}", fmt::join(numbers.value(), ",")) : "?";
+}
+
 std::string user_of(const event::Task& task) {
     return task.credentials.available() ? std::to_string(task.credentials.value().uid) : "?";
 }
@@ -45,6 +49,11 @@ std::string command_of(const event::Task& task) {
 
 std::string short_id(const std::string& id) {
     return id.substr(0, 12);
+}
+
+// Of what no table of the guest has, though it is there.
+std::string marked(std::uint32_t id, bool listed) {
+    return fmt::format("{}{}", id, listed ? "" : "!");
 }
 
 std::string end_point(const std::string& address, std::uint32_t port) {
@@ -137,6 +146,60 @@ Table table_of(const std::vector<event::Socket>& sockets) {
                                            : end_point(socket.remote_address, socket.remote_port),
                    std::to_string(socket.inode), std::to_string(socket.uid),
                    fmt::format("{}", fmt::join(socket.owner_pids, ","))});
+    }
+    return table;
+}
+
+Table table_of(const std::vector<event::BpfProgram>& programs) {
+    Table table({{"ID", Align::right},
+                 {"TYPE"},
+                 {"NAME"},
+                 {"UID", Align::right},
+                 {"MAPS"},
+                 {"PIDS"},
+                 {"ATTACHED TO"}});
+    for (const event::BpfProgram& program : programs) {
+        std::vector<std::string> places;
+        if (!program.attachments.available()) places.emplace_back("?");
+        const auto attachments = program.attachments.value_or({});
+        for (const event::BpfAttachment& one : attachments) {
+            places.push_back(fmt::format("{} {}", one.kind, one.target));
+        }
+        table.add({marked(program.id, program.listed), program.type, program.name,
+                   std::to_string(program.uid), numbers_of(program.map_ids),
+                   fmt::format("{}", fmt::join(program.owner_pids, ",")),
+                   fmt::format("{}", fmt::join(places, "; "))});
+    }
+    return table;
+}
+
+Table table_of(const std::vector<event::BpfMap>& maps) {
+    Table table({{"ID", Align::right},
+                 {"TYPE"},
+                 {"NAME"},
+                 {"KEY", Align::right},
+                 {"VALUE", Align::right},
+                 {"ENTRIES", Align::right},
+                 {"FLAGS", Align::right},
+                 {"FROZEN"},
+                 {"PROGRAMS"},
+                 {"PIDS"}});
+    for (const event::BpfMap& map : maps) {
+        table.add({marked(map.id, map.listed), map.type, map.name, std::to_string(map.key_bytes),
+                   std::to_string(map.value_bytes), std::to_string(map.max_entries),
+                   fmt::format("{:#x}", map.flags), map.frozen ? "yes" : "no",
+                   numbers_of(map.program_ids), fmt::format("{}", fmt::join(map.owner_pids, ","))});
+    }
+    return table;
+}
+
+Table table_of(const std::vector<event::BpfLink>& links) {
+    Table table(
+        {{"ID", Align::right}, {"TYPE"}, {"PROGRAM", Align::right}, {"PIDS"}, {"ATTACHED TO"}});
+    for (const event::BpfLink& link : links) {
+        table.add({marked(link.id, link.listed), link.type, number_of(link.program_id),
+                   fmt::format("{}", fmt::join(link.owner_pids, ",")),
+                   fmt::format("{} {}", link.kind, link.target.value_or("?"))});
     }
     return table;
 }

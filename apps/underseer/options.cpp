@@ -85,7 +85,7 @@ struct Taker {
     const program::Option* option;
     Result<void> (*take)(Options&, const std::string& value);
 };
-constexpr std::array<Taker, 26> kTakers{{
+constexpr std::array<Taker, 28> kTakers{{
     {&option::kPid, take_number<option::kPid, &Options::pid>},
     {&option::kJson, set<&Options::json>},
     {&option::kThreads, set<&Options::threads>},
@@ -94,6 +94,8 @@ constexpr std::array<Taker, 26> kTakers{{
     {&option::kDirect, set<&Options::direct>},
     {&option::kBulk, set<&Options::bulk>},
     {&option::kForce, set<&Options::force>},
+    {&option::kMaps, set<&Options::maps>},
+    {&option::kLinks, set<&Options::links>},
     {&option::kDeep, set<&Options::deep>},
     {&option::kExact, set<&Options::exact>},
     {&option::kStops, take_number<option::kStops, &Options::stops>},

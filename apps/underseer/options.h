@@ -25,6 +25,7 @@ struct Options {
     bool force = false;
     bool once = false;                   // of the demo: do not stay
     bool deep = false;                   // of check: search all RAM
+    bool maps = false, links = false;    // of bpf
     bool exact = false;                  // of trace
     std::optional<std::uint32_t> stops;  // of an exact trace
     bool dry_run = false;                // of act: say what would be done
@@ -67,6 +68,8 @@ inline constexpr Option kInstances{
     "--instances", "FILE", "whose VMs are whose (/etc/underseer/instances.toml)", Kind::file};
 inline constexpr Option kPolicy{"--policy", "FILE",
                                 "the agent's policy (/etc/underseer/policy.toml)", Kind::file};
+inline constexpr Option kMaps{"--maps", "", "its maps instead of its programs"};
+inline constexpr Option kLinks{"--links", "", "its links instead of its programs"};
 inline constexpr Option kDeep{"--deep", "", "search all RAM too, for what no list leads to"};
 inline constexpr Option kDryRun{"--dry-run", "", "say what would be done, and do nothing"};
 inline constexpr Option kOnly{"--only", "CHECK,..", "these checks; underseer explain lists all"};

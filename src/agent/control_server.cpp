@@ -16,9 +16,9 @@ namespace underseer::agent {
 
 namespace {
 
-constexpr std::array<std::string_view, 11> kTopicNames{"info",    "ps",      "files",  "maps",
-                                                       "modules", "sockets", "mounts", "interfaces",
-                                                       "dmesg",   "check",   "check"};
+constexpr std::array<std::string_view, 14> kTopicNames{
+    "info",       "ps",    "files", "maps", "modules", "sockets", "mounts",
+    "interfaces", "dmesg", "bpf",   "bpf",  "bpf",     "check",   "check"};
 
 std::string_view operation_of(const ControlRequest& request) {
     switch (request.kind) {

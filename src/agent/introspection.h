@@ -29,6 +29,9 @@ enum class Topic : std::uint8_t {
     mounts,
     interfaces,
     kernel_log,
+    bpf_programs,
+    bpf_maps,
+    bpf_links,
     checks,         // one frame each
     decoy_kernel,   // needs Question::cpus
     symbol_file,    // the kernel model as an ISF, in parts of text

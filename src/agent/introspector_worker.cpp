@@ -430,6 +430,12 @@ class Worker {
                 return frames_of(guest_->interfaces());
             case Topic::kernel_log:
                 return frames_of(guest_->kernel_log());
+            case Topic::bpf_programs:
+                return frames_of(guest_->bpf_programs());
+            case Topic::bpf_maps:
+                return frames_of(guest_->bpf_maps());
+            case Topic::bpf_links:
+                return frames_of(guest_->bpf_links());
             case Topic::checks:
                 return frames_of(checks(question), kOneItemAFrame);
             case Topic::decoy_kernel:

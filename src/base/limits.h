@@ -27,9 +27,10 @@ inline constexpr std::uint64_t kMaxCodePageTables = 1u << 22;
 inline constexpr std::size_t kMaxHooks = 1u << 17;
 // Functions that one hook of ftrace is at, and are told by name; bpftrace sets some thousand.
 inline constexpr std::size_t kMaxHookedFunctions = 4096;
-// A host with many containers and a tracing agent has some thousand BPF programs; a program has at
-// most a million instructions (BPF_COMPLEXITY_LIMIT_INSNS).
-inline constexpr std::size_t kMaxBpfPrograms = 1u << 17;
+// A host with many containers and a tracing agent has some thousand BPF programs; so many of them,
+// of maps, of links and of places where programs are attached. A program has at most a million
+// instructions (BPF_COMPLEXITY_LIMIT_INSNS).
+inline constexpr std::size_t kMaxBpfObjects = 1u << 17;
 inline constexpr std::size_t kMaxBpfInstructions = 1u << 20;
 inline constexpr std::size_t kMaxBpfInstructionsOfAll = 1u << 26;
 // Places that lead out of the kernel; one is a finding, and a report tells a hundred.

@@ -91,8 +91,8 @@ const Result<guest_linux::CodeComparison>* Snapshot::code_unlike_known(bool is_s
     });
 }
 
-const Result<guest_linux::BpfPrograms>& Snapshot::bpf_programs() {
-    return once(bpf_programs_, [&] { return guest_->bpf_programs(); });
+const Result<guest_linux::BpfObjects>& Snapshot::bpf() {
+    return once(bpf_, [&] { return guest_->bpf(); });
 }
 
 const guest_linux::DispatchReport& Snapshot::system_calls() {

@@ -30,7 +30,7 @@ class Snapshot {
     // was first seen to run it, the second one has it.
     const Result<guest_linux::CodeComparison>* code_unlike_built();
     const Result<guest_linux::CodeComparison>* code_unlike_first_seen();
-    const Result<guest_linux::BpfPrograms>& bpf_programs();
+    const Result<guest_linux::BpfObjects>& bpf();
     const guest_linux::DispatchReport& system_calls();
     const guest_linux::BindingList& bindings();
     const guest_linux::HookList& hooks();
@@ -45,7 +45,7 @@ class Snapshot {
     std::optional<Result<guest_linux::CodeMap>> code_;
     std::optional<Result<guest_linux::WaysOut>> ways_out_, constant_ways_out_;
     std::optional<Result<guest_linux::CodeComparison>> altered_, unlike_known_;
-    std::optional<Result<guest_linux::BpfPrograms>> bpf_programs_;
+    std::optional<Result<guest_linux::BpfObjects>> bpf_;
     std::optional<guest_linux::DispatchReport> system_calls_;
     std::optional<guest_linux::BindingList> bindings_;
     std::optional<guest_linux::HookList> hooks_;

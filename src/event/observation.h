@@ -275,6 +275,105 @@ struct Module {
     }
 };
 
+// Where a BPF program is attached: at a cgroup, an interface, a function, ..
+struct BpfAttachment {
+    std::string kind;    // "cgroup", "xdp", "fentry", ..
+    std::string target;  // "/docker-1.scope (inet_ingress)", "eth0 (generic)", "do_unlinkat", ..
+    std::uint32_t link_id = 0;  // the link that attaches it; 0: none
+
+    bool operator==(const BpfAttachment&) const = default;
+    static constexpr auto fields() {
+        return std::tuple{Field{"kind", &BpfAttachment::kind},
+                          Field{"target", &BpfAttachment::target},
+                          Field{"link_id", &BpfAttachment::link_id}};
+    }
+};
+
+struct BpfProgram {
+    std::uint32_t id = 0;
+    std::string type;  // "kprobe", as the kernel's enum has it, in small letters
+    std::string name;
+    std::uint32_t uid = 0;  // of who loaded it
+    Observed<std::vector<BpfAttachment>> attachments;
+    Observed<std::vector<std::uint32_t>> map_ids;
+    std::vector<std::string> helpers;       // functions of the kernel that it calls
+    std::vector<std::uint32_t> owner_pids;  // processes that hold it open
+    bool listed = false;                    // in the table that bpftool and every other tool reads
+    Observed<bool> has_symbol;              // in the list of BPF's symbols
+    std::uint64_t code = 0;                 // as machine code; 0 while it has none
+    std::uint64_t address = 0;              // of its struct bpf_prog
+
+    bool operator==(const BpfProgram&) const = default;
+    static constexpr auto fields() {
+        return std::tuple{Field{"id", &BpfProgram::id},
+                          Field{"type", &BpfProgram::type},
+                          Field{"name", &BpfProgram::name},
+                          Field{"uid", &BpfProgram::uid},
+                          Field{"attachments", &BpfProgram::attachments},
+                          Field{"map_ids", &BpfProgram::map_ids},
+                          Field{"helpers", &BpfProgram::helpers},
+                          Field{"owner_pids", &BpfProgram::owner_pids},
+                          Field{"listed", &BpfProgram::listed},
+                          Field{"has_symbol", &BpfProgram::has_symbol},
+                          Field{"code", &BpfProgram::code},
+                          Field{"address", &BpfProgram::address}};
+    }
+};
+
+struct BpfMap {
+    std::uint32_t id = 0;
+    std::string type;  // "hash", "ringbuf", ..
+    std::string name;
+    std::uint32_t key_bytes = 0, value_bytes = 0, max_entries = 0;
+    std::uint32_t flags = 0;                           // BPF_F_*
+    bool frozen = false;                               // against writes by processes
+    Observed<std::vector<std::uint32_t>> program_ids;  // programs that use it
+    std::vector<std::uint32_t> owner_pids;
+    bool listed = false;
+    std::uint64_t address = 0;  // of its struct bpf_map
+
+    bool operator==(const BpfMap&) const = default;
+    static constexpr auto fields() {
+        return std::tuple{Field{"id", &BpfMap::id},
+                          Field{"type", &BpfMap::type},
+                          Field{"name", &BpfMap::name},
+                          Field{"key_bytes", &BpfMap::key_bytes},
+                          Field{"value_bytes", &BpfMap::value_bytes},
+                          Field{"max_entries", &BpfMap::max_entries},
+                          Field{"flags", &BpfMap::flags},
+                          Field{"frozen", &BpfMap::frozen},
+                          Field{"program_ids", &BpfMap::program_ids},
+                          Field{"owner_pids", &BpfMap::owner_pids},
+                          Field{"listed", &BpfMap::listed},
+                          Field{"address", &BpfMap::address}};
+    }
+};
+
+// What keeps a program attached, whoever made it.
+struct BpfLink {
+    std::uint32_t id = 0;
+    std::string type;                    // "tracing", "cgroup", ..
+    Observed<std::uint32_t> program_id;  // 0: it has none
+    std::string kind;                    // as of BpfAttachment
+    Observed<std::string> target;        // likewise; "" when it is attached to nothing any more
+    std::vector<std::uint32_t> owner_pids;
+    bool listed = false;
+    // Of its struct bpf_link; 0 when only its program shows that there must be one.
+    std::uint64_t address = 0;
+
+    bool operator==(const BpfLink&) const = default;
+    static constexpr auto fields() {
+        return std::tuple{Field{"id", &BpfLink::id},
+                          Field{"type", &BpfLink::type},
+                          Field{"program_id", &BpfLink::program_id},
+                          Field{"kind", &BpfLink::kind},
+                          Field{"target", &BpfLink::target},
+                          Field{"owner_pids", &BpfLink::owner_pids},
+                          Field{"listed", &BpfLink::listed},
+                          Field{"address", &BpfLink::address}};
+    }
+};
+
 struct KernelLogLine {
     std::uint64_t sequence = 0;
     std::uint64_t time_since_boot_ns = 0;

@@ -1,33 +1,38 @@
-// BPF programs that the guest's kernel has loaded.
+// BPF in the guest's kernel: programs, maps and links, as its own tables have them and as the
+// places do where programs are attached.
 #pragma once
 
-#include <string>
+#include <span>
 #include <vector>
 
+#include "event/observation.h"
 #include "guest_linux/gaps.h"
 #include "guest_linux/kernel.h"
+#include "guest_linux/open_files.h"
+#include "guest_linux/paths.h"
+#include "guest_linux/tasks.h"
 
 namespace underseer::guest_linux {
 
-struct BpfProgram {
-    GuestVirt address;  // of struct bpf_prog
-    std::uint32_t id = 0;
-    std::string name;
-    std::string type;                  // "kprobe", as the kernel's enum has it, in small letters
-    std::uint32_t uid = 0;             // of who loaded it
-    GuestVirt code;                    // as machine code; null while it has none
-    bool is_listed = false;            // in the table that bpftool and every other tool reads
-    bool is_symbol = false;            // in the list of BPF's symbols
-    std::vector<std::string> helpers;  // functions of the kernel that it calls
-};
-
-struct BpfPrograms {
-    std::vector<BpfProgram> programs;
+// In the order of their numbers. Who holds them open is not among it: add_bpf_owners().
+struct BpfObjects {
+    std::vector<event::BpfProgram> programs;
+    std::vector<event::BpfMap> maps;
+    // With those that no table has: found where their programs are attached, or, where such a place
+    // names its program alone, known to be there.
+    std::vector<event::BpfLink> links;
     Gaps gaps;
 };
 
-// From prog_idr and from bpf_kallsyms, each by itself. Parts of a program (subprograms) are not
-// listed for themselves. Code::unavailable when neither can be read.
-Result<BpfPrograms> list_bpf_programs(Kernel& kernel);
+// From prog_idr, bpf_kallsyms, map_idr and link_idr, each by itself, and from every place where the
+// kernel finds the programs that it runs (bpf_places.h); perf events are those of `tasks`. Parts of
+// a program (subprograms) and classic filters are not listed. Code::unavailable when no table of
+// programs can be read.
+Result<BpfObjects> list_bpf(Kernel& kernel, Paths& paths, Tasks& tasks,
+                            std::span<const GuestVirt> task_addresses);
+
+// Which processes have them open. What could not be read is told.
+Gaps add_bpf_owners(Kernel& kernel, OpenFiles& files, Tasks& tasks,
+                    std::span<const GuestVirt> task_addresses, BpfObjects& objects);
 
 }  // namespace underseer::guest_linux

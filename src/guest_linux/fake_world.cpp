@@ -46,14 +46,29 @@ constexpr Struct kStructs[] = {
     {"maple_arange_64", 256, "parent:ptr@0 pivot:long[9]@8 slot:ptr[10]@80"},
     // interfaces
     {"net", 64, "list:list_head@0 ns:ns_common@16 dev_base_head:list_head@32"},
-    {"net_device", 128,
+    {"bpf_xdp_entity", 16, "prog:ptr@0 link:ptr@8"},
+    {"net_device", 184,
      "name:char[16]@0 dev_list:list_head@16 ifindex:int@32 flags:int@36 mtu:int@40 "
      "promiscuity:int@44 dev_addr:ptr@48 addr_len:char@56 perm_addr:char[32]@64 ip_ptr:ptr@96 "
-     "ip6_ptr:ptr@104"},
+     "ip6_ptr:ptr@104 nd_net:ptr@112 xdp_state:bpf_xdp_entity[3]@120"},
     {"in_device", 8, "ifa_list:ptr@0"},
     {"in_ifaddr", 16, "ifa_next:ptr@0 ifa_local:int@8 ifa_prefixlen:char@12"},
     {"inet6_dev", 24, "addr_list:list_head@8"},
     {"inet6_ifaddr", 40, "addr:char[16]@0 prefix_len:int@16 if_list:list_head@24"},
+    // BPF
+    {"user_struct", 8, "uid:int@0"},
+    {"bpf_ksym", 24, "lnode:list_head@0 prog:char@16"},
+    {"bpf_prog", 48,
+     "type:int@0 expected_attach_type:int@4 len:int@8 bpf_func:ptr@16 aux:ptr@24 "
+     "insnsi:long@32"},
+    {"bpf_prog_aux", 80,
+     "used_map_cnt:int@0 id:int@4 prog:ptr@8 user:ptr@16 used_maps:ptr@24 "
+     "name:char[16]@32 ksym:bpf_ksym@48"},
+    {"bpf_map", 48,
+     "map_type:int@0 key_size:int@4 value_size:int@8 max_entries:int@12 "
+     "map_flags:int@16 id:int@20 frozen:char@24 name:char[16]@32"},
+    {"bpf_link", 24, "id:int@0 type:int@4 ops:ptr@8 prog:ptr@16"},
+    {"bpf_xdp_link", 32, "link:bpf_link@0 dev:ptr@24"},
     // sockets
     {"possible_net_t", 8, "net:ptr@0"},
     {"sock_common", 112,
@@ -125,6 +140,7 @@ FakeWorld::FakeWorld(Age age, unsigned levels) : age_(age), guest_({.levels = le
     build_files();
     build_maps();
     build_interfaces();
+    build_bpf();
     build_sockets();
     build_log();
     guest_.finish();
@@ -329,7 +345,7 @@ void FakeWorld::build_mounts() {
 }
 
 GuestVirt FakeWorld::file(GuestVirt mount, GuestVirt dentry, GuestVirt inode) {
-    const GuestVirt made = place(40);
+    const GuestVirt made = place(56);
     set(made, "file", "f_inode", inode.value);
     const GuestVirt path = at(made, "file", "f_path");
     set(path, "path", "mnt", at(mount, "mount", "mnt").value);
@@ -431,8 +447,9 @@ void FakeWorld::build_maps() {
 // ---- interfaces -------------------------------------------------------------------------------
 
 GuestVirt FakeWorld::add_device(GuestVirt net, std::uint32_t index, std::string_view name) {
-    const GuestVirt device = place(128);
+    const GuestVirt device = place(184);
     std::memcpy(guest_.host(at(device, "net_device", "name")), name.data(), name.size());
+    set(device, "net_device", "nd_net", net.value);
     set(device, "net_device", "ifindex", index);
     set(device, "net_device", "mtu", 1500u);
     set(device, "net_device", "addr_len", std::uint8_t{6});
@@ -451,6 +468,7 @@ void FakeWorld::build_interfaces() {
 
     const GuestVirt lo = add_device(net_, 1, "lo"), eth0 = add_device(net_, 2, "eth0"),
                     tap = add_device(net_, 3, "tap0");
+    eth0_ = eth0;
     const auto mac = [&](GuestVirt device, std::string_view now, std::string_view permanent) {
         set(device, "net_device", "dev_addr", text(now).value);
         std::memcpy(guest_.host(at(device, "net_device", "perm_addr")), permanent.data(), 6);
@@ -487,6 +505,111 @@ void FakeWorld::build_interfaces() {
            {"10.0.0.2/24", "192.0.2.1/32", "fe80::1/64"}, true);
     expect(3, "tap0", 0, "52:54:66:01:02:04", "52:54:66:01:02:04", {}, false);
     leave_list("interfaces", at(tap, "net_device", "dev_list"));
+}
+
+// ---- BPF --------------------------------------------------------------------------------------
+
+void FakeWorld::build_idr(std::string_view symbol, GuestVirt first, GuestVirt second,
+                          std::string_view topic) {
+    constexpr std::uint64_t kNodeTag = 2;
+    const GuestVirt table = place(24), node = place(40 + 512);
+    guest_.add_symbol(std::string(symbol), 'D', table.value);
+    set(at(table, "idr", "idr_rt"), "xarray", "xa_head", node.value + kNodeTag);
+    const GuestVirt slots = at(node, "xa_node", "slots");
+    guest_.write(slots + 8, first.value);
+    guest_.write(slots + 16, second.value);
+    add_change(std::string(topic), {{slots + 16, 0}});
+}
+
+// The first of each is in use: a program that a link has attached to eth0, and its map. There are
+// no enumerations here, so that types have no names.
+void FakeWorld::build_bpf() {
+    constexpr std::uint64_t kReturn = 0x95;  // BPF_JMP | BPF_EXIT
+    const GuestVirt symbols = place(16), user = place(8);
+    guest_.list_init(symbols);
+    guest_.add_symbol("bpf_kallsyms", 'D', symbols.value);
+    guest_.add_function("__bpf_call_base", "\xc3");
+    set(user, "user_struct", "uid", 1000u);
+    const auto name = [&](GuestVirt where, std::string_view words) {
+        std::memcpy(guest_.host(where), words.data(), words.size());
+    };
+    const auto map = [&](std::uint32_t id, std::string_view called) {
+        const GuestVirt made = place(48);
+        set(made, "bpf_map", "map_type", 1u);
+        set(made, "bpf_map", "key_size", 4u);
+        set(made, "bpf_map", "value_size", 8u);
+        set(made, "bpf_map", "max_entries", 64 * id);
+        set(made, "bpf_map", "map_flags", id);
+        set(made, "bpf_map", "id", id);
+        set(made, "bpf_map", "frozen", static_cast<std::uint8_t>(id - 1));
+        name(at(made, "bpf_map", "name"), called);
+        bpf_maps.push_back({.id = id,
+                            .type = "type 1",
+                            .name = std::string(called),
+                            .key_bytes = 4,
+                            .value_bytes = 8,
+                            .max_entries = 64 * id,
+                            .flags = id,
+                            .frozen = id == 2,
+                            .program_ids = std::vector<std::uint32_t>{},
+                            .listed = true,
+                            .address = made.value});
+        return made;
+    };
+    const auto program = [&](std::uint32_t id, std::string_view called) {
+        const GuestVirt made = place(48), aux = place(80);
+        set(made, "bpf_prog", "type", 6u);
+        set(made, "bpf_prog", "len", 1u);
+        set(made, "bpf_prog", "aux", aux.value);
+        set(made, "bpf_prog", "insnsi", kReturn);
+        set(aux, "bpf_prog_aux", "id", id);
+        set(aux, "bpf_prog_aux", "prog", made.value);
+        set(aux, "bpf_prog_aux", "user", user.value);
+        name(at(aux, "bpf_prog_aux", "name"), called);
+        bpf_programs.push_back({.id = id,
+                                .type = "type 6",
+                                .name = std::string(called),
+                                .uid = 1000,
+                                .attachments = std::vector<event::BpfAttachment>{},
+                                .map_ids = std::vector<std::uint32_t>{},
+                                .listed = true,
+                                .has_symbol = false,
+                                .address = made.value});
+        return std::pair(made, aux);
+    };
+    const auto link = [&](std::uint32_t id, std::uint32_t type, GuestVirt of) {
+        const GuestVirt made = place(32);
+        set(made, "bpf_link", "id", id);
+        set(made, "bpf_link", "type", type);
+        set(made, "bpf_link", "prog", of.value);
+        bpf_links.push_back({.id = id,
+                             .type = fmt::format("type {}", type),
+                             .program_id = 1u,
+                             .kind = fmt::format("type {}", type),
+                             .target = std::string(),
+                             .listed = true,
+                             .address = made.value});
+        return made;
+    };
+    const GuestVirt counts = map(1, "counts");
+    build_idr("map_idr", counts, map(2, "unused"), "BPF maps");
+    const auto [filter, aux] = program(1, "filter");
+    build_idr("prog_idr", filter, program(2, "unattached").first, "BPF programs");
+    const GuestVirt attached = link(1, 6, filter);
+    build_idr("link_idr", attached, link(2, 4, filter), "BPF links");
+
+    const GuestVirt used = place(8);
+    guest_.write(used, counts.value);
+    set(aux, "bpf_prog_aux", "used_map_cnt", 1u);
+    set(aux, "bpf_prog_aux", "used_maps", used.value);
+    const GuestVirt symbol = at(aux, "bpf_prog_aux", "ksym");
+    set(symbol, "bpf_ksym", "prog", std::uint8_t{1});
+    guest_.list_add_tail(at(symbol, "bpf_ksym", "lnode"), symbols);
+    set(at(eth0_, "net_device", "xdp_state"), "bpf_xdp_entity", "link", attached.value);
+    bpf_programs[0].map_ids = std::vector{1u};
+    bpf_programs[0].has_symbol = true;
+    bpf_maps[0].program_ids = std::vector{1u};
+    bpf_links[0].target = fmt::format("eth0 of net:[{}] (generic)", kNetNamespace);
 }
 
 // ---- sockets ----------------------------------------------------------------------------------

@@ -27,6 +27,9 @@ class FakeWorld {
     std::vector<event::OpenFile> files;
     std::vector<event::Vma> maps;
     std::vector<event::NetworkInterface> interfaces;
+    std::vector<event::BpfProgram> bpf_programs;
+    std::vector<event::BpfMap> bpf_maps;
+    std::vector<event::BpfLink> bpf_links;
     std::vector<event::Socket> sockets;
     std::vector<event::KernelLogLine> log;
 
@@ -64,6 +67,10 @@ class FakeWorld {
     void build_maps();
     void build_interfaces();
     GuestVirt add_device(GuestVirt net, std::uint32_t index, std::string_view name);
+    // A table of numbers 1 and 2.
+    void build_idr(std::string_view symbol, GuestVirt first, GuestVirt second,
+                   std::string_view topic);
+    void build_bpf();
     void build_sockets();
     void build_log();
 
@@ -71,7 +78,7 @@ class FakeWorld {
     FakeGuest guest_;
     std::vector<std::pair<GuestVirt, std::size_t>> structures_;
     std::vector<Change> changes_;
-    GuestVirt daemon_, fd_array_, net_;
+    GuestVirt daemon_, fd_array_, net_, eth0_;
     // The root file system, a tmpfs on /tmp, and what sockets lie in.
     GuestVirt root_sb_, tmp_sb_, socket_sb_, root_, tmp_, passwd_, passwd_inode_, conf_;
     GuestVirt root_mount_, tmp_mount_, socket_mount_, passwd_file_;

@@ -14,6 +14,12 @@
 
 namespace underseer::guest_linux {
 
+namespace {
+
+constexpr unsigned kBpfAttempts = 3;
+
+}  // namespace
+
 Guest::Guest(std::unique_ptr<Kernel> kernel)
     : kernel_(std::move(kernel)),
       paths_(kernel_.get()),
@@ -194,6 +200,45 @@ Result<Listing<event::Socket>> Guest::sockets(Gaps* waiting) {
     TRY(add_sockets(*kernel_, files_, tasks, listing, waiting == nullptr ? gaps : *waiting));
     return listing;
 }
+
+Result<BpfObjects> Guest::bpf() {
+    TRY(kernel_->require_types());
+    // Programs come and go while they are read.
+    for (unsigned attempt = 1;; ++attempt) {
+        // Those that the kernel lists: what a hidden task keeps is not worth seven views each time.
+        const TaskViewResult processes = views_.walk(TaskView::task_list, {});
+        const TaskViewResult threads = views_.walk(TaskView::thread_list, processes.tasks);
+        auto objects = list_bpf(*kernel_, paths_, tasks_, tasks_of({processes, threads}));
+        for (const TaskViewResult* view : {&processes, &threads}) {
+            if (!objects.has_value() || !view->gap) continue;
+            objects->gaps.add(to_string(view->view),
+                              {view->broken ? Code::malformed : Code::unavailable, 0, *view->gap});
+        }
+        const bool is_whole = objects.has_value() && objects->gaps.broken.empty();
+        if (is_whole || attempt == kBpfAttempts) return objects;
+        kernel_->forget();
+    }
+}
+
+template <typename T>
+Result<Listing<T>> Guest::bpf_listing(std::vector<T> BpfObjects::* what) {
+    BpfObjects objects = TRY(bpf());
+    const Gaps of_owners = add_bpf_owners(objects);
+    Listing<T> listing;
+    listing.items = std::move(objects.*what);
+    const auto note = [&](const Gaps& gaps) {
+        for (const std::string& gap : gaps.texts) listing.note({Code::unavailable, 0, gap});
+    };
+    note(objects.gaps), note(of_owners);
+    return listing;
+}
+
+template Result<Listing<event::BpfProgram>> Guest::bpf_listing(
+    std::vector<event::BpfProgram> BpfObjects::*);
+template Result<Listing<event::BpfMap>> Guest::bpf_listing(
+    std::vector<event::BpfMap> BpfObjects::*);
+template Result<Listing<event::BpfLink>> Guest::bpf_listing(
+    std::vector<event::BpfLink> BpfObjects::*);
 
 Result<Listing<event::Mount>> Guest::mounts() {
     TRY(kernel_->require_types());

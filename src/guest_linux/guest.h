@@ -125,7 +125,15 @@ class Guest {
     DispatchReport system_calls() { return inspect_syscalls(*kernel_); }
     DispatchReport interrupts() { return inspect_interrupts(*kernel_); }
     BindingList bindings() { return list_bindings(*kernel_); }
-    Result<BpfPrograms> bpf_programs() { return list_bpf_programs(*kernel_); }
+    Result<BpfObjects> bpf();
+    // What of it each process holds open. What could not be read is told.
+    Gaps add_bpf_owners(BpfObjects& objects) {
+        return guest_linux::add_bpf_owners(*kernel_, files_, tasks_, task_addresses(), objects);
+    }
+    // The same as listings, with who holds them open.
+    Result<Listing<event::BpfProgram>> bpf_programs() { return bpf_listing(&BpfObjects::programs); }
+    Result<Listing<event::BpfMap>> bpf_maps() { return bpf_listing(&BpfObjects::maps); }
+    Result<Listing<event::BpfLink>> bpf_links() { return bpf_listing(&BpfObjects::links); }
     HookList hooks() { return list_hooks(*kernel_); }
 
     // What the guest has in memory of a file; nothing when there is none of that path.
@@ -152,6 +160,8 @@ class Guest {
     // As above; notes what they may be incomplete for.
     template <typename T>
     std::vector<GuestVirt> task_addresses(Listing<T>& listing);
+    template <typename T>
+    Result<Listing<T>> bpf_listing(std::vector<T> BpfObjects::* what);
     template <typename T, typename List>
     Listing<T> of_processes(std::optional<std::uint32_t> pid, List&& list);
 

@@ -40,6 +40,9 @@ class Tasks {
     // mm_struct of the task, null for kernel threads.
     Result<GuestVirt> mm(GuestVirt task);
 
+    // Path of a struct cgroup in its hierarchy.
+    Result<std::string> cgroup_path(GuestVirt group);
+
     // Forgets what was remembered of the guest.
     void new_epoch() { boot_time_.reset(), memberships_.clear(); }
 
@@ -64,7 +67,6 @@ class Tasks {
         std::string cgroup, container_id;
     };
     Result<Membership> membership(GuestVirt task);
-    Result<std::string> cgroup_path(GuestVirt group);
     void read_paths(GuestVirt task, event::Task& result);
 
     Kernel* kernel_;

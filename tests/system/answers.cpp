@@ -103,6 +103,11 @@ Answers all_answers(guest_linux::Guest& guest, Search search, std::string_view o
             return fmt::format("pid {} {:#x}", area.pid, area.begin);
         });
     }
+    if (wanted("BPF programs")) {
+        all.add_all<event::BpfProgram>("BPF programs", guest.bpf_programs(), at);
+    }
+    if (wanted("BPF maps")) all.add_all<event::BpfMap>("BPF maps", guest.bpf_maps(), at);
+    if (wanted("BPF links")) all.add_all<event::BpfLink>("BPF links", guest.bpf_links(), at);
     if (wanted("mounts")) {
         all.add_all<event::Mount>("mounts", guest.mounts(), [](const auto& mount) {
             return fmt::format("namespace {} mount {}", mount.mnt_namespace, mount.id);

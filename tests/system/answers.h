@@ -29,6 +29,10 @@ struct Answers {
         } else if constexpr (requires { value.available(); }) {
             if (value.available()) return add(topic, which, value.value());
             gaps[topic].insert(fmt::format("{}: {}", which, value.reason()));
+        } else if constexpr (requires { requires event::Described<typename T::value_type>; }) {
+            for (std::size_t i = 0; i < value.size(); ++i) {
+                add(topic, fmt::format("{} {}", which, i), value[i]);
+            }
         } else {
             std::string text = fmt::format("{}", value);
             if (text == "?") {

@@ -55,10 +55,14 @@ class Intrusion : public ::testing::TestWithParam<std::string> {
                 // Our own modules did not come with the kernel.
                 const bool is_fixture =
                     finding.rule == "foreign_module" && finding.subject.starts_with("underseer_");
-                if (!is_fixture) all.push_back(finding);
+                if (!is_fixture && !is_of_trampoline(finding)) all.push_back(finding);
             }
         }
         return all;
+    }
+    // 5.10 itself leaves the pages of BPF's trampolines writable (see bpf_test.cpp).
+    bool is_of_trampoline(const event::Finding& finding) const {
+        return has_trampolines_ && GetParam() == "5.10-cloud" && finding.rule == "writable_code";
     }
     void expect_findings(const Rules& wanted) {
         const auto found = findings();
@@ -106,11 +110,12 @@ class Intrusion : public ::testing::TestWithParam<std::string> {
         auto introspector = attach(vm());
         const auto used = use_baseline(introspector, baseline_of(GetParam()));
         ASSERT_TRUE(used.has_value()) << used.error().to_text();
-        const auto report =
+        auto report =
             introspector
                 .ask<event::CheckReport>({.topic = agent::Topic::checks, .checks = {"kernel_code"}})
                 .value()
                 .items.at(0);
+        std::erase_if(report.findings, [&](const auto& one) { return is_of_trampoline(one); });
         const bool is_of_code =
             detect::find_check("kernel_code") != nullptr &&
             std::ranges::find(detect::rules_of("kernel_code"), rule, &detect::Rule::id) !=
@@ -149,6 +154,7 @@ class Intrusion : public ::testing::TestWithParam<std::string> {
             : kernel(std::move(name)), vm(std::move(machine)), introspector(attach(vm)) {}
     };
     static std::optional<Guest> guest_;
+    bool has_trampolines_ = false;
 };
 std::optional<Intrusion::Guest> Intrusion::guest_;
 INSTANTIATE_TEST_SUITE_P(, Intrusion, ::testing::ValuesIn(all_kernels()), test_name);
@@ -637,6 +643,50 @@ TEST_P(Hooking, bpf_program_that_hides) {
     expect_findings({});
     expect_found({"bpf", "hidden_bpf_program", "underseer (id "});
     end_intruders();
+}
+
+// Of what a process has attached; each is gone from its table alone, and goes on.
+class HidingBpf : public Hooking {
+  protected:
+    // A guest of its own for each: what was attached without a link outlives its owner.
+    void SetUp() override {
+        guest_.reset();
+        Hooking::SetUp();
+    }
+    static void TearDownTestSuite() { guest_.reset(); }
+    void expect_hidden(const HookCase& hook) {
+        if (IsSkipped()) return;
+        has_trampolines_ = true;
+        vm().output_of(
+            "/bin/bpf_user attach > /tmp/.bpf 2>&1 & until grep -q ready /tmp/.bpf; do sleep 0.1; "
+            "done");
+        expect_findings({});
+        expect_found(hook);
+        vm().output_of("kill -9 $(head -1 /tmp/.bpf); sleep 0.5; rmdir /sys/fs/cgroup/bpf");
+        expect_findings({});
+    }
+};
+INSTANTIATE_TEST_SUITE_P(IntrusionByModule, HidingBpf, ::testing::ValuesIn(all_kernels()),
+                         test_name);
+
+TEST_P(HidingBpf, bpf_program_in_no_table_that_is_attached) {
+    expect_hidden({"bpf-twice", "hidden_bpf_program", "u_fentry (id "});
+}
+
+TEST_P(HidingBpf, bpf_map_that_hides) {
+    expect_hidden({"bpf-map", "hidden_bpf_map", "u_hash (id "});
+}
+
+TEST_P(HidingBpf, bpf_link_of_a_tracepoint_that_hides) {
+    expect_hidden({"bpf-raw", "hidden_bpf_link", "raw_tracepoint sys_enter"});
+}
+
+TEST_P(HidingBpf, bpf_link_of_a_function_that_hides) {
+    expect_hidden({"bpf-fentry", "hidden_bpf_link", "fentry vfs_rmdir"});
+}
+
+TEST_P(HidingBpf, bpf_link_of_a_cgroup_that_hides) {
+    expect_hidden({"bpf-group", "hidden_bpf_link", "cgroup /bpf (inet_sock_create)"});
 }
 
 TEST_P(Hooking, code_of_a_function) {

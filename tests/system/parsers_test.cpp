@@ -73,6 +73,9 @@ TEST_P(Parsers, say_of_a_clean_guest_what_it_has) {
     expect_all("maps", guest_->memory_maps(std::nullopt), world_.maps);
     expect_all("interfaces", guest_->interfaces(), world_.interfaces);
     expect_all("sockets", guest_->sockets(), world_.sockets);
+    expect_all("BPF programs", guest_->bpf_programs(), world_.bpf_programs);
+    expect_all("BPF maps", guest_->bpf_maps(), world_.bpf_maps);
+    expect_all("BPF links", guest_->bpf_links(), world_.bpf_links);
     expect_all("log", guest_->kernel_log(), world_.log);
 }
 

@@ -47,8 +47,9 @@ RELOCATABLE RANDOMIZE_BASE KEXEC VM_EVENT_COUNTERS POSIX_MQUEUE KCMP STACKPROTEC
 """
 # What a kernel's module build runs besides the compiler that its headers name.
 CHROOT_TOOLS = ["make", "dash", "bash", "coreutils", "findutils", "grep", "sed", "mawk", "perl-base"]
-# Loaded where they are not built in: some that /proc/modules can be compared with, and a network card.
-EXTRA_MODULES = ["dummy", "nfnetlink", "zram", "zsmalloc", "failover", "net_failover", "virtio", "virtio_net",
+# Loaded where they are not built in: some that /proc/modules can be compared with, a network card, and what tc
+# needs for BPF.
+EXTRA_MODULES = ["dummy", "sch_ingress", "cls_bpf", "nfnetlink", "zram", "zsmalloc", "failover", "net_failover", "virtio", "virtio_net",
                  "virtio_pci", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_ring"]
 
 

@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "detect/code_report.h"
 
@@ -11,7 +12,13 @@ namespace underseer::detect::bpf_programs {
 
 namespace {
 
-using guest_linux::BpfProgram;
+using event::BpfLink;
+using event::BpfMap;
+using event::BpfProgram;
+
+constexpr std::string_view kHidesInKernel =
+    "Code that hides runs in the kernel: nothing that the guest says of itself can be relied on. "
+    "Save its memory (underseer dump), take the instance off the network, and rebuild it.";
 
 constexpr Rule kRules[] = {
     {.id = "hidden_bpf_program",
@@ -21,13 +28,38 @@ constexpr Rule kRules[] = {
      .technique = "T1014",
      .subject_kind = "BPF program",
      .reads = "The kernel's table of BPF programs, which bpftool and every other tool reads, "
-              "against its list of their symbols: a program with a number is in the first.",
-     .misses = "A program that was taken out of both, and one that was never compiled.",
-     .benign = "None known: the kernel itself takes a program out of both at about the same time.",
-     .advice =
-         "Code that hides runs in the kernel: nothing that the guest says of itself can be "
-         "relied on. Save its memory (underseer dump), take the instance off the network, and "
-         "rebuild it."},
+              "against its list of their symbols, its links, and the places where it finds the "
+              "programs that it runs: cgroups, trampolines of functions, tracepoints, perf events, "
+              "XDP, tc and tcx of interfaces, netfilter, network namespaces.",
+     .misses = "A program that is in none of these: of a socket, of a map of programs or sockets, "
+               "of a tunnel's route, of an action or a class of tc; one of a perf event whose "
+               "maker has ended.",
+     .benign = "None known: the kernel takes a program out of them at about the same time.",
+     .advice = kHidesInKernel},
+    {.id = "hidden_bpf_map",
+     .title = "BPF map hidden inside the guest",
+     .severity = event::Severity::critical,
+     .confidence = 95,
+     .technique = "T1014",
+     .subject_kind = "BPF map",
+     .reads = "The kernel's table of BPF maps, which bpftool reads, against those that its "
+              "programs use.",
+     .misses = "A map that no program uses by itself: one inside another, or of processes alone.",
+     .benign = "None known: a map is in the table for as long as a program uses it.",
+     .advice = kHidesInKernel},
+    {.id = "hidden_bpf_link",
+     .title = "BPF link hidden inside the guest",
+     .severity = event::Severity::critical,
+     .confidence = 95,
+     .technique = "T1014",
+     .subject_kind = "BPF link",
+     .reads = "The kernel's table of BPF links, which bpftool reads to tell where programs are "
+              "attached, against the links at these places: cgroups, trampolines of functions, "
+              "raw tracepoints, XDP and tcx of interfaces, netfilter, network namespaces.",
+     .misses = "A link of a perf event, of several functions, of an iterator or of struct_ops: no "
+               "place names it.",
+     .benign = "None known: the kernel takes a link from its place right after the table.",
+     .advice = kHidesInKernel},
     {.id = "bpf_writes_user_memory",
      .title = "BPF program that writes into the memory of processes",
      .severity = event::Severity::high,
@@ -38,8 +70,8 @@ constexpr Rule kRules[] = {
               "what a process reads: lists of files, of processes, of sockets.",
      .misses = "A program that changes packets or answers of the network, as its type lets it.",
      .benign = "Experiments; the kernel itself warns of it in its log.",
-     .advice = "Who loaded it (underseer dmesg; underseer files, of bpf-prog)? What the guest's "
-               "own tools show may be false."},
+     .advice = "Who loaded it (underseer bpf, underseer dmesg)? What the guest's own tools show "
+               "may be false."},
     {.id = "bpf_overrides_functions",
      .title = "BPF program that makes functions of the kernel fail",
      .severity = event::Severity::medium,
@@ -51,15 +83,128 @@ constexpr Rule kRules[] = {
      .benign = "Security agents that enforce by it (Tetragon), tests that inject faults.",
      .advice = "Is such an agent meant to be in this instance?"},
 };
+constexpr const Rule &kHiddenProgram = kRules[0], &kHiddenMap = kRules[1], &kHiddenLink = kRules[2],
+                     &kWrites = kRules[3], &kOverrides = kRules[4];
 
-const Rule* judge(const BpfProgram& program) {
-    const auto calls = [&](std::string_view helper) {
-        return std::ranges::find(program.helpers, helper) != program.helpers.end();
-    };
-    if (!program.is_listed) return &kRules[0];
-    if (calls("bpf_probe_write_user")) return &kRules[1];
-    return calls("bpf_override_return") ? &kRules[2] : nullptr;
-}
+class Judge {
+  public:
+    Judge(Snapshot& snapshot, const guest_linux::BpfObjects& objects, event::CheckReport& report)
+        : snapshot_(snapshot), objects_(objects), report_(report) {}
+
+    void judge() {
+        for (const BpfProgram& program : objects_.programs) judge(program);
+        for (const BpfMap& map : objects_.maps) judge(map);
+        for (const BpfLink& link : objects_.links) judge(link);
+    }
+
+  private:
+    template <typename T>
+    static std::string named(const T& object) {
+        return fmt::format("{} (id {})", object.name.empty() ? "without a name" : object.name,
+                           object.id);
+    }
+    static std::string key_of(std::uint32_t id, std::uint64_t address) {
+        return fmt::format("{}:{:x}", id, address);
+    }
+
+    static const Rule* rule_of(const BpfProgram& program) {
+        const auto calls = [&](std::string_view helper) {
+            return std::ranges::find(program.helpers, helper) != program.helpers.end();
+        };
+        if (!program.listed) return &kHiddenProgram;
+        if (calls("bpf_probe_write_user")) return &kWrites;
+        return calls("bpf_override_return") ? &kOverrides : nullptr;
+    }
+
+    void judge(const BpfProgram& program) {
+        const Rule* rule = rule_of(program);
+        if (rule == nullptr) return;
+        event::Finding finding = rule->about(named(program), key_of(program.id, program.address));
+        finding.evidence = {{"type", program.type, 0, {}},
+                            {"loaded by", fmt::format("uid {}", program.uid), 0, {}},
+                            {"attached to", attachments_of(program), 0, {}},
+                            {"held by", holders_of(program.address), 0, {}},
+                            {"calls", fmt::format("{}", fmt::join(program.helpers, ", ")), 0, {}},
+                            {"struct bpf_prog", "", program.address, {}}};
+        if (program.code != 0) {
+            finding.evidence.push_back(code_evidence("code", GuestVirt{program.code}, snapshot_));
+        }
+        add_finding(report_, std::move(finding));
+    }
+
+    void judge(const BpfMap& map) {
+        if (map.listed) return;
+        event::Finding finding = kHiddenMap.about(named(map), key_of(map.id, map.address));
+        std::vector<std::string> users;
+        for (const std::uint32_t id : map.program_ids.value_or({}))
+            users.push_back(program_text(id));
+        finding.evidence = {{"type", map.type, 0, {}},
+                            {"used by", fmt::format("{}", fmt::join(users, ", ")), 0, {}},
+                            {"held by", holders_of(map.address), 0, {}},
+                            {"struct bpf_map", "", map.address, {}}};
+        add_finding(report_, std::move(finding));
+    }
+
+    void judge(const BpfLink& link) {
+        if (link.listed) return;
+        const std::string what = fmt::format("{} {}", link.kind, link.target.value_or("?"));
+        const std::string subject =
+            link.address == 0 ? what : fmt::format("{} (id {})", what, link.id);
+        // Of one that only its program shows, the place is what makes it the same.
+        event::Finding finding = kHiddenLink.about(
+            subject, link.address != 0 ? key_of(link.id, link.address)
+                                       : fmt::format("{}:{}", link.program_id.value_or(0), what));
+        finding.evidence = {{"program", program_text(link.program_id.value_or(0)), 0, {}}};
+        if (link.address != 0) {
+            finding.evidence.push_back({"held by", holders_of(link.address), 0, {}});
+            finding.evidence.push_back({"struct bpf_link", "", link.address, {}});
+        }
+        add_finding(report_, std::move(finding));
+    }
+
+    std::string program_text(std::uint32_t id) const {
+        const auto program = std::ranges::find(objects_.programs, id, &BpfProgram::id);
+        return program == objects_.programs.end() ? fmt::format("id {}", id) : named(*program);
+    }
+
+    static std::string attachments_of(const BpfProgram& program) {
+        if (!program.attachments.available()) return program.attachments.reason();
+        std::vector<std::string> places;
+        for (const event::BpfAttachment& one : program.attachments.value()) {
+            places.push_back(fmt::format("{} {}", one.kind, one.target));
+        }
+        return places.empty() ? "nothing that is known"
+                              : fmt::format("{}", fmt::join(places, "; "));
+    }
+
+    // Only asked for where something was found.
+    std::string holders_of(std::uint64_t address) {
+        if (!owned_) {
+            owned_ = objects_;
+            add_gaps(report_, snapshot_.guest().add_bpf_owners(*owned_));
+        }
+        std::vector<std::string> holders;
+        const auto add = [&](const auto& items) {
+            for (const auto& item : items) {
+                if (item.address != address) continue;
+                for (const std::uint32_t pid : item.owner_pids)
+                    holders.push_back(process_text(pid));
+            }
+        };
+        add(owned_->programs), add(owned_->maps), add(owned_->links);
+        return holders.empty() ? "no process" : fmt::format("{}", fmt::join(holders, ", "));
+    }
+    std::string process_text(std::uint32_t pid) {
+        const event::Task* task = snapshot_.process(pid);
+        return task == nullptr ? fmt::format("pid {}", pid)
+                               : fmt::format("{} (pid {})", task->comm, pid);
+    }
+
+    Snapshot& snapshot_;
+    const guest_linux::BpfObjects& objects_;
+    event::CheckReport& report_;
+    std::optional<guest_linux::BpfObjects> owned_;
+};
 
 }  // namespace
 
@@ -68,30 +213,15 @@ std::span<const Rule> rules() {
 }
 
 event::CheckReport inspect(Snapshot& snapshot) {
-    const auto& list = snapshot.bpf_programs();
-    if (!list.has_value()) return code_unknown(list.error());
+    const auto& objects = snapshot.bpf();
+    if (!objects.has_value()) return code_unknown(objects.error());
     event::CheckReport report{};
     report.outcome = event::Outcome::clean;
-    report.coverage.looked_at = list->programs.size();
-    add_gaps(report, list->gaps);
-    for (const BpfProgram& program : list->programs) {
-        const Rule* rule = judge(program);
-        if (rule == nullptr) continue;
-        event::Finding finding = rule->about(
-            fmt::format("{} (id {})", program.name.empty() ? "without a name" : program.name,
-                        program.id),
-            fmt::format("{}:{:x}", program.id, program.address.value));
-        finding.evidence = {{"type", program.type, 0, {}},
-                            {"loaded by", fmt::format("uid {}", program.uid), 0, {}},
-                            {"calls", fmt::format("{}", fmt::join(program.helpers, ", ")), 0, {}},
-                            {"struct bpf_prog", "", program.address.value, {}}};
-        if (program.code) {
-            finding.evidence.push_back(code_evidence("code", program.code, snapshot));
-        }
-        add_finding(report, std::move(finding));
-    }
-    // With one record alone no program can be seen to be missing in the other.
-    settle_doubt(report, list->gaps.empty() ? "" : list->gaps.texts.front());
+    report.coverage.looked_at = objects->programs.size();
+    add_gaps(report, objects->gaps);
+    Judge(snapshot, *objects, report).judge();
+    // With one record alone nothing can be seen to be missing in the other.
+    settle_doubt(report, objects->gaps.empty() ? "" : objects->gaps.texts.front());
     return report;
 }
 

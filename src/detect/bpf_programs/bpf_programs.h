@@ -1,4 +1,4 @@
-// BPF programs that the guest hides, and those that change what others see.
+// BPF programs, maps and links that the guest hides, and programs that change what others see.
 #pragma once
 
 #include "detect/check.h"

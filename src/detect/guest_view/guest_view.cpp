@@ -13,7 +13,7 @@ namespace underseer::detect::guest_view {
 
 namespace {
 
-using guest_linux::BpfProgram;
+using event::BpfProgram;
 using guest_linux::Hook;
 using guest_linux::HookKind;
 
@@ -260,7 +260,7 @@ class LieDetector {
 
     // What a program in the guest reads may be written over before it sees it.
     void judge_bpf() {
-        const auto& list = snapshot_.bpf_programs();
+        const auto& list = snapshot_.bpf();
         if (!list.has_value()) return doubt(list.error().to_text());
         note(list->gaps);
         steps(list->programs.size());
@@ -271,7 +271,7 @@ class LieDetector {
             causes_.push_back({{},
                                {"BPF program that writes into processes",
                                 fmt::format("{} (id {})", program.name, program.id),
-                                program.address.value,
+                                program.address,
                                 {}}});
         }
     }

@@ -24,6 +24,11 @@
 //     echo code       > ...    an executable page that belongs to nothing
 //     echo flip       > ...    a bit of what fills the space between two functions
 //     echo bpf        > ...    a BPF program named underseer out of the table of programs
+//     echo bpf-twice  > ...    the program u_fentry of bpf_user out of it and out of the symbols
+//     echo bpf-map    > ...    its map u_hash out of the table of maps
+//     echo bpf-raw    > ...    the link of its program u_raw out of the table of links
+//     echo bpf-fentry > ...    that of u_fentry
+//     echo bpf-group  > ...    that of u_group_link
 //     echo 0          > ...    puts everything back
 #include <linux/bpf.h>
 #include <linux/filter.h>
@@ -583,42 +588,104 @@ static void stop_writing(void)
 	on_each_cpu(set_write_protection, (void *)1, 1);
 }
 
-static struct bpf_prog *hidden_program;
-static int hidden_id;
+// What is out of a table of BPF's, and where.
+static struct {
+	struct idr *table;
+	spinlock_t *lock;
+	void *object;
+	int id;
+} hidden;
 
-// Returns what was there.
-static void *exchange_program(int id, void *program)
+static void set_hidden(void *object)
 {
-	spinlock_t *lock = find("prog_idr_lock");
-	void *before;
+	unsigned long flags;
 
-	spin_lock_bh(lock);
-	before = idr_replace(find("prog_idr"), program, id);
-	spin_unlock_bh(lock);
-	return before;
+	spin_lock_irqsave(hidden.lock, flags);
+	idr_replace(hidden.table, object, hidden.id);
+	spin_unlock_irqrestore(hidden.lock, flags);
 }
 
-static int start_bpf(void)
+// Takes out the first object that has the name.
+static int hide_object(const char *table, const char *lock, bool (*has_name)(void *, const char *),
+		       const char *name)
 {
-	struct idr *programs = find("prog_idr");
-	struct bpf_prog *program;
-	int id;
-
-	if (!programs || !find("prog_idr_lock"))
+	hidden.table = find(table);
+	hidden.lock = find(lock);
+	if (!hidden.table || !hidden.lock)
 		return -EOPNOTSUPP;
-	idr_for_each_entry(programs, program, id)
-		if (!strcmp(program->aux->name, "underseer")) {
-			hidden_program = program;
-			hidden_id = id;
-			exchange_program(id, NULL);
+	idr_for_each_entry(hidden.table, hidden.object, hidden.id)
+		if (has_name(hidden.object, name)) {
+			set_hidden(NULL);
 			return 0;
 		}
 	return -ENOENT;
 }
 
+static bool program_is(void *program, const char *name)
+{
+	return !strcmp(((struct bpf_prog *)program)->aux->name, name);
+}
+
+static bool map_is(void *map, const char *name)
+{
+	return !strcmp(((struct bpf_map *)map)->name, name);
+}
+
+static bool link_is_of(void *link, const char *name)
+{
+	return ((struct bpf_link *)link)->prog && program_is(((struct bpf_link *)link)->prog, name);
+}
+
+static int start_bpf(void)
+{
+	return hide_object("prog_idr", "prog_idr_lock", program_is, "underseer");
+}
+
+static int start_bpf_map(void)
+{
+	return hide_object("map_idr", "map_idr_lock", map_is, "u_hash");
+}
+
+static int start_bpf_raw(void)
+{
+	return hide_object("link_idr", "link_idr_lock", link_is_of, "u_raw");
+}
+
+static int start_bpf_fentry(void)
+{
+	return hide_object("link_idr", "link_idr_lock", link_is_of, "u_fentry");
+}
+
+static int start_bpf_group(void)
+{
+	return hide_object("link_idr", "link_idr_lock", link_is_of, "u_group_link");
+}
+
 static void stop_bpf(void)
 {
-	exchange_program(hidden_id, hidden_program);
+	set_hidden(hidden.object);
+}
+
+// Only what reads the list of symbols misses it: the tree that finds them by address is left.
+static int start_bpf_twice(void)
+{
+	int error = hide_object("prog_idr", "prog_idr_lock", program_is, "u_fentry");
+
+	if (!error && !find("bpf_kallsyms")) {
+		stop_bpf();
+		error = -EOPNOTSUPP;
+	}
+	if (!error)
+		list_del_rcu(&((struct bpf_prog *)hidden.object)->aux->ksym.lnode);
+	return error;
+}
+
+static void stop_bpf_twice(void)
+{
+	struct bpf_prog *program = hidden.object;
+
+	list_add_tail_rcu(&program->aux->ksym.lnode, (struct list_head *)find("bpf_kallsyms"));
+	stop_bpf();
 }
 
 // The page is full of returns.
@@ -718,6 +785,11 @@ static const struct hook {
 	{ "code", start_code, stop_code },
 	{ "flip", start_flip, restore_pointer },
 	{ "bpf", start_bpf, stop_bpf },
+	{ "bpf-twice", start_bpf_twice, stop_bpf_twice },
+	{ "bpf-map", start_bpf_map, stop_bpf },
+	{ "bpf-raw", start_bpf_raw, stop_bpf },
+	{ "bpf-fentry", start_bpf_fentry, stop_bpf },
+	{ "bpf-group", start_bpf_group, stop_bpf },
 	{ "wp", start_writing, stop_writing },
 };
 
