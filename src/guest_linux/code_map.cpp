@@ -161,13 +161,8 @@ class Mapper {
     Result<void> add_bpf() {
         const Field node = kernel_.field("bpf_ksym", "lnode"),
                     begin = kernel_.field("bpf_ksym", "start"),
-                    end = kernel_.field("bpf_ksym", "end");
-        TRY(kernel_.require({node, begin, end}));
-        TRY(each(TRY(kernel_.symbol("bpf_kallsyms")), node, [&](GuestVirt at) -> Result<void> {
-            const std::uint64_t first = TRY(kernel_.read(at, begin));
-            own(first, TRY(kernel_.read(at, end)) - first, {Kind::bpf});
-            return {};
-        }));
+                    end = kernel_.field("bpf_ksym", "end"),
+                    is_program = kernel_.field("bpf_ksym", "prog");
         const Field pack_node = kernel_.field("bpf_prog_pack", "list"),
                     pack = kernel_.field("bpf_prog_pack", "ptr");
         if (pack_node.known()) {
@@ -182,6 +177,15 @@ class Mapper {
                 own(area.begin.value, area.size_bytes, {Kind::bpf});
             }
         }
+        // They say most, and so the last word.
+        TRY(kernel_.require({node, begin, end, is_program}));
+        TRY(each(TRY(kernel_.symbol("bpf_kallsyms")), node, [&](GuestVirt at) -> Result<void> {
+            const std::uint64_t first = TRY(kernel_.read(at, begin));
+            CodeOwner who{Kind::bpf};
+            who.is_stub = TRY(kernel_.read(at, is_program)) == 0;
+            own(first, TRY(kernel_.read(at, end)) - first, who);
+            return {};
+        }));
         return {};
     }
 

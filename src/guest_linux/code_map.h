@@ -18,6 +18,7 @@ struct CodeOwner {
     Kind kind{};
     std::string module;       // its name
     bool is_foreign = false;  // a module that did not come with the kernel: taint flags O, E or P
+    bool is_stub = false;     // of BPF: a trampoline or a dispatcher, and no program
 
     std::string to_text() const;  // "the kernel", "module nf_tables", ..
     bool operator==(const CodeOwner&) const = default;

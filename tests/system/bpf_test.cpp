@@ -149,9 +149,6 @@ TEST_P(Bpf, is_no_finding) {
         EXPECT_NE(report.outcome, event::Outcome::unavailable)
             << report.check << ": " << report.reason;
         for (const event::Finding& finding : report.findings) {
-            // 5.10 itself leaves the pages of its trampolines writable (kernel/bpf/trampoline.c,
-            // bpf_jit_alloc_exec_page()).
-            if (GetParam() == "5.10-cloud" && finding.rule == "writable_code") continue;
             ADD_FAILURE() << finding.rule << ": " << finding.subject;
         }
     }

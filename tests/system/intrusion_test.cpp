@@ -55,14 +55,10 @@ class Intrusion : public ::testing::TestWithParam<std::string> {
                 // Our own modules did not come with the kernel.
                 const bool is_fixture =
                     finding.rule == "foreign_module" && finding.subject.starts_with("underseer_");
-                if (!is_fixture && !is_of_trampoline(finding)) all.push_back(finding);
+                if (!is_fixture) all.push_back(finding);
             }
         }
         return all;
-    }
-    // 5.10 itself leaves the pages of BPF's trampolines writable (see bpf_test.cpp).
-    bool is_of_trampoline(const event::Finding& finding) const {
-        return has_trampolines_ && GetParam() == "5.10-cloud" && finding.rule == "writable_code";
     }
     void expect_findings(const Rules& wanted) {
         const auto found = findings();
@@ -154,7 +150,6 @@ class Intrusion : public ::testing::TestWithParam<std::string> {
             : kernel(std::move(name)), vm(std::move(machine)), introspector(attach(vm)) {}
     };
     static std::optional<Guest> guest_;
-    bool has_trampolines_ = false;
 };
 std::optional<Intrusion::Guest> Intrusion::guest_;
 INSTANTIATE_TEST_SUITE_P(, Intrusion, ::testing::ValuesIn(all_kernels()), test_name);
@@ -656,7 +651,6 @@ class HidingBpf : public Hooking {
     static void TearDownTestSuite() { guest_.reset(); }
     void expect_hidden(const HookCase& hook) {
         if (IsSkipped()) return;
-        has_trampolines_ = true;
         vm().output_of(
             "/bin/bpf_user attach > /tmp/.bpf 2>&1 & until grep -q ready /tmp/.bpf; do sleep 0.1; "
             "done");

@@ -160,6 +160,13 @@ constexpr const Rule& kUnaccounted = kRules[0];
 constexpr const Rule& kWritable = kRules[1];
 constexpr const Rule& kPatched = kRules[2];
 
+// By the kernel itself: a kernel that is to be started by kexec, and until 5.19 the trampolines of
+// BPF (bpf_jit_alloc_exec_page(), kernel/bpf/trampoline.c of 5.10).
+bool is_made_writable(const guest_linux::CodeOwner& owner) {
+    using Kind = guest_linux::CodeOwner::Kind;
+    return owner.kind == Kind::kexec || (owner.kind == Kind::bpf && owner.is_stub);
+}
+
 event::Finding about_code(const Rule& rule, const CodeRange& range, Snapshot& snapshot) {
     event::Finding finding =
         rule.about(fmt::format("{} KiB at {:#x}", range.size_bytes >> 10, range.begin.value),
@@ -270,7 +277,7 @@ event::CheckReport inspect(Snapshot& snapshot) {
         report.coverage.looked_at += range.size_bytes / kPageSize;
         if (!range.writable) continue;
         const auto owner = map.owner_of(range.begin);
-        if (owner && owner->kind == guest_linux::CodeOwner::Kind::kexec) continue;  // it is so made
+        if (owner && is_made_writable(*owner)) continue;
         add_finding(report, about_code(kWritable, range, snapshot));
     }
     std::string doubt = map.gaps.broken;
