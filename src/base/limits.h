@@ -220,6 +220,31 @@ inline constexpr std::size_t kMaxExactStrings = 16;
 // Calls that are out at one time: one a thread.
 inline constexpr std::size_t kMaxPendingCalls = 4096;
 
+// ---- Sigma rules -------------------------------------------------------------------------------
+// SigmaHQ's longest has some 30 KB, and all 3,500 of them 9 MB.
+inline constexpr std::size_t kMaxSigmaFileBytes = 256u << 10;
+inline constexpr std::size_t kMaxSigmaFiles = 8192;
+inline constexpr std::size_t kMaxSigmaBytes = 32u << 20;
+// YAML nests some 5 deep in a rule, and has some 500 values.
+inline constexpr std::size_t kMaxSigmaDepth = 32;
+inline constexpr std::size_t kMaxSigmaValues = 16u << 10;
+// Of one rule; what is longer takes too long over each process.
+inline constexpr std::size_t kMaxSigmaPatterns = 1024;
+inline constexpr std::size_t kMaxSigmaPatternBytes = 4096;
+inline constexpr std::size_t kMaxSigmaSelections = 256;
+inline constexpr std::size_t kMaxSigmaSteps = 1024;
+// Of all rules; each may take so much memory when it is used.
+inline constexpr std::size_t kMaxSigmaRegexes = 512;
+inline constexpr std::int64_t kMaxSigmaRegexBytes = 512u << 10;
+// A text of a rule that is told: its title, its description.
+inline constexpr std::size_t kMaxSigmaTextBytes = 1024;
+// All rules as they are handed on.
+inline constexpr std::size_t kMaxSigmaFormBytes = 32u << 20;
+// Bytes of events times patterns that they are compared with, in one look: a tenth of a second,
+// some seconds where all are regular expressions. What is left over is told, and has its turn in
+// the next look.
+inline constexpr std::uint64_t kMaxSigmaWorkOfLook = 2ull << 30;
+
 // ---- policy ------------------------------------------------------------------------------------
 // A policy with a thousand suppressions has 0.2 MB.
 inline constexpr std::size_t kMaxPolicyBytes = 1u << 20;
