@@ -8,12 +8,14 @@
 #include "base/counted.h"
 #include "baseline.h"
 #include "detect/decoy_kernel/decoy_kernel.h"
+#include "event_rules.h"
 #include "output.h"
 
 namespace underseer::cli {
 
 Result<agent::Answer<event::CheckReport>> run_checks(Target& target, const Options& options) {
     TRY(use_baseline(target, options));
+    TRY(use_event_rules(target, options));
     agent::Answer<event::CheckReport> all;
     std::vector<std::string> wanted = options.only;
     const auto decoy = std::ranges::find(wanted, detect::DecoyKernelCheck::kName);

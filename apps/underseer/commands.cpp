@@ -15,6 +15,7 @@
 #include "detect/hidden_process/hidden_process.h"
 #include "doctor.h"
 #include "dump.h"
+#include "event_rules.h"
 #include "evidence.h"
 #include "explain.h"
 #include "export.h"
@@ -273,9 +274,11 @@ const std::vector<Row>& rows() {
               "found is there in several looks, some seconds apart at most. underseer explain says "
               "of each rule what it rests on, what it misses and what else looks like it. Where "
               "nobody tells the CPUs' registers (libvirt, no QMP socket) decoy_kernel is "
-              "unavailable, which does not change the exit status.",
+              "unavailable, which does not change the exit status. event_rules matches what is "
+              "started, connected and loaded by Sigma rules: those of --rules, else those that are "
+              "installed; where the agent is asked, those of its policy.",
           .words = {{"INSTANCE|IMAGE", Kind::target}},
-          .options = {&kOnly, &kDeep, &kBaseline, &kJson, &kDirect, &kRun},
+          .options = {&kOnly, &kDeep, &kBaseline, &kSigmaRules, &kJson, &kDirect, &kRun},
           .exits = of_a_guest({{1, "something was found"}, {10, "a check could not look"}})},
          check},
         {{.name = "scan",
@@ -335,9 +338,23 @@ const std::vector<Row>& rows() {
           .what = "what a rule rests on, what it misses, what to do",
           .more = "Without RULE: every rule there is, by check.",
           .words = {{"RULE", Kind::text, false}},
-          .options = {&kJson},
+          .options = {&kPolicy, &kJson},
           .exits = {{3, "there is no such rule"}}},
          explain},
+        {{.name = "rules",
+          .group = kJudge,
+          .what = "Sigma rules of events: which there are, and what is understood",
+          .more =
+              "check reads a file, or every *.yml of a folder, in a jail, and says of each rule "
+              "that is not understood in which line and why, and what would do (docs/sigma.md has "
+              "the part of Sigma that is). ls lists those of the agent's policy, or of PATH. A "
+              "rule "
+              "is called sigma: and its file's name, in findings and in the policy.",
+          .words = {{.name = "ls|check", .kind = Kind::choice, .choices = {"ls", "check"}},
+                    {"PATH", Kind::file, false}},
+          .options = {&kPolicy, &kJson},
+          .exits = {{3, "there are none"}, {13, "check: a rule is refused"}}},
+         event_rules},
         {{.name = "findings",
           .group = kJudge,
           .what = "what the agent has found and is still so",

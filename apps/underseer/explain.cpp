@@ -9,6 +9,7 @@
 #include "detect/check.h"
 #include "detect/decoy_kernel/decoy_kernel.h"
 #include "detect/watches.h"
+#include "event_rules.h"
 #include "output.h"
 #include "program/described.h"
 #include "table.h"
@@ -53,6 +54,13 @@ std::string text_of(const Explained& rule) {
 
 Result<int> explain(const Options& options) {
     std::vector<Explained> rules = all_explained();
+    if (options.target.empty() || options.target.starts_with(sigma::kRulePrefix)) {
+        const auto loaded = rules_of_policy(options);
+        if (!loaded.has_value() && !options.target.empty()) return fail(loaded.error());
+        if (loaded.has_value()) {
+            for (const sigma::Rule& rule : loaded->rules) rules.push_back(explained(rule));
+        }
+    }
     if (!options.target.empty()) {
         std::erase_if(rules, [&](const Explained& one) { return one.rule != options.target; });
         if (rules.empty()) {

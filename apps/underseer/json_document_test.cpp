@@ -10,6 +10,7 @@
 #include "baseline.h"
 #include "event/finding.h"
 #include "event/observation.h"
+#include "event_rules.h"
 #include "evidence.h"
 #include "exact.h"
 #include "explain.h"
@@ -109,6 +110,9 @@ TEST(JsonDocument, describes_every_key_as_it_is) {
     expect_documented<event::OpenFinding>("## findings");
     expect_documented<agent::ActionResult>("## act");
     expect_documented<BundleFact>("## evidence");
+    expect_documented<RulesDocument>("## rules");
+    expect_documented<RuleFact>("### Rule");
+    expect_documented<sigma::Refusal>("### Refused rule");
     expect_documented<BaselineFact>("## baseline");
     expect_documented<EvidenceFileFact>("### Evidence file");
     expect_documented<agent::AgentStatus>("### Agent");

@@ -47,8 +47,9 @@ Result<void> take_checks(Options& options, const std::string& text) {
     return {};
 }
 
-Result<void> take_rules(Options& options, const std::string& path) {
-    options.rules.push_back(path);
+template <std::vector<std::string> Options::* member>
+Result<void> take_one_more(Options& options, const std::string& path) {
+    (options.*member).push_back(path);
     return {};
 }
 
@@ -85,7 +86,7 @@ struct Taker {
     const program::Option* option;
     Result<void> (*take)(Options&, const std::string& value);
 };
-constexpr std::array<Taker, 28> kTakers{{
+constexpr std::array<Taker, 29> kTakers{{
     {&option::kPid, take_number<option::kPid, &Options::pid>},
     {&option::kJson, set<&Options::json>},
     {&option::kThreads, set<&Options::threads>},
@@ -101,7 +102,8 @@ constexpr std::array<Taker, 28> kTakers{{
     {&option::kStops, take_number<option::kStops, &Options::stops>},
     {&option::kDryRun, set<&Options::dry_run>},
     {&option::kOnly, take_checks},
-    {&option::kRules, take_rules},
+    {&option::kRules, take_one_more<&Options::rules>},
+    {&option::kSigmaRules, take_one_more<&Options::sigma_rules>},
     {&option::kBaseline, take_text<&Options::baseline>},
     {&option::kOutput, take_text<&Options::output>},
     {&option::kTimeout, take_duration<option::kTimeout, &Options::timeout>},

@@ -23,14 +23,15 @@ struct Options {
     bool environment = false;
     bool watch = false;
     bool force = false;
-    bool once = false;                   // of the demo: do not stay
-    bool deep = false;                   // of check: search all RAM
-    bool maps = false, links = false;    // of bpf
-    bool exact = false;                  // of trace
-    std::optional<std::uint32_t> stops;  // of an exact trace
-    bool dry_run = false;                // of act: say what would be done
-    std::vector<std::string> only;       // of check: these; empty: all
-    std::vector<std::string> rules;      // of scan: files, or folders of them
+    bool once = false;                     // of the demo: do not stay
+    bool deep = false;                     // of check: search all RAM
+    bool maps = false, links = false;      // of bpf
+    bool exact = false;                    // of trace
+    std::optional<std::uint32_t> stops;    // of an exact trace
+    bool dry_run = false;                  // of act: say what would be done
+    std::vector<std::string> only;         // of check: these; empty: all
+    std::vector<std::string> rules;        // of scan: files, or folders of them
+    std::vector<std::string> sigma_rules;  // of check: the same
     std::string baseline;  // of check and report: a kernel's file, or what was made of it
     std::string output;    // of baseline make
     std::optional<std::chrono::milliseconds> timeout;
@@ -75,6 +76,8 @@ inline constexpr Option kDryRun{"--dry-run", "", "say what would be done, and do
 inline constexpr Option kOnly{"--only", "CHECK,..", "these checks; underseer explain lists all"};
 inline constexpr Option kRules{
     "--rules", "FILE", "YARA rules, or a folder of them; may be given several times", Kind::file};
+inline constexpr Option kSigmaRules{
+    "--rules", "FILE", "Sigma rules, or a folder of them; may be given several times", Kind::file};
 inline constexpr Option kBaseline{
     "--baseline", "FILE", "compare the kernel with this vmlinuz, package or baseline", Kind::file};
 inline constexpr Option kOutput{"--output", "FILE", "write it into this file", Kind::file};

@@ -9,6 +9,7 @@
 
 #include "agent/agent.h"
 #include "agent/worker.h"
+#include "base/counted.h"
 #include "detect/check.h"
 #include "program/described.h"
 
@@ -125,8 +126,13 @@ Result<void> run(const Options& options) {
         return {};
     }
     if (!options.check_policy.empty()) {
-        TRY(policy::load(options.check_policy, detect::check_names()));
+        const auto policy = TRY(policy::load(options.check_policy, detect::check_names()));
         fmt::print("{}: a valid policy\n", options.check_policy);
+        const auto rules = TRY(agent::load_event_rules(policy));
+        fmt::print("{} of events\n", counted(rules.rules.size(), "rule"));
+        for (const sigma::Refusal& refusal : rules.refused) {
+            fmt::print("not used: {}\n", agent::to_text(refusal));
+        }
         return {};
     }
     // Whatever it makes is its own; the control socket sets its mode itself.
@@ -134,7 +140,13 @@ Result<void> run(const Options& options) {
     if (options.seal) {
         const auto key = TRY(agent::load_or_make_key(options.agent.state_dir));
         const auto manifest = agent::manifest_path(options.agent.state_dir);
-        TRY(agent::seal(options.agent.policy, manifest, key));
+        // Of a policy that is wrong the files are signed all the same: an upgrade must not fail.
+        policy::Policy policy;
+        if (!options.agent.policy.empty()) {
+            auto loaded = policy::load(options.agent.policy, detect::check_names());
+            if (loaded.has_value()) policy = std::move(*loaded);
+        }
+        TRY(agent::seal(options.agent.policy, agent::rule_files(policy), manifest, key));
         fmt::print("{}: signed\n", manifest.native());
         return {};
     }

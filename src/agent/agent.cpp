@@ -16,6 +16,7 @@
 #include "detect/check.h"
 #include "detect/decoy_kernel/decoy_kernel.h"
 #include "detect/hidden_process/hidden_process.h"
+#include "detect/watches.h"
 
 namespace underseer::agent {
 
@@ -26,6 +27,7 @@ using namespace std::chrono_literals;
 constexpr auto kAnalyserDeadline = 30s;
 constexpr std::ptrdiff_t kMaxScans = 2;  // of all VMs at once: each may take a GiB and a core
 constexpr std::size_t kMaxStateBytes = 64u << 20;
+constexpr std::size_t kMaxToldRefusals = 100;
 
 std::string host_name() {
     char name[256] = {};
@@ -103,9 +105,11 @@ Result<void> Agent::open() {
         Responder::Callbacks{
             .find = [this](const std::string& id) { return find_watch(id); },
             .changed = [this](const hypervisor::Vm& vm) { managers_->ask_soon(vm); }});
-    integrity_ =
-        check_integrity(options_.policy, manifest_path(options_.state_dir), key_.public_key());
+    load_rules(policy_);
+    integrity_ = check_integrity(options_.policy, rule_files(policy_),
+                                 manifest_path(options_.state_dir), key_.public_key());
     record_start();
+    log_refusals();
     TRY(judge_integrity());
     load_findings();
     open_baselines();
@@ -175,6 +179,7 @@ Result<void> Agent::open() {
 void Agent::record_start() {
     const event_log::OpenedLog& log = recorder_->opened();
     event::Details details{{"policy", options_.policy.empty() ? "built-in" : options_.policy},
+                           {"rules", counted(rules_.rules.size(), "rule")},
                            {"integrity", integrity_.to_text()}};
     if (!options_.instances.empty()) {
         details.emplace_back("instances", options_.instances);
@@ -247,19 +252,57 @@ void Agent::reload_policy() {
         instances_ = std::move(*instances);
         look_around();  // whose a VM is may decide whether it is looked into
         policy_ = std::move(*policy);
+        load_rules(policy_);
+        log_refusals();
+        tell_rules();
         recorder_->set_keep_bytes(policy_.log_keep_bytes);
-        for (auto& [key, watched] : watched_) watched.watch->policy_changed();
+        for (auto& [key, watched] : watched_) {
+            watched.watch->event_rules_changed();
+            watched.watch->policy_changed();
+        }
     } else {
         message = "policy not reloaded, the old one stays: " + policy.error().to_text();
     }
-    integrity_ =
-        check_integrity(options_.policy, manifest_path(options_.state_dir), key_.public_key());
+    integrity_ = check_integrity(options_.policy, rule_files(policy_),
+                                 manifest_path(options_.state_dir), key_.public_key());
     recorder_->critical(event::policy_event(recorder_->source(), Recorder::now_ns(), message,
                                             {{"path", options_.policy},
+                                             {"rules", counted(rules_.rules.size(), "rule")},
                                              {"integrity", integrity_.to_text()},
                                              {"sha256", integrity_.running.back().sha256}}));
     say(policy.has_value() ? LogLevel::notice : LogLevel::warning, message);
     notify_manager("READY=1");
+}
+
+void Agent::load_rules(policy::Policy& policy) {
+    auto loaded = load_event_rules(policy);
+    if (loaded.has_value()) {
+        rules_ = std::move(*loaded);
+        rule_form_ = std::make_shared<const std::string>(std::exchange(rules_.form, {}));
+    } else {
+        rules_.refused.assign(1, {{}, 0, "the rules as they are now: " + loaded.error().to_text()});
+    }
+    if (rules_.rules.empty()) {
+        policy.check_every.insert_or_assign(std::string(detect::EventRules::kName), std::nullopt);
+    }
+}
+
+void Agent::log_refusals() {
+    for (std::size_t i = 0; i < rules_.refused.size(); ++i) {
+        std::string text = "a rule is not used: " + to_text(rules_.refused[i]);
+        if (i == kMaxToldRefusals) {
+            text = fmt::format("{} more rules are not used", rules_.refused.size() - i);
+        }
+        recorder_->critical(event::policy_event(recorder_->source(), Recorder::now_ns(), text, {}));
+        say(LogLevel::warning, text);
+        if (i == kMaxToldRefusals) return;
+    }
+}
+
+void Agent::tell_rules() {
+    AnalyserInput input{.kind = AnalyserInput::Kind::rules};
+    for (const sigma::Rule& rule : rules_.rules) input.rules.push_back({rule.name, rule.severity});
+    submit(std::move(input));
 }
 
 void Agent::feed_watchdog(std::chrono::milliseconds every) {
@@ -534,6 +577,7 @@ InstanceWatch::Callbacks Agent::watch_callbacks() {
         .code_seen = [this](
                          InstanceWatch& watch, BaselineFacts facts,
                          const std::string& bytes) { keep_seen(watch, std::move(facts), bytes); },
+        .event_rules = [this] { return rule_form_; },
     };
 }
 
@@ -554,6 +598,7 @@ void Agent::start_analyser() {
                                 say(LogLevel::warning,
                                     "this host does not allow a layer of the jail: " + layer);
                             }
+                            tell_rules();
                             // A new analyser knows of nothing that is open.
                             restore_findings();
                         },
@@ -667,9 +712,7 @@ void Agent::on_verdict(const AnalyserVerdict& verdict, const std::string& instan
     // Seen again without anything to say about it: status still shows when.
     if (verdict.outcome != event::Outcome::finding) return;
     for (auto& [uid, open] : open_) {
-        const bool of_check = std::ranges::any_of(
-            detect::rules_of(check),
-            [&](const detect::Rule& rule) { return rule.id == open.finding.rule; });
+        const bool of_check = detect::is_rule_of(open.finding.rule, check);
         if (open.instance_id == instance_id && of_check) open.last_seen = time_ns;
     }
 }
@@ -829,6 +872,9 @@ AgentStatus Agent::status() const {
     status.log_trouble = recorder_->trouble();
     status.analyser_restarts = analyser_->restarts();
     status.integrity = integrity_.to_text();
+    status.rules = rules_.rules.size();
+    status.refused_rules = rules_.refused;
+    status.refused_rules.resize(std::min(status.refused_rules.size(), kMaxToldRefusals));
     const auto statm = read_file("/proc/self/statm", 256).value_or("0 0");
     unsigned long pages = 0;
     if (std::sscanf(statm.c_str(), "%*u %lu", &pages) == 1) {

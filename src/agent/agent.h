@@ -17,6 +17,7 @@
 #include "agent/analyser.h"
 #include "agent/baseline_store.h"
 #include "agent/control_server.h"
+#include "agent/event_rules.h"
 #include "agent/instance_watch.h"
 #include "agent/integrity.h"
 #include "agent/managers.h"
@@ -56,6 +57,10 @@ class Agent {
     Result<void> judge_integrity();
     void on_signal(int signal);
     void reload_policy();
+    // Those that `policy` names; where there is none, their check is off. What is wrong is logged.
+    void load_rules(policy::Policy& policy);
+    void tell_rules();  // the analyser
+    void log_refusals();
     void tell_status();  // the service manager, when it has changed
     void feed_watchdog(std::chrono::milliseconds every);
 
@@ -103,6 +108,8 @@ class Agent {
     policy::Policy policy_;
     policy::InstanceMap instances_;
     std::string host_;
+    LoadedRules rules_;
+    std::shared_ptr<const std::string> rule_form_ = std::make_shared<const std::string>();
     Integrity integrity_;
     std::uint64_t started_ns_ = 0;
     std::unique_ptr<Recorder> recorder_;

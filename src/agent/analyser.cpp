@@ -4,8 +4,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <map>
+#include <optional>
 
 #include "detect/check.h"
+#include "detect/watches.h"
 
 namespace underseer::agent {
 
@@ -15,15 +18,29 @@ constexpr std::uint64_t kMaxAnalyserMemory = 512ull << 20;
 // Texts that end up in events and on screens; the rest of a report's size is bounded by its frame.
 constexpr std::size_t kMaxReasonBytes = 4096;
 
+using RuleSeverities = std::map<std::string, event::Severity, std::less<>>;
+
+// Nothing: it is none of that check's.
+std::optional<event::Severity> severity_of(const std::string& rule, std::string_view check,
+                                           const RuleSeverities& of_events) {
+    if (check == detect::EventRules::kName) {
+        const auto known = of_events.find(rule);
+        return known == of_events.end() ? std::nullopt : std::optional(known->second);
+    }
+    const auto rules = detect::rules_of(check);
+    const auto known = std::ranges::find(rules, rule, &detect::Rule::id);
+    return known == rules.end() ? std::nullopt : std::optional(known->severity);
+}
+
 // An introspector reads what attackers write, and may be theirs: it may speak of what it was asked
 // about, by that check's rules, and a rule's severity is not its to choose. "" when all is well.
-std::string what_is_wrong(const event::CheckReport& report, std::string_view check) {
+std::string what_is_wrong(const event::CheckReport& report, std::string_view check,
+                          const RuleSeverities& of_events) {
     if (report.check != check) return fmt::format("asked for {}, it is of another check", check);
-    const auto rules = detect::rules_of(check);
     for (const event::Finding& finding : report.findings) {
-        const auto rule = std::ranges::find(rules, finding.rule, &detect::Rule::id);
-        if (rule == rules.end()) return fmt::format("a finding that is none of {}'s", check);
-        if (finding.severity != rule->severity) return "a severity that is not its rule's";
+        const auto severity = severity_of(finding.rule, check, of_events);
+        if (!severity) return fmt::format("a finding that is none of {}'s", check);
+        if (finding.severity != *severity) return "a severity that is not its rule's";
         if (event::encode(finding).size() > kItemsFrameBytes) return "a finding in it is too long";
     }
     return "";
@@ -55,6 +72,7 @@ Result<void> run_analyser(jail::Channel channel) {
     TRY(channel.send(event::encode(missing)));
     detect::FindingLedger ledger;
     detect::OddOneOut odd_ones;
+    RuleSeverities of_events;
     for (;;) {
         auto frame = channel.receive();
         if (!frame.has_value() && frame.error().code == Code::not_found) return {};
@@ -64,6 +82,11 @@ Result<void> run_analyser(jail::Channel channel) {
         std::vector<event::FindingChange> changes;
         if (input.kind == AnalyserInput::Kind::restore) {
             for (event::OpenFinding& open : input.restored) ledger.restore(std::move(open));
+        } else if (input.kind == AnalyserInput::Kind::rules) {
+            of_events.clear();
+            for (RuleSeverity& one : input.rules) {
+                of_events.emplace(std::move(one.rule), one.severity);
+            }
         } else if (input.kind == AnalyserInput::Kind::end) {
             changes = ledger.end(input.instance_id, input.why, input.time_ns);
             odd_ones.forget(input.instance_id);
@@ -71,7 +94,8 @@ Result<void> run_analyser(jail::Channel channel) {
                    !report.has_value()) {
             verdict.malformed = true;
             verdict.reason = report.error().to_text();
-        } else if (std::string wrong = what_is_wrong(*report, input.check); !wrong.empty()) {
+        } else if (std::string wrong = what_is_wrong(*report, input.check, of_events);
+                   !wrong.empty()) {
             verdict.malformed = true;
             verdict.reason = std::move(wrong);
         } else {

@@ -16,9 +16,21 @@
 
 namespace underseer::agent {
 
+// A rule that came at run time: findings by it have this severity.
+struct RuleSeverity {
+    std::string rule;
+    event::Severity severity{};
+
+    static constexpr auto fields() {
+        using event::Field;
+        return std::tuple{Field{"rule", &RuleSeverity::rule},
+                          Field{"severity", &RuleSeverity::severity}};
+    }
+};
+
 struct AnalyserInput {
-    enum class Kind : std::uint8_t { restore, report, end };
-    friend constexpr Kind last_enumerator(Kind) { return Kind::end; }
+    enum class Kind : std::uint8_t { restore, report, end, rules };
+    friend constexpr Kind last_enumerator(Kind) { return Kind::rules; }
 
     Kind kind = Kind::report;
     std::uint64_t ticket = 0;  // comes back with the verdict
@@ -29,6 +41,7 @@ struct AnalyserInput {
     detect::Reference compared_with;           // of kernel_code
     std::vector<event::OpenFinding> restored;  // kind restore
     std::string why;                           // kind end
+    std::vector<RuleSeverity> rules;           // kind rules: all that hold from now on
 
     static constexpr auto fields() {
         using event::Field;
@@ -40,7 +53,8 @@ struct AnalyserInput {
                           Field{"report", &AnalyserInput::report},
                           Field{"compared_with", &AnalyserInput::compared_with},
                           Field{"restored", &AnalyserInput::restored},
-                          Field{"why", &AnalyserInput::why}};
+                          Field{"why", &AnalyserInput::why},
+                          Field{"rules", &AnalyserInput::rules}};
     }
 };
 

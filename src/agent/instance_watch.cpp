@@ -175,6 +175,7 @@ void InstanceWatch::on_ready(const std::vector<std::string>& missing_layers) {
     for (const std::string& layer : missing_layers) {
         callbacks_.note(*this, "this host does not allow a layer of the jail: " + layer);
     }
+    event_rules_changed();
     hear(std::exchange(unheard_, {}));
     schedule_.begin(std::chrono::steady_clock::now());
     plan_check(kFirstCheckAfter);
@@ -287,6 +288,35 @@ GuestBaseline::Callbacks InstanceWatch::baseline_callbacks() {
                     if (next_check_ != 0) plan_next_check();
                 },
             .note = [this](const std::string& text) { callbacks_.note(*this, text); }};
+}
+
+// A worker that is lost gets them when it is ready again.
+void InstanceWatch::event_rules_changed() {
+    if (worker_ && worker_->ready()) send_event_rules(callbacks_.event_rules(), 0);
+}
+
+void InstanceWatch::send_event_rules(const std::shared_ptr<const std::string>& form,
+                                     std::size_t from) {
+    Question question{.topic = Topic::event_rules};
+    question.event_rules = part_of(*form, from);
+    const auto on_end = [this, form, from, is_last = question.event_rules.is_last](
+                            std::string_view frame, bool last) {
+        if (!last) return true;
+        event::Decoder decoder{as_bytes(frame.substr(1))};
+        const auto end = decoder.get<AnswerEnd>();
+        if (!end.has_value()) return false;
+        if (end->failed) {
+            callbacks_.note(*this, "rules of events are not used: " + error_of(*end).to_text());
+        } else if (!is_last && form == callbacks_.event_rules()) {
+            send_event_rules(form, from + kBaselinePartBytes);
+        }
+        return true;
+    };
+    const bool taken = worker_->submit({.question = event::encode(question),
+                                        .deadline = kCheckDeadline,
+                                        .on_frame = on_end,
+                                        .on_failure = [](const Error&) {}});
+    if (!taken) callbacks_.note(*this, "rules of events are not used: too many questions wait");
 }
 
 void InstanceWatch::check() {

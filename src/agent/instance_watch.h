@@ -36,6 +36,8 @@ class InstanceWatch {
             baseline;
         // A kernel that was seen for the first time: see GuestBaseline.
         std::function<void(InstanceWatch&, BaselineFacts facts, std::string bytes)> code_seen;
+        // The rules of events that hold now, as introspectors get them.
+        std::function<std::shared_ptr<const std::string>()> event_rules;
     };
 
     // All of these must outlive this. `policy` may change in place: call policy_changed().
@@ -55,6 +57,7 @@ class InstanceWatch {
     void baselines_changed() { baseline_.kept_changed(); }
     // What its kernel's code is compared with; build_id "": with nothing.
     const BaselineFacts& baseline() const { return baseline_.used(); }
+    void event_rules_changed();
 
     // How much of a core it may take at most, in percent, whatever the policy says of one VM.
     void bound_cost(double percent);
@@ -98,6 +101,7 @@ class InstanceWatch {
     void on_lost(const Error& why, std::chrono::milliseconds until_restart);
     void learn_kernel();
     GuestBaseline::Callbacks baseline_callbacks();
+    void send_event_rules(const std::shared_ptr<const std::string>& form, std::size_t from);
     // The next look at the earliest in this time, or when the schedule has it.
     void plan_check(std::chrono::milliseconds from_now);
     void plan_next_check();

@@ -48,8 +48,8 @@ std::vector<std::filesystem::path> own_files(const std::string& policy) {
     return files;
 }
 
-Integrity check_integrity(const std::string& policy, const std::filesystem::path& manifest,
-                          const crypto::PublicKey& key) {
+Integrity check_integrity(const std::string& policy, const RuleFiles& rules,
+                          const std::filesystem::path& manifest, const crypto::PublicKey& key) {
     Integrity integrity;
     const auto files = own_files(policy);
     std::string running_hash;
@@ -67,7 +67,9 @@ Integrity check_integrity(const std::string& policy, const std::filesystem::path
         integrity.mismatches.push_back(sealed.error().to_text());
         return integrity;
     }
-    for (const auto& mismatch : sealed->compare(files)) {
+    auto sealed_files = files;
+    sealed_files.insert(sealed_files.end(), rules.begin(), rules.end());
+    for (const auto& mismatch : sealed->compare(sealed_files)) {
         integrity.mismatches.push_back(fmt::format("{}: {}", mismatch.path, mismatch.what));
     }
     for (const auto& entry : sealed->entries) {
@@ -78,14 +80,15 @@ Integrity check_integrity(const std::string& policy, const std::filesystem::path
     return integrity;
 }
 
-Result<void> seal(const std::string& policy, const std::filesystem::path& manifest,
-                  const crypto::SigningKey& key) {
-    const auto own = own_files(policy);
+Result<void> seal(const std::string& policy, const RuleFiles& rules,
+                  const std::filesystem::path& manifest, const crypto::SigningKey& key) {
+    auto own = own_files(policy);
     if (own.empty()) {
         return fail(Code::unavailable,
                     "cannot tell which program this is, so that it cannot be signed; is /proc "
                     "mounted?");
     }
+    own.insert(own.end(), rules.begin(), rules.end());
     return TRY(event_log::Manifest::of(own)).store(manifest, key);
 }
 

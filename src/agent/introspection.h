@@ -45,9 +45,11 @@ enum class Topic : std::uint8_t {
     make_baseline,  // of a kernel's file, which is read like an image: BaselineMadeParts
     see_code,       // the guest's kernel as it runs, for one of those: BaselineMadeParts
     exact_trace,    // every system call of one process, as they come: Question::trace's for_ms
+    compile_rules,  // of events: texts in Question::scan, then none: TextParts of what they make
+    event_rules,    // that the check of this name matches by, in parts: Question::event_rules
 };
 constexpr Topic last_enumerator(Topic) {
-    return Topic::exact_trace;
+    return Topic::event_rules;
 }
 
 // How to watch: for so long, with a look each period, or as often as the share of a core allows.
@@ -137,6 +139,7 @@ struct Question {
     TraceOrder trace;  // of both traces, with one_pid and pid
     EvidenceOrder evidence;
     BaselinePart baseline;
+    BaselinePart event_rules;  // the parts are those of a baseline
 
     static constexpr auto fields() {
         using event::Field;
@@ -154,7 +157,8 @@ struct Question {
                           Field{"scan", &Question::scan},
                           Field{"trace", &Question::trace},
                           Field{"evidence", &Question::evidence},
-                          Field{"baseline", &Question::baseline}};
+                          Field{"baseline", &Question::baseline},
+                          Field{"event_rules", &Question::event_rules}};
     }
 };
 

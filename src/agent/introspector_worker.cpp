@@ -1,6 +1,7 @@
 #include "agent/introspector_worker.h"
 
 #include "agent/baseline_maker.h"
+#include "agent/event_rules.h"
 #include "agent/exact_trace.h"
 #include "agent/introspector.h"
 #include "agent/memory_scan.h"
@@ -136,6 +137,7 @@ class Worker {
         build_id_.clear(), variant_.clear();
         seen_running_ = false;
         suspect_ = false;
+        event_rules_.forget_guest();
         scan_.leave_guest();
         trace_.leave_guest();
     }
@@ -245,6 +247,12 @@ class Worker {
         }
         if (question.topic == Topic::make_baseline) {
             return send_all(frames_of(made_baseline(), kOneItemAFrame));
+        }
+        if (question.topic == Topic::compile_rules) {
+            return send_all(frames_of(compile_rules(question.scan.rules), kOneItemAFrame));
+        }
+        if (question.topic == Topic::event_rules) {
+            return send_all(frames_of(take_event_rules(question.event_rules)));
         }
         if (question.topic == Topic::evidence) return evidence(question);
         if (question.topic == Topic::watch) return watch(question);
@@ -461,6 +469,8 @@ class Worker {
             case Topic::evidence:
             case Topic::make_baseline:
             case Topic::exact_trace:
+            case Topic::compile_rules:
+            case Topic::event_rules:
                 break;
         }
         return {failure({Code::unsupported, 0, "an unknown question"})};
@@ -504,8 +514,9 @@ class Worker {
             if (detect::find_check(name) != nullptr) continue;
             return fail(Code::invalid_argument, "there is no check " + name);
         }
-        const auto checks =
-            detect::make_checks(question.checks, {.search_ram = question.deep || suspect_});
+        const auto checks = detect::make_checks(
+            question.checks,
+            {.search_ram = question.deep || suspect_, .event_rules = &event_rules_});
         Listing<event::CheckReport> listing;
         listing.items = detect::run(checks, *guest_, [&](std::chrono::milliseconds pause) {
             if (cache_->live()) sleep_ms(static_cast<unsigned>(pause.count()));
@@ -555,6 +566,35 @@ class Worker {
                 {baseline.facts, baseline.bytes.substr(at, kBaselinePartBytes)});
         }
         return listing;
+    }
+
+    Result<Listing<TextPart>> compile_rules(const std::vector<RuleText>& texts) {
+        if (!source_.scans) return fail(Code::unsupported, "this worker compiles no rules");
+        Listing<TextPart> listing;
+        if (!texts.empty()) {
+            TRY(rule_compiler_.add(texts));
+            return listing;
+        }
+        const std::string form = TRY(rule_compiler_.compile());
+        for (std::size_t at = 0; at < form.size(); at += kTextPartBytes) {
+            listing.items.push_back({form.substr(at, kTextPartBytes)});
+        }
+        return listing;
+    }
+
+    // They hold for whatever guest there is, and need none.
+    Result<Listing<TextPart>> take_event_rules(const BaselinePart& part) {
+        if (part.is_first) rule_form_.clear();
+        if (rule_form_.size() + part.bytes.size() > limits::kMaxSigmaFormBytes) {
+            rule_form_.clear();
+            return fail(Code::limit, "the rules are longer than rules may be");
+        }
+        rule_form_ += part.bytes;
+        if (!part.is_last) return Listing<TextPart>{};
+        const std::string form = std::exchange(rule_form_, {});
+        auto rules = TRY(rules_of_form(form));
+        event_rules_.know(TRY(sigma::Matcher::of(std::move(rules))));
+        return Listing<TextPart>{};
     }
 
     void tell_lacking(AnswerEnd& end) {
@@ -633,6 +673,9 @@ class Worker {
     std::vector<event::CpuRegisters> image_cpus_;  // that its writer told
     std::string baseline_;                         // parts that have come
     std::string build_id_, variant_;               // of guest_, once they were asked for
+    detect::EventRules event_rules_;
+    std::string rule_form_;  // parts that have come
+    RuleCompiler rule_compiler_;
     bool suspect_ = false;           // the last check for hidden processes has found one
     guest_linux::VitalSigns signs_;  // of guest_, when they were last seen
     bool seen_running_ = false;      // its clock has moved under our eyes

@@ -8,6 +8,7 @@
 
 #include "agent/introspection.h"
 #include "event/finding.h"
+#include "sigma/compile.h"
 
 namespace underseer::agent {
 
@@ -109,7 +110,9 @@ struct AgentStatus {
     std::string log_trouble;   // why nothing is logged at present; "" when all is well
     std::uint64_t resident_bytes = 0;
     std::uint32_t analyser_restarts = 0;
-    std::string integrity;  // "as installed", "no manifest", or what differs
+    std::string integrity;                      // "as installed", "no manifest", or what differs
+    std::uint64_t rules = 0;                    // of events, that are matched by
+    std::vector<sigma::Refusal> refused_rules;  // that are not, and why; few of many
 
     static constexpr auto fields() {
         using event::Field;
@@ -125,7 +128,9 @@ struct AgentStatus {
                           Field{"log_trouble", &S::log_trouble},
                           Field{"resident_bytes", &S::resident_bytes},
                           Field{"analyser_restarts", &S::analyser_restarts},
-                          Field{"integrity", &S::integrity}};
+                          Field{"integrity", &S::integrity},
+                          Field{"rules", &S::rules},
+                          Field{"refused_rules", &S::refused_rules}};
     }
 };
 

@@ -44,8 +44,11 @@ class Check {
     virtual event::CheckReport report(guest_linux::Guest& guest) = 0;
 };
 
+class EventRules;
+
 struct CheckOptions {
-    bool search_ram = false;  // of hidden_process: look at all RAM as well
+    bool search_ram = false;            // of hidden_process: look at all RAM as well
+    EventRules* event_rules = nullptr;  // of the check of that name; null: there are none
 };
 
 struct CheckKind {
@@ -63,8 +66,11 @@ const CheckKind* find_check(std::string_view name);
 // Of a check, or of decoy_kernel, watched_memory or hidden_runner, which are none of all_checks().
 // Empty when there is none.
 std::span<const Rule> rules_of(std::string_view check);
+// Whether findings by that rule are that check's. Those of event_rules are the operator's own, and
+// known by their prefix.
+bool is_rule_of(std::string_view rule, std::string_view check);
 
-// Those of these names; all, where none is given.
+// Those of these names; all, where none is given: then event_rules only if there are some.
 std::vector<std::unique_ptr<Check>> make_checks(std::span<const std::string> names,
                                                 CheckOptions options = {});
 

@@ -8,6 +8,7 @@
 #include "detect/container_escape/container_escape.h"
 #include "detect/credentials/credentials.h"
 #include "detect/decoy_kernel/decoy_kernel.h"
+#include "detect/event_rules/event_rules.h"
 #include "detect/guest_view/guest_view.h"
 #include "detect/helper_programs/helper_programs.h"
 #include "detect/hidden_process/hidden_process.h"
@@ -37,6 +38,10 @@ std::unique_ptr<Check> make_hidden_process(CheckOptions options) {
     using SearchRam = HiddenProcessCheck::SearchRam;
     return std::make_unique<HiddenProcessCheck>(options.search_ram ? SearchRam::always
                                                                    : SearchRam::on_suspicion);
+}
+
+std::unique_ptr<Check> make_event_rules(CheckOptions options) {
+    return make_event_rules_check(options.event_rules);
 }
 
 template <const std::string_view& name, ConfirmedCheck::Inspect inspect>
@@ -105,6 +110,12 @@ const std::array kChecks{
     confirmed<guest_view::kName, guest_view::inspect>(
         guest_view::rules(), "whether what the guest shows of itself can be believed", "step",
         seconds(30)),
+    CheckKind{EventRules::kName,
+              "what is started, connected and loaded, by Sigma rules",
+              "event",
+              seconds(2),
+              {},
+              &make_event_rules},
 };
 
 }  // namespace
@@ -132,9 +143,16 @@ std::vector<std::unique_ptr<Check>> make_checks(std::span<const std::string> nam
     std::vector<std::unique_ptr<Check>> checks;
     for (const CheckKind& kind : kChecks) {
         if (!names.empty() && std::ranges::find(names, kind.name) == names.end()) continue;
+        const bool has_rules = options.event_rules != nullptr && options.event_rules->has_rules();
+        if (names.empty() && kind.name == EventRules::kName && !has_rules) continue;
         checks.push_back(kind.make(options));
     }
     return checks;
+}
+
+bool is_rule_of(std::string_view rule, std::string_view check) {
+    if (check == EventRules::kName) return rule.starts_with(sigma::kRulePrefix);
+    return std::ranges::find(rules_of(check), rule, &Rule::id) != rules_of(check).end();
 }
 
 std::span<const Rule> rules_of(std::string_view check) {

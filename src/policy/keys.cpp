@@ -58,6 +58,12 @@ constexpr std::array kKeys{
         "kept, and that is logged. At least 67108864."},
     Key{"[evidence]", "trace", "\"3s\"", "\"3s\"",
         "How long the process that a finding is about is traced for its evidence, or \"off\"."},
+    Key{"[rules]", "sigma", "[\"/etc/underseer/rules\"]",
+        "/usr/share/underseer/rules and /etc/underseer/rules",
+        "Files of Sigma rules, and folders of them, by which the check event_rules judges what is "
+        "started, connected and loaded. Of two files of one name the later one holds. What is not "
+        "understood is refused, logged, and told by underseer status --json. Only root may be able "
+        "to write to them."},
     Key{"[[suppress]]", "rule", "\"hidden_process\"", "must be there",
         "The rule whose findings are expected; * and ? as above."},
     Key{"[[suppress]]", "instance", "\"name:lab-*\"", "every instance",

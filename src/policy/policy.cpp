@@ -144,6 +144,11 @@ Result<Suppression> read_suppression(const toml::table& table, std::string_view 
     return suppression;
 }
 
+Result<std::string> parse_path(std::string_view text) {
+    if (!text.starts_with('/')) return wants("paths of files or folders, from / on");
+    return std::string(text);
+}
+
 Result<event::Action> parse_action(std::string_view text) {
     const auto action = event::action_of(text);
     if (!action) {
@@ -322,6 +327,11 @@ Result<Policy> parse(std::string_view text, std::string path,
     TRY(evidence.take("keep_bytes", into_number(&policy.evidence_keep_bytes, 64u << 20)));
     TRY(evidence.take("trace", into_check_period(&policy.evidence_trace, milliseconds(10))));
     TRY(evidence.end());
+    Section rules = TRY(section_of(root, file, "rules", policy.path));
+    TRY(rules.take("sigma", [&](const toml::node& node) {
+        return into_list(&policy.sigma_rules.emplace(), parse_path)(node);
+    }));
+    TRY(rules.end());
     TRY(read_sections(root, "suppress", policy.path, read_suppression, policy.suppressions));
     TRY(read_sections(root, "act", policy.path, read_response, policy.responses));
     TRY(root.end());

@@ -98,6 +98,9 @@ struct Policy {
     // How long the process that a finding is about is traced for its evidence; nothing: not.
     std::optional<std::chrono::milliseconds> evidence_trace = std::chrono::milliseconds(3000);
 
+    // Files and folders of Sigma rules; nothing: where they are by default.
+    std::optional<std::vector<std::string>> sigma_rules;
+
     std::vector<Suppression> suppressions;
     std::vector<Response> responses;
 

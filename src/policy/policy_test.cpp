@@ -19,7 +19,7 @@ constexpr std::string_view kChecks[] = {
     "hidden_process", "process_names",  "program_files",   "credentials",  "tracing",
     "preload",        "packet_sockets", "network",         "io_uring",     "container_escape",
     "process_code",   "kernel_modules", "kernel_code",     "system_calls", "kernel_tables",
-    "kernel_hooks",   "bpf_programs",   "helper_programs", "guest_view"};
+    "kernel_hooks",   "bpf_programs",   "helper_programs", "guest_view",   "event_rules"};
 
 std::string error_of(std::string_view toml) {
     const auto policy = parse(toml, "policy.toml", kChecks);
@@ -40,6 +40,7 @@ TEST(Policy, an_empty_file_is_the_built_in_policy) {
     EXPECT_EQ(policy.watch_every, 8ms);
     EXPECT_EQ(policy.on_mismatch, OnMismatch::report);
     EXPECT_TRUE(policy.redact_environment);
+    EXPECT_EQ(policy.sigma_rules, std::nullopt);
 }
 
 TEST(Policy, every_key_is_read) {
@@ -67,6 +68,8 @@ keep_bytes = 10485760
 [evidence]
 keep_bytes = 104857600
 trace = "off"
+[rules]
+sigma = ["/etc/rules", "/srv/one.yml"]
 [[suppress]]
 rule = "hidden_process"
 instance = "name:web-*"
@@ -98,6 +101,7 @@ until = 2027-01-31
     EXPECT_EQ(policy.log_keep_bytes, 10485760u);
     EXPECT_EQ(policy.evidence_keep_bytes, 104857600u);
     EXPECT_EQ(policy.evidence_trace, std::nullopt);
+    EXPECT_EQ(policy.sigma_rules, (std::vector<std::string>{"/etc/rules", "/srv/one.yml"}));
     ASSERT_EQ(policy.suppressions.size(), 1u);
 }
 
@@ -111,10 +115,11 @@ TEST(Policy, errors_name_file_line_and_key) {
         "preload, packet_sockets, network, io_uring, container_escape, process_code, "
         "kernel_modules, "
         "kernel_code, system_calls, kernel_tables, kernel_hooks, bpf_programs, helper_programs, "
-        "guest_view, "
+        "guest_view, event_rules, "
         "watch, deep_search, cpu_percent, host_cpu_percent");
     EXPECT_NE(error_of("[shedule]\n").find("policy.toml:1:"), std::string::npos);
     EXPECT_NE(error_of("schedule = 3\n").find("wants a section"), std::string::npos);
+    EXPECT_NE(error_of("[rules]\nsigma = [\"rules\"]\n").find("from / on"), std::string::npos);
     EXPECT_NE(error_of("[schedule\n").find("policy.toml:1:"), std::string::npos);
     EXPECT_NE(error_of("[schedule]\nhidden_process = 10\n").find("text in quotes"),
               std::string::npos);
@@ -230,6 +235,9 @@ TEST(Policy, the_installed_file_says_what_holds_without_it) {
     EXPECT_EQ(policy->on_mismatch, standard.on_mismatch);
     EXPECT_EQ(policy->log_segment_bytes, standard.log_segment_bytes);
     EXPECT_EQ(policy->log_keep_bytes, standard.log_keep_bytes);
+    // As agent::default_rule_paths() has them.
+    EXPECT_EQ(policy->sigma_rules,
+              (std::vector<std::string>{"/usr/share/underseer/rules", "/etc/underseer/rules"}));
     // The examples of a suppression and of an action are such.
     std::string examples = "[[suppress]]\n";
     for (std::string line; std::getline(lines, line);) {

@@ -578,7 +578,11 @@ void RuleSet::add(std::string_view file, std::string_view text) {
     std::uint32_t line = 0;
     auto rule = compile(file, text, line);
     if (!rule.has_value()) {
-        refused.push_back({std::string(file), line, std::move(rule).error().message});
+        // It tells of what stands in the file, and goes to terminals and logs.
+        std::string why = std::move(rule).error().message;
+        std::ranges::replace_if(
+            why, [](char c) { return static_cast<unsigned char>(c) < ' ' || c == 0x7f; }, '?');
+        refused.push_back({std::string(file), line, std::move(why)});
         return;
     }
     regexes_ += regexes_of(*rule);

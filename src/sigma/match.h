@@ -19,6 +19,7 @@ struct Value {
     State state = State::absent;
     std::string text;
 
+    bool operator==(const Value&) const = default;
     static Value of(std::string text) { return {State::known, std::move(text)}; }
     static Value unknown() { return {State::unknown, {}}; }
 };

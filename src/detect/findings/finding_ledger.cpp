@@ -77,10 +77,8 @@ void FindingLedger::miss(const event::CheckReport& report, Entries& entries,
     for (auto it = entries.begin(); it != entries.end();) {
         Entry& entry = it->second;
         const event::Finding& finding = entry.open.finding;
-        const bool of_this_check =
-            std::ranges::any_of(rules_of(report.check),
-                                [&](const Rule& rule) { return rule.id == finding.rule; }) ||
-            (finding.rule == "finding_flood" && finding.key == report.check);
+        const bool of_this_check = is_rule_of(finding.rule, report.check) ||
+                                   (finding.rule == "finding_flood" && finding.key == report.check);
         if (!of_this_check || seen.contains(it->first) || ++entry.absent_looks < kLooksToClose) {
             ++it;
             continue;
