@@ -188,6 +188,8 @@ class PackageTest(unittest.TestCase):
         self.assertIn("usage: underseer", self.root.inside("underseer", "--help").stdout)
         self.assertIn("a valid policy",
                       self.root.inside("underseerd", "--check-policy", "/etc/underseer/policy.toml").stdout)
+        self.assertIn("sigma:reverse_shell_bash", self.root.inside("underseer", "rules", "ls").stdout)
+        self.assertIn("/usr/share/underseer/rules/reverse_shell_bash.yml", sealed)
         # No agent yet: clear words and the exit status that is documented.
         self.assertEqual(self.root.inside("underseer", "status", check=False).returncode, 3)
 

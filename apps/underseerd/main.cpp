@@ -128,9 +128,13 @@ Result<void> run(const Options& options) {
     if (!options.check_policy.empty()) {
         const auto policy = TRY(policy::load(options.check_policy, detect::check_names()));
         fmt::print("{}: a valid policy\n", options.check_policy);
-        const auto rules = TRY(agent::load_event_rules(policy));
-        fmt::print("{} of events\n", counted(rules.rules.size(), "rule"));
-        for (const sigma::Refusal& refusal : rules.refused) {
+        const auto rules = agent::load_event_rules(policy);
+        if (!rules.has_value()) {
+            fmt::print("its rules could not be tried: {}\n", rules.error().to_text());
+            return {};
+        }
+        fmt::print("{} of events\n", counted(rules->rules.size(), "rule"));
+        for (const sigma::Refusal& refusal : rules->refused) {
             fmt::print("not used: {}\n", agent::to_text(refusal));
         }
         return {};

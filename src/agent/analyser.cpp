@@ -5,7 +5,7 @@
 
 #include <algorithm>
 #include <map>
-#include <optional>
+#include <utility>
 
 #include "detect/check.h"
 #include "detect/watches.h"
@@ -20,27 +20,46 @@ constexpr std::size_t kMaxReasonBytes = 4096;
 
 using RuleSeverities = std::map<std::string, event::Severity, std::less<>>;
 
-// Nothing: it is none of that check's.
-std::optional<event::Severity> severity_of(const std::string& rule, std::string_view check,
-                                           const RuleSeverities& of_events) {
-    if (check == detect::EventRules::kName) {
-        const auto known = of_events.find(rule);
-        return known == of_events.end() ? std::nullopt : std::optional(known->second);
+// The operator's own rules. A look that began before they were changed still tells by the old ones.
+struct EventRuleSeverities {
+    RuleSeverities now, before;
+
+    bool has(const std::string& rule, event::Severity severity) const {
+        return is_in(now, rule, severity) || is_in(before, rule, severity);
     }
+    void change(std::vector<RuleSeverity> rules) {
+        before = std::exchange(now, {});
+        for (RuleSeverity& one : rules) now.emplace(std::move(one.rule), one.severity);
+    }
+
+  private:
+    static bool is_in(const RuleSeverities& rules, const std::string& rule,
+                      event::Severity severity) {
+        const auto known = rules.find(rule);
+        return known != rules.end() && known->second == severity;
+    }
+};
+
+bool is_severity_of(const event::Finding& finding, std::string_view check,
+                    const EventRuleSeverities& of_events) {
+    if (check == detect::EventRules::kName) return of_events.has(finding.rule, finding.severity);
     const auto rules = detect::rules_of(check);
-    const auto known = std::ranges::find(rules, rule, &detect::Rule::id);
-    return known == rules.end() ? std::nullopt : std::optional(known->severity);
+    const auto known = std::ranges::find(rules, finding.rule, &detect::Rule::id);
+    return known != rules.end() && known->severity == finding.severity;
 }
 
 // An introspector reads what attackers write, and may be theirs: it may speak of what it was asked
 // about, by that check's rules, and a rule's severity is not its to choose. "" when all is well.
 std::string what_is_wrong(const event::CheckReport& report, std::string_view check,
-                          const RuleSeverities& of_events) {
+                          const EventRuleSeverities& of_events) {
     if (report.check != check) return fmt::format("asked for {}, it is of another check", check);
     for (const event::Finding& finding : report.findings) {
-        const auto severity = severity_of(finding.rule, check, of_events);
-        if (!severity) return fmt::format("a finding that is none of {}'s", check);
-        if (finding.severity != *severity) return "a severity that is not its rule's";
+        if (!detect::is_rule_of(finding.rule, check)) {
+            return fmt::format("a finding that is none of {}'s", check);
+        }
+        if (!is_severity_of(finding, check, of_events)) {
+            return "a severity that is not its rule's";
+        }
         if (event::encode(finding).size() > kItemsFrameBytes) return "a finding in it is too long";
     }
     return "";
@@ -72,7 +91,7 @@ Result<void> run_analyser(jail::Channel channel) {
     TRY(channel.send(event::encode(missing)));
     detect::FindingLedger ledger;
     detect::OddOneOut odd_ones;
-    RuleSeverities of_events;
+    EventRuleSeverities of_events;
     for (;;) {
         auto frame = channel.receive();
         if (!frame.has_value() && frame.error().code == Code::not_found) return {};
@@ -83,10 +102,7 @@ Result<void> run_analyser(jail::Channel channel) {
         if (input.kind == AnalyserInput::Kind::restore) {
             for (event::OpenFinding& open : input.restored) ledger.restore(std::move(open));
         } else if (input.kind == AnalyserInput::Kind::rules) {
-            of_events.clear();
-            for (RuleSeverity& one : input.rules) {
-                of_events.emplace(std::move(one.rule), one.severity);
-            }
+            of_events.change(std::move(input.rules));
         } else if (input.kind == AnalyserInput::Kind::end) {
             changes = ledger.end(input.instance_id, input.why, input.time_ns);
             odd_ones.forget(input.instance_id);

@@ -65,7 +65,10 @@ Result<std::string> read_rule_file(const fs::path& path, RuleOwner owner) {
                                 "does decides what is told; chown root and chmod go-w it",
                                 status.st_uid, status.st_mode & 07777));
     }
-    return read_file(path, limits::kMaxSigmaFileBytes + 1);
+    // Of what was examined, whatever lies there by now.
+    std::string text(limits::kMaxSigmaFileBytes + 1, '\0');
+    text.resize(TRY(read_at(file.get(), std::as_writable_bytes(std::span(text)), 0)));
+    return text;
 }
 
 // Each piece of a text in a part; a question holds as many as its bound allows.

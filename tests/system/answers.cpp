@@ -7,10 +7,26 @@
 #include "agent/process_trace.h"
 #include "detect/check.h"
 #include "detect/hidden_process/hidden_process.h"
+#include "detect/watches.h"
+#include "sigma/compile.h"
 
 namespace underseer::testing {
 
 namespace {
+
+// One of each category, that what they rest on is asked for.
+sigma::Matcher event_rules_of_all() {
+    sigma::RuleSet set;
+    for (const char* category : {"process_creation", "network_connection"}) {
+        set.add(std::string(category) + ".yml",
+                std::string("title: x\nlogsource: {product: linux, category: ") + category +
+                    "}\ndetection:\n  a: {CommandLine|contains: workload}\n  condition: a\n");
+    }
+    set.add("driver_load.yml",
+            "title: x\nlogsource: {product: linux, category: driver_load}\n"
+            "detection:\n  a: {ImageLoaded: '*'}\n  condition: a\n");
+    return sigma::Matcher::of(std::move(set.rules)).value();
+}
 
 // Of all checks but that of hidden processes, whose views are compared by themselves.
 std::vector<event::CheckReport> reports_of(guest_linux::Guest& guest) {
@@ -18,7 +34,9 @@ std::vector<event::CheckReport> reports_of(guest_linux::Guest& guest) {
     for (const std::string_view name : detect::check_names()) {
         if (name != detect::HiddenProcessCheck::kName) names.emplace_back(name);
     }
-    return detect::run(detect::make_checks(names), guest, [](auto) {});
+    detect::EventRules rules;
+    rules.know(event_rules_of_all());
+    return detect::run(detect::make_checks(names, {.event_rules = &rules}), guest, [](auto) {});
 }
 
 // What one process of the workload does, the only one with that name. Functions are told by where

@@ -14,7 +14,7 @@
 namespace underseer::testing {
 namespace {
 
-using Rules = std::set<std::string>;
+using RuleNames = std::set<std::string>;
 
 std::string text(const json::Value& value, std::string_view key) {
     return value.at(key).value().as_string().value();
@@ -59,13 +59,13 @@ class EventRules : public ::testing::Test {
         return pid;
     }
     // What the rules of a folder say, without an agent: those that are more than informational.
-    static Rules checked(const std::filesystem::path& rules, std::string* outcome = nullptr) {
+    static RuleNames checked(const std::filesystem::path& rules, std::string* outcome = nullptr) {
         const RunResult ran =
             run_program({program_path("underseer"), "check", vm_->name(), "--direct", "--json",
                          "--only", "event_rules", "--rules", rules});
         const auto reports = json::Value::parse(ran.output);
         EXPECT_TRUE(reports.has_value()) << ran.output;
-        Rules found;
+        RuleNames found;
         if (!reports.has_value()) return found;
         const json::Value report = reports->elements().value().at(0);
         if (outcome != nullptr) *outcome = text(report, "outcome");
@@ -134,12 +134,12 @@ TEST_F(EventRules, tell_of_connections_and_modules) {
     write_rule("of_port", "network_connection",
                "SourcePort: 4445\n    Initiated: 'false'\n    Comm: nc");
     write_rule("module", "driver_load", "ImageLoaded: underseer_hide");
-    EXPECT_EQ(checked(folder_), Rules{});
+    EXPECT_EQ(checked(folder_), RuleNames{});
     (void)start("sh -c 'sleep 900 | nc -l -p 4445'");
     (void)start("sh -c 'sleep 1; sleep 900 | nc 127.0.0.1 4445'");
     vm_->output_of("sleep 3; insmod /lib/modules/underseer_hide.ko");
     // The server listens no more once it has a client: then nobody knows who began.
-    const Rules found = checked(folder_);
+    const RuleNames found = checked(folder_);
     EXPECT_TRUE(found.contains("sigma:to_port"));
     EXPECT_TRUE(found.contains("sigma:module"));
 }
@@ -148,7 +148,7 @@ TEST_F(EventRules, tell_of_connections_and_modules) {
 TEST_F(EventRules, that_are_shipped_know_a_clean_guest_from_one_that_is_not) {
     const std::filesystem::path shipped = UNDERSEER_RULES;
     std::string outcome;
-    EXPECT_EQ(checked(shipped, &outcome), Rules{});
+    EXPECT_EQ(checked(shipped, &outcome), RuleNames{});
     EXPECT_NE(outcome, "unavailable");
     const auto stays = [](const std::string& script) {
         (void)start("sh -c 'sleep 900; " + script + "'");
@@ -170,11 +170,12 @@ TEST_F(EventRules, that_are_shipped_know_a_clean_guest_from_one_that_is_not) {
     vm_->output_of("sleep 2");
     EXPECT_EQ(
         checked(shipped),
-        (Rules{"sigma:reverse_shell_bash", "sigma:download_into_shell", "sigma:decoded_into_shell",
-               "sigma:reverse_shell_fifo", "sigma:history_tampering",
-               "sigma:preload_for_all_programs", "sigma:download_in_cron",
-               "sigma:key_for_ssh_added", "sigma:who_am_i_where_am_i", "sigma:miner_command_line",
-               "sigma:log_wiping", "sigma:netcat_listener", "sigma:program_from_shared_memory"}));
+        (RuleNames{"sigma:reverse_shell_bash", "sigma:download_into_shell",
+                   "sigma:decoded_into_shell", "sigma:reverse_shell_fifo",
+                   "sigma:history_tampering", "sigma:preload_for_all_programs",
+                   "sigma:download_in_cron", "sigma:key_for_ssh_added", "sigma:who_am_i_where_am_i",
+                   "sigma:miner_command_line", "sigma:log_wiping", "sigma:netcat_listener",
+                   "sigma:program_from_shared_memory"}));
 }
 
 }  // namespace

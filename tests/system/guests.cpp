@@ -1,5 +1,7 @@
 #include "guests.h"
 
+#include "agent/event_rules.h"
+
 #include <fcntl.h>
 #include <fmt/format.h>
 
@@ -76,6 +78,19 @@ Result<void> use_baseline(agent::Introspector& introspector, const std::string& 
         agent::Question question{.topic = agent::Topic::baseline};
         question.baseline = agent::part_of(baseline, at);
         TRY(introspector.ask<event::CheckReport>(question));
+    }
+    return {};
+}
+
+Result<void> use_shipped_rules(agent::Introspector& introspector) {
+    const std::string folder[] = {UNDERSEER_RULES};
+    const auto rules =
+        TRY(agent::load_event_rules(folder, agent::RuleOwner::anybody, /*must_be_there=*/true));
+    CHECK(rules.refused.empty());
+    for (std::size_t at = 0; at < rules.form.size(); at += agent::kBaselinePartBytes) {
+        agent::Question question{.topic = agent::Topic::event_rules};
+        question.event_rules = agent::part_of(rules.form, at);
+        TRY(introspector.ask<agent::TextPart>(question));
     }
     return {};
 }

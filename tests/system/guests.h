@@ -26,6 +26,8 @@ agent::Introspector attach(const TestVm& vm);
 const std::string& baseline_of(const std::string& kernel);
 // What `introspector` looks into is compared with it from now on.
 Result<void> use_baseline(agent::Introspector& introspector, const std::string& baseline);
+// It matches by the Sigma rules that come with the package.
+Result<void> use_shipped_rules(agent::Introspector& introspector);
 agent::Question ask_for_hidden(bool deep = false);
 // Starts a process in the guest, and returns its pid when it has its 201 arguments.
 std::string start_long_arguments(TestVm& vm);

@@ -227,6 +227,7 @@ TEST_P(Load, of_every_kind_makes_no_false_alarm) {
     }
     ASSERT_TRUE(vm.has_value()) << vm.error().to_text();
     agent::Introspector introspector = attach(*vm);
+    ASSERT_TRUE(use_shipped_rules(introspector).has_value());
     // What the guest's other processes do to be listed right is found from the first: when the last
     // of them has done it.
     vm->output_of(

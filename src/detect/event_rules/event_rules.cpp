@@ -21,6 +21,8 @@ namespace {
 using sigma::Category;
 using sigma::Field;
 
+// Of Run::execs: such a program is judged again in the next look.
+constexpr std::uint64_t kUnsettled = ~0ull;
 // Findings of one guest that are kept; a report tells a hundred.
 constexpr std::size_t kMaxKeptFindings = 1000;
 // A socket that a server's children have inherited.
@@ -205,7 +207,7 @@ class EventRules::Look {
             if (listed.is_certain && carry_over(rules_.processes_, now, listed.run)) continue;
             auto judged = judge_process(listed);
             if (judged.has_value()) {
-                now.emplace(listed.run, std::move(*judged));
+                now.emplace(judged->run, std::move(judged->findings));
             } else {
                 miss(fmt::format("pid {}", listed.pid), judged.error());
             }
@@ -213,13 +215,23 @@ class EventRules::Look {
         rules_.processes_ = std::move(now);
     }
 
-    Result<std::vector<event::Finding>> judge_process(const Listed& listed) {
-        const sigma::Event event = TRY(event_of(listed));
+    struct JudgedProcess {
+        Run run;
         std::vector<event::Finding> findings;
-        // It has ended, or is about to begin.
-        if (event[Field::image].state == sigma::Value::State::absent) return findings;
+    };
+
+    Result<JudgedProcess> judge_process(const Listed& listed) {
+        const sigma::Event event = TRY(event_of(listed));
+        JudgedProcess judged{.run = listed.run};
+        if (event[Field::image].state == sigma::Value::State::absent)
+            return judged;  // it has ended
+        // execve() counts before it lays out the arguments: they may come yet, and then are judged.
+        const sigma::Value& arguments = event[Field::command_line];
+        const bool is_complete =
+            arguments.state != sigma::Value::State::known || !arguments.text.empty();
+        if (!is_complete) judged.run.execs = kUnsettled;
         const auto verdict = TRY(judge(event));
-        if (verdict.rules.empty()) return findings;
+        if (verdict.rules.empty()) return judged;
         look_again();
         const sigma::Event again = TRY(event_of(listed));
         if (again.values != event.values) {
@@ -229,11 +241,11 @@ class EventRules::Look {
                                             listed.run.start_time, listed.run.execs);
         for (const sigma::Rule* rule : verdict.rules) {
             event::Finding& finding =
-                findings.emplace_back(finding_of(*rule, event, subject_of(event), key));
+                judged.findings.emplace_back(finding_of(*rule, event, subject_of(event), key));
             finding.subject_kind = "process";
             finding.pid = listed.pid;
         }
-        return findings;
+        return judged;
     }
 
     static std::string subject_of(const sigma::Event& event) {
