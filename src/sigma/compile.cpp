@@ -579,7 +579,7 @@ void RuleSet::add(std::string_view file, std::string_view text) {
     auto rule = compile(file, text, line);
     if (!rule.has_value()) {
         // It tells of what stands in the file, and goes to terminals and logs.
-        std::string why = std::move(rule).error().message;
+        std::string why = rule.error().message.substr(0, limits::kMaxSigmaTextBytes);
         std::ranges::replace_if(
             why, [](char c) { return static_cast<unsigned char>(c) < ' ' || c == 0x7f; }, '?');
         refused.push_back({std::string(file), line, std::move(why)});

@@ -286,6 +286,15 @@ TEST(SigmaRules, OfOneNameTheLaterOneHolds) {
     EXPECT_EQ(set.refused[0].message, "'logsource' is missing");
 }
 
+TEST(SigmaRules, AreRefusedInFewWordsThatATerminalMaySee) {
+    RuleSet set;
+    set.add("a.yml", rule_with("  s:\n    Image: x\n  condition: \"\\e[31m" +
+                               std::string(5000, 'x') + "\"\n"));
+    ASSERT_EQ(set.refused.size(), 1u);
+    EXPECT_EQ(set.refused[0].message.size(), limits::kMaxSigmaTextBytes);
+    EXPECT_EQ(set.refused[0].message.substr(0, 29), "the condition names '?[31mxxx");
+}
+
 // A worker that somebody has taken over may send anything.
 TEST(SigmaMatch, TakesNoRulesThatNobodyCompiled) {
     std::uint32_t line = 0;

@@ -237,8 +237,8 @@ class EventRules::Look {
         if (again.values != event.values) {
             return fail(Code::unavailable, "it changed while it was looked at");
         }
-        const std::string key = fmt::format("{}:{:x}:{}:{}", listed.pid, listed.run.task,
-                                            listed.run.start_time, listed.run.execs);
+        // As the other checks of processes have it.
+        const std::string key = fmt::format("{}:{:x}", listed.pid, listed.address.value);
         for (const sigma::Rule* rule : verdict.rules) {
             event::Finding& finding =
                 judged.findings.emplace_back(finding_of(*rule, event, subject_of(event), key));
