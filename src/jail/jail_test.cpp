@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <linux/futex.h>
 #include <poll.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -86,6 +87,17 @@ TEST(Jail, what_the_introspector_needs_works) {
         const timespec moment{0, 1000};
         return call(SYS_clock_nanosleep, CLOCK_MONOTONIC, 0, &moment, nullptr);
     });
+}
+
+// As std::call_once does at its end.
+TEST(Jail, an_introspector_may_wake_and_not_wait) {
+    static std::uint32_t word = 0;
+    expect_allowed("wake", [] { return call(SYS_futex, &word, FUTEX_WAKE_PRIVATE, 1); });
+#ifndef UNDERSEER_SANITIZED  // whose run-time has locks
+    expect_killed("wait", [] { return call(SYS_futex, &word, FUTEX_WAIT_PRIVATE, 1, nullptr); });
+    expect_killed(
+        "of an analyser", [] { return call(SYS_futex, &word, FUTEX_WAKE_PRIVATE, 1); }, kAnalyser);
+#endif
 }
 
 TEST(Jail, guest_memory_is_readable_only_in_range_and_in_bounded_pieces) {

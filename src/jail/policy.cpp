@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <linux/audit.h>
+#include <linux/futex.h>
 #include <linux/seccomp.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -120,6 +121,8 @@ Policy introspector_policy(int channel_fd, std::span<const ReadableRange> ranges
                            std::uint64_t max_read_bytes, IntrospectorDuty duty,
                            std::span<const OutputFile> outputs, int supervisor_fd) {
     Policy policy{"introspector", common_rules(channel_fd)};
+    policy.rules.push_back(RULE(futex, "RE2 makes parts of its programs once, and wakes who waits",
+                                {1, Op::equal, FUTEX_WAKE_PRIVATE}));
     if (duty == IntrospectorDuty::scans) {
         policy.rules.push_back(
             RULE(mremap, "libyara's buffers grow by realloc(3)", {3, Op::at_most, MREMAP_MAYMOVE}));

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "agent/event_rules.h"
 #include "agent/trace_supervisor.h"
 #include "guests.h"
 #include "hypervisor/discover.h"
@@ -72,6 +73,21 @@ void trace_a_process(agent::StartedWorker& worker) {
     EXPECT_TRUE(answer->items.at(0).finished);
 }
 
+// By those that come with the package, of which some have regular expressions.
+void match_by_rules(agent::StartedWorker& worker) {
+    const std::string folder[] = {UNDERSEER_RULES};
+    const auto rules = agent::load_event_rules(folder, agent::RuleOwner::anybody, true);
+    ASSERT_TRUE(rules.has_value()) << rules.error().to_text();
+    Question question{.topic = Topic::event_rules};
+    question.event_rules = agent::part_of(rules->form, 0);
+    ASSERT_TRUE(question.event_rules.is_last);
+    ASSERT_TRUE(worker.channel.send(event::encode(question)).has_value());
+    auto known =
+        agent::read_answer<agent::TextPart>("worker", [&] { return worker.channel.receive(); });
+    ASSERT_TRUE(known.has_value()) << known.error().to_text();
+    ask<event::CheckReport>(worker, Topic::checks);
+}
+
 // The calls of an introspector from the moment its jail is closed to its end.
 enum class Duty : std::uint8_t { looks, scans, keeps };
 std::set<long> calls_of(agent::GuestSource source, Duty duty = Duty::looks) {
@@ -98,6 +114,7 @@ std::set<long> calls_of(agent::GuestSource source, Duty duty = Duty::looks) {
     ask<event::Module>(*worker, Topic::modules);
     ask<event::KernelLogLine>(*worker, Topic::kernel_log);
     ask<event::CheckReport>(*worker, Topic::checks);
+    match_by_rules(*worker);
     trace_a_process(*worker);
     if (scans) scan(*worker);
     if (duty == Duty::keeps) ask<agent::KeptFile>(*worker, Topic::evidence);
