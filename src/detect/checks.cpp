@@ -113,7 +113,7 @@ const std::array kChecks{
     CheckKind{EventRules::kName,
               "what is started, connected and loaded, by Sigma rules",
               "event",
-              seconds(2),
+              seconds(5),
               {},
               &make_event_rules},
 };
