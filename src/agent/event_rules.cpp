@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 
 #include "agent/introspector.h"
 #include "base/limits.h"
@@ -115,7 +116,11 @@ Result<Introspector> start_compiler() {
     source.name = "the compiler of rules";
     source.image = true;  // and no file of it
     source.scans = true;  // libyaml's buffers grow by realloc(3), as libyara's do
-    return Introspector::start(std::move(source));
+    auto compiler = TRY(Introspector::start(std::move(source)));
+    // Who asks is the agent, at its start and when its policy is read again: thousands of rules
+    // take some seconds.
+    compiler.wait_at_most(std::chrono::seconds(20));
+    return compiler;
 }
 
 // Folders in their place, as what is in them.

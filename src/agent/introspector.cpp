@@ -74,6 +74,14 @@ Result<void> Introspector::send(const Question& question) {
 }
 
 Result<std::string> Introspector::receive() {
+    pollfd frame_there{channel_.fd(), POLLIN, 0};
+    if (patience_ && ::poll(&frame_there, 1, static_cast<int>(patience_->count())) == 0) {
+        child_.kill();
+        return fail(
+            Code::unavailable,
+            fmt::format("{}: no answer within {} s", name_,
+                        std::chrono::duration_cast<std::chrono::seconds>(*patience_).count()));
+    }
     auto frame = channel_.receive();
     if (frame.has_value()) return frame;
     if (frame.error().code != Code::not_found) return std::move(frame).context(name_);

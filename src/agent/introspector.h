@@ -1,8 +1,10 @@
 // The introspector: the jailed process that reads one guest, and the handle on it for whoever asks.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -54,6 +56,10 @@ class Introspector {
     // Layers of the jail that this host did not allow; empty on a normal host as root.
     Result<std::vector<std::string>> missing_layers();
 
+    // For who must not wait for ever: a worker that says nothing for so long is ended, and an
+    // answer then is Code::unavailable.
+    void wait_at_most(std::chrono::milliseconds patience) { patience_ = patience; }
+
     jail::Child& process() { return child_; }
 
     // Gives up this handle: for a JobRunner.
@@ -74,6 +80,7 @@ class Introspector {
     jail::Channel channel_;
     Fd vmm_;
     std::vector<std::string> missing_layers_;
+    std::optional<std::chrono::milliseconds> patience_;
 };
 
 template <typename T>

@@ -112,7 +112,6 @@ class Intrusion : public ::testing::TestWithParam<std::string> {
                 .ask<event::CheckReport>({.topic = agent::Topic::checks, .checks = {"kernel_code"}})
                 .value()
                 .items.at(0);
-        std::erase_if(report.findings, [&](const auto& one) { return is_of_trampoline(one); });
         const bool is_of_code =
             detect::find_check("kernel_code") != nullptr &&
             std::ranges::find(detect::rules_of("kernel_code"), rule, &detect::Rule::id) !=
