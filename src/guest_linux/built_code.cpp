@@ -100,7 +100,10 @@ Result<CodeComparison> BuiltCode::compare(Kernel& kernel, const CodeMap& code) {
                 if (const std::size_t made = start.explains(now, from, from + i)) return made;
                 return sites.explains(part.begin + from, now, i);
             },
-            [&](GuestVirt at) { return symbol_text(kernel, at); }, result);
+            [&](GuestVirt at) {
+                return part.is_constant ? constant_text(kernel, at) : symbol_text(kernel, at);
+            },
+            result);
         return result.altered.size() == told && told < limits::kMaxWaysOut;
     });
     is_compared_ = true;

@@ -155,6 +155,7 @@ void CodeBaseline::compare_page(Kernel& kernel, const PatchSites& sites, Known& 
             return piece.is_constant ? compared_elsewhere(at + i) : sites.explains(at, now, i);
         },
         [&](GuestVirt place) {
+            if (piece.is_constant) return constant_text(kernel, place);
             return piece.name.empty() ? symbol_text(kernel, place)
                                       : fmt::format("{}+{:#x}", piece.name, place - piece.begin);
         },

@@ -1,6 +1,10 @@
 #include "guest_linux/code_comparison.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
+
+#include "guest_linux/hooks.h"
 
 namespace underseer::guest_linux {
 
@@ -36,6 +40,12 @@ Result<ConstantsPlace> constants_place(Kernel& kernel) {
         return fail(Code::malformed, "the kernel's constants have no end");
     }
     return place;
+}
+
+std::string constant_text(const Kernel& kernel, GuestVirt at) {
+    const auto types = kernel.symbol("__start_BTF"), end = kernel.symbol("__stop_BTF");
+    const bool is_of_types = types.has_value() && end.has_value() && at >= *types && at < *end;
+    return is_of_types ? fmt::format("BTF+{:#x}", at - *types) : symbol_text(kernel, at);
 }
 
 Result<bool> is_up(Kernel& kernel) {

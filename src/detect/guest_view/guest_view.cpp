@@ -224,7 +224,7 @@ class LieDetector {
                                                   : load_le<std::uint64_t>(as_bytes(one.after),
                                                                            begins - one.shown_from);
         return (word && kernel_.image().executable(GuestVirt{*word})) ||
-               one.place.starts_with("__start_BTF") || one.place.starts_with("kallsyms_");
+               one.place.starts_with("BTF+") || one.place.starts_with("kallsyms_");
     }
 
     // ---- nobody else is called on the way ------------------------------------------------------

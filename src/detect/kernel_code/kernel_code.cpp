@@ -21,8 +21,8 @@ constexpr std::string_view kAdvice =
     "the network, and rebuild it.";
 
 constexpr std::string_view kConstantsAdvice =
-    "Save the guest's memory now (underseer dump). If what was altered is in kallsyms or BTF "
-    "(__start_BTF+..), what else is said of this guest may be misled. Take it off the network, and "
+    "Save the guest's memory now (underseer dump). If what was altered is in kallsyms or BTF, what "
+    "else is said of this guest may be misled. Take it off the network, and "
     "rebuild it.";
 constexpr std::string_view kAlteredConstant = "altered_constant";
 
@@ -213,8 +213,8 @@ struct Terms {
 };
 
 // The word that was altered: as what it leads to, or as a number.
-std::string constant_text(const guest_linux::CodeAlteration& one, const std::string& bytes,
-                          Snapshot& snapshot) {
+std::string word_text(const guest_linux::CodeAlteration& one, const std::string& bytes,
+                      Snapshot& snapshot) {
     const GuestVirt begins{one.at.value & ~std::uint64_t{sizeof(std::uint64_t) - 1}};
     if (begins < one.shown_from) return {};
     const auto word = load_le<std::uint64_t>(as_bytes(bytes), begins - one.shown_from);
@@ -252,7 +252,7 @@ void judge_comparison(const Terms& terms, const Result<guest_linux::CodeComparis
             return event::Evidence{
                 name,
                 one.is_constant
-                    ? constant_text(one, bytes, snapshot)
+                    ? word_text(one, bytes, snapshot)
                     : disassembler.text(as_bytes(bytes).subspan(skipped), one.at, kInstructions),
                 one.shown_from.value, bytes};
         };
