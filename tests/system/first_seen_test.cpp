@@ -36,8 +36,10 @@ class FirstSeen : public ::testing::Test {
     void watch_all() {
         std::string names;
         for (const TestVm& vm : vms_) names += fmt::format("\"name:{}\", ", vm.name());
-        const std::string policy =
-            fmt::format("[schedule]\nkernel_code = \"2s\"\n[instances]\nonly = [{}]\n", names);
+        const std::string policy = fmt::format(
+            "[schedule]\nkernel_code = \"2s\"\ncpu_percent = 50.0\n"
+            "[instances]\nonly = [{}]\n",
+            names);
         if (agent_) {
             agent_->write_policy(policy);
             agent_->signal(SIGHUP);
