@@ -34,6 +34,23 @@ std::size_t moved_address(Bytes before, Bytes now, std::size_t i, std::uint64_t 
     return 0;
 }
 
+// A list of options that the kernel splits where it stands, among its constants, when it starts on
+// some CPUs of Intel's: commas become ends of strings (__check_quirks_intel() and
+// set_rdt_options(), arch/x86/kernel/cpu/resctrl/core.c). Two kernels may have it either way.
+std::size_t split_option(Bytes before, Bytes now, std::size_t i) {
+    constexpr std::string_view kOptions = "!cmt,!mbmtotal,!mbmlocal,!l3cat";
+    const auto is_list = [&](Bytes bytes, std::size_t at) {
+        return at + kOptions.size() <= bytes.size() &&
+               std::ranges::equal(
+                   as_text(bytes.subspan(at, kOptions.size())), kOptions,
+                   [](char is, char was) { return is == was || (was == ',' && is == '\0'); });
+    };
+    for (std::size_t back = 0; back < kOptions.size() && back <= i; ++back) {
+        if (kOptions[back] == ',' && is_list(before, i - back) && is_list(now, i - back)) return 1;
+    }
+    return 0;
+}
+
 }  // namespace
 
 // The code first.
@@ -96,7 +113,7 @@ Result<CodeComparison> BuiltCode::compare(Kernel& kernel, const CodeMap& code) {
              .is_constant = part.is_constant},
             [&](std::size_t i) -> std::size_t {
                 if (const std::size_t moved = moved_address(before, now, i, slide)) return moved;
-                if (part.is_constant) return 0;
+                if (part.is_constant) return split_option(before, now, i);
                 if (const std::size_t made = start.explains(now, from, from + i)) return made;
                 return sites.explains(part.begin + from, now, i);
             },

@@ -144,6 +144,16 @@ TEST_F(BuiltKernelCode, has_constants_that_are_moved_and_never_altered) {
     put(0, linked(function_).value), put(8, linked(other_).value);
     built_.constants = {{linked(table).value, bytes}};
     EXPECT_EQ(altered(), Places{});
+    // A list that the kernel itself splits, and one that it does not.
+    for (const auto& [list, is_told] : {std::pair{"!cmt,!mbmtotal,!mbmlocal,!l3cat", false},
+                                        std::pair{"!cat,!mbmtotal,!mbmlocal,!l3cat", true}}) {
+        const std::string_view text(list);
+        built_.constants[0].bytes.replace(64, text.size(), text);
+        std::memcpy(fake_.host(table + 64), text.data(), text.size());
+        for (const std::size_t comma : {4u, 14u, 24u}) fake_.write(table + 64 + comma, '\0');
+        EXPECT_EQ(!altered().empty(), is_told) << text;
+        std::memcpy(fake_.host(table + 64), text.data(), text.size());
+    }
     // Another function of the kernel's own: no address leads out of it.
     fake_.write(table + 8, function_);
     BuiltCode code(built_);

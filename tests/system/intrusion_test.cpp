@@ -627,10 +627,12 @@ TEST_P(Hooking, input_of_terminals) {
 }
 
 TEST_P(Hooking, decision_about_opening_a_file) {
-    expect_found({.command = "lsm",
-                  .rule = "security_hook_redirected",
-                  .subject = "security module: file_open",
-                  .in_constants = true});
+    expect_found(
+        {.command = "lsm",
+         .rule = "security_hook_redirected",
+         .subject = "security module: file_open",
+         // Since 6.12 hooks are called by static calls, whose targets are no constants.
+         .in_constants = !GetParam().starts_with("6.12") && !GetParam().starts_with("7.")});
 }
 
 TEST_P(Hooking, bpf_program_that_hides) {
