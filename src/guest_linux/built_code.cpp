@@ -76,6 +76,10 @@ Result<std::vector<BuiltCode::Part>> BuiltCode::parts(Kernel& kernel) const {
 Result<CodeComparison> BuiltCode::compare(Kernel& kernel, const CodeMap& code) {
     CodeComparison result;
     result.pages = pages_;
+    if (!has_constants_) {
+        result.uncompared.add("constants of the kernel",
+                              {Code::unavailable, 0, "its file does not say where they are"});
+    }
     if (!built_) return result;
     const std::vector<Part> all = TRY(parts(kernel));
     const std::uint64_t slide = all.front().begin.value - built_->begin;

@@ -12,7 +12,10 @@ namespace underseer::guest_linux {
 
 class BuiltCode {
   public:
-    explicit BuiltCode(BuiltKernel built) : is_seen_(built.is_seen), built_(std::move(built)) {}
+    explicit BuiltCode(BuiltKernel built)
+        : is_seen_(built.is_seen),
+          has_constants_(!built.constants.empty()),
+          built_(std::move(built)) {}
 
     // It was seen in a guest, which may have been altered itself.
     bool is_seen() const { return is_seen_; }
@@ -35,7 +38,7 @@ class BuiltCode {
     };
     Result<std::vector<Part>> parts(Kernel& kernel) const;
 
-    bool is_seen_;
+    bool is_seen_, has_constants_;
     std::optional<BuiltKernel> built_;  // nothing: all was as it should be
     std::vector<Page> open_;            // pages that were not, or could not be read
     std::uint64_t pages_ = 0;

@@ -41,17 +41,17 @@ std::vector<CodeBaseline::Piece> CodeBaseline::pieces(Kernel& kernel, const Code
         all.push_back(
             {.begin = image.data, .size_bytes = image.size_bytes, .name = std::move(image.name)});
     }
-    const auto place = [&]() -> Result<std::optional<ConstantsPlace>> {
+    const auto place = [&]() -> Result<ConstantsPlace> {
         if (!is_up_) is_up_ = TRY(is_up(kernel));
-        if (!is_up_) return std::nullopt;
+        // A guest that says so for ever has them never compared: that is told.
+        if (!is_up_) return fail(Code::unavailable, "it says that it is still starting");
         return TRY(constants_place(kernel));
     }();
-    if (!place.has_value()) {
+    if (place.has_value()) {
+        all.push_back(
+            {.begin = place->begin, .size_bytes = place->end - place->begin, .is_constant = true});
+    } else {
         gaps.add("constants of the kernel", place.error());
-    } else if (*place) {
-        all.push_back({.begin = (*place)->begin,
-                       .size_bytes = (*place)->end - (*place)->begin,
-                       .is_constant = true});
     }
     return all;
 }
