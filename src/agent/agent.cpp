@@ -15,7 +15,6 @@
 #include "base/counted.h"
 #include "detect/check.h"
 #include "detect/decoy_kernel/decoy_kernel.h"
-#include "detect/hidden_process/hidden_process.h"
 #include "detect/watches.h"
 
 namespace underseer::agent {
@@ -24,9 +23,7 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr auto kAnalyserDeadline = 30s;
 constexpr std::ptrdiff_t kMaxScans = 2;  // of all VMs at once: each may take a GiB and a core
-constexpr std::size_t kMaxStateBytes = 64u << 20;
 constexpr std::size_t kMaxToldRefusals = 100;
 
 std::string host_name() {
@@ -111,7 +108,7 @@ Result<void> Agent::open() {
     record_start();
     log_refusals();
     TRY(judge_integrity());
-    load_findings();
+    open_findings();
     open_baselines();
     TRY(loop_.watch_signals({SIGTERM, SIGINT, SIGHUP}, [this](int signal) { on_signal(signal); }));
     ::signal(SIGPIPE, SIG_IGN);
@@ -127,7 +124,7 @@ Result<void> Agent::open() {
          .findings =
              [this] {
                  std::vector<event::OpenFinding> all;
-                 for (const auto& [uid, finding] : open_) all.push_back(finding);
+                 for (const auto& [uid, finding] : findings_->open()) all.push_back(finding);
                  return all;
              },
          .instance = [this](const std::string& wanted) { return select(wanted); },
@@ -158,7 +155,7 @@ Result<void> Agent::open() {
              [this](std::uint64_t asker) {
                  for (const auto& [key, watched] : watched_) watched.watch->asker_left(asker);
              }}));
-    start_analyser();
+    findings_->start_analyser();
     managers_ = std::make_unique<ManagerWatch>(
         &loop_, ManagerWatch::Callbacks{
                     .changed =
@@ -302,7 +299,7 @@ void Agent::log_refusals() {
 void Agent::tell_rules() {
     AnalyserInput input{.kind = AnalyserInput::Kind::rules};
     for (const sigma::Rule& rule : rules_.rules) input.rules.push_back({rule.name, rule.severity});
-    submit(std::move(input));
+    findings_->submit(std::move(input));
 }
 
 void Agent::feed_watchdog(std::chrono::milliseconds every) {
@@ -317,7 +314,7 @@ Result<void> Agent::run() {
     const auto ran = loop_.run();
     notify_manager("STOPPING=1");
     responder_->stop();
-    save_findings();
+    findings_->write_file();
     recorder_->critical(event::agent_event(
         recorder_->source(), Recorder::now_ns(), event::AgentActivity::stop,
         ran.has_value() ? "agent stopped" : "agent stopped: " + ran.error().to_text(), {}, {}));
@@ -331,7 +328,8 @@ void Agent::tell_status() {
         if (entry.watch->status().state == WatchState::watched) ++watched;
     }
     std::string text = fmt::format("watching {} of {}", watched, counted(watched_.size(), "VM"));
-    if (!open_.empty()) text += fmt::format("; {} open", counted(open_.size(), "finding"));
+    const std::size_t open = findings_->open().size();
+    if (open != 0) text += fmt::format("; {} open", counted(open, "finding"));
     if (!recorder_->trouble().empty()) text = "NOT LOGGING: " + recorder_->trouble();
     if (std::exchange(told_, text) != text) notify_manager("STATUS=" + text);
 }
@@ -388,7 +386,7 @@ void Agent::look_around() {
                 fmt::format("not believed: pid {}: {}", impostor.pid, impostor.why));
         }
         impostors_ = std::move(impostors);
-        close_orphans();
+        findings_->close_orphans();
         share_out();
     }
     tell_status();
@@ -429,7 +427,7 @@ void Agent::refresh(InstanceWatch& watch, const hypervisor::Vm& vm) {
         say(LogLevel::info, fmt::format("VM {}: {}", instance.name, what));
     };
     if (instance != watch.instance()) {
-        known_[instance.id] = instance;
+        findings_->name(instance);
         tell("belongs to another tenant or application by now");
     } else if (vm.state != state && !vm.state.empty() && !state.empty()) {
         tell(vm.state);
@@ -450,7 +448,7 @@ void Agent::take_in(const hypervisor::Vm& vm) {
         loop_.watch(watched.pidfd.get(), [this, key] { end_instance(key, "the VM has ended"); });
     }
     const event::Instance& instance = watched.watch->instance();
-    known_[instance.id] = instance;
+    findings_->name(instance);
     recorder_->critical(event::instance_event(recorder_->source(), Recorder::now_ns(), instance,
                                               fmt::format("VM {} is here", instance.name),
                                               {{"pid", std::to_string(vm.pid)},
@@ -493,10 +491,10 @@ void Agent::end_instance(const std::string& key, const std::string& why) {
                                {"blind", seconds(std::chrono::nanoseconds(status.blind_ns))},
                                {"checks", std::to_string(status.checks)}}));
     say(LogLevel::info, fmt::format("VM {}: {}", status.instance.name, why));
-    submit({.kind = AnalyserInput::Kind::end,
-            .time_ns = Recorder::now_ns(),
-            .instance_id = status.instance.id,
-            .why = why});
+    findings_->submit({.kind = AnalyserInput::Kind::end,
+                       .time_ns = Recorder::now_ns(),
+                       .instance_id = status.instance.id,
+                       .why = why});
 }
 
 InstanceWatch* Agent::find_watch(const std::string& instance_id) const {
@@ -517,12 +515,12 @@ InstanceWatch::Callbacks Agent::watch_callbacks() {
     return {
         .report =
             [this](InstanceWatch& watch, std::string check, std::string report) {
-                submit({.kind = AnalyserInput::Kind::report,
-                        .time_ns = Recorder::now_ns(),
-                        .instance_id = watch.instance().id,
-                        .check = std::move(check),
-                        .report = std::move(report),
-                        .compared_with = reference_of(watch.baseline())});
+                findings_->submit({.kind = AnalyserInput::Kind::report,
+                                   .time_ns = Recorder::now_ns(),
+                                   .instance_id = watch.instance().id,
+                                   .check = std::move(check),
+                                   .report = std::move(report),
+                                   .compared_with = reference_of(watch.baseline())});
             },
         .blind =
             [this](InstanceWatch& watch, const std::string& why) {
@@ -583,120 +581,49 @@ InstanceWatch::Callbacks Agent::watch_callbacks() {
 
 // ---- findings ---------------------------------------------------------------------------------
 
-void Agent::start_analyser() {
-    analyser_ = std::make_unique<JobRunner>(
-        &loop_, JobRunner::Callbacks{
-                    .start = []() -> Result<StartedWorker> {
-                        auto [ours, theirs] = TRY(jail::Channel::pair());
-                        const int fds[] = {theirs.fd()};
-                        return StartedWorker{TRY(jail::Child::exec_worker("analyser", fds)),
-                                             std::move(ours)};
-                    },
-                    .ready =
-                        [this](const std::vector<std::string>& missing) {
-                            for (const std::string& layer : missing) {
-                                say(LogLevel::warning,
-                                    "this host does not allow a layer of the jail: " + layer);
-                            }
-                            tell_rules();
-                            // A new analyser knows of nothing that is open.
-                            restore_findings();
-                        },
-                    .lost =
-                        [this](const Error& why, std::chrono::milliseconds wait) {
-                            const std::string text =
-                                fmt::format("the analyser was lost: {}; again in {} ms",
-                                            why.to_text(), wait.count());
-                            recorder_->critical(event::agent_event(
-                                recorder_->source(), Recorder::now_ns(),
-                                event::AgentActivity::restart, text, {{"worker", "analyser"}}, {}));
-                            say(LogLevel::warning, text);
-                        }});
-    analyser_->start();
-}
-
-void Agent::restore_findings() {
-    constexpr std::size_t kFrameBytes = limits::kMaxFrameBytes / 2;
-    AnalyserInput input{.kind = AnalyserInput::Kind::restore};
-    std::size_t bytes = 0;
-    for (const auto& [uid, finding] : open_) {
-        bytes += event::encode(finding).size();
-        input.restored.push_back(finding);
-        if (bytes > kFrameBytes) {
-            submit(std::exchange(input, {.kind = AnalyserInput::Kind::restore}));
-            bytes = 0;
-        }
-    }
-    submit(std::move(input));
-    close_orphans();
-}
-
-void Agent::close_orphans() {
-    if (!analyser_->ready() || !all_taken_in_) return;
-    std::set<std::string> ended;
-    for (const auto& [uid, finding] : open_) {
-        if (find_watch(finding.instance_id) == nullptr) ended.insert(finding.instance_id);
-    }
-    for (const std::string& id : ended) {
-        submit({.kind = AnalyserInput::Kind::end,
-                .time_ns = Recorder::now_ns(),
-                .instance_id = id,
-                .why = "the VM ended while it was not watched"});
-    }
-}
-
-void Agent::submit(AnalyserInput input) {
-    input.ticket = next_ticket_++;
-    const std::uint64_t ticket = input.ticket, time_ns = input.time_ns;
-    const bool report = input.kind == AnalyserInput::Kind::report;
-    const std::string id = input.instance_id, check = input.check;
-    const std::string frame = event::encode(input);
-    if (frame.size() > limits::kMaxFrameBytes) {
-        return on_verdict({.ticket = ticket, .malformed = true, .reason = "it is too long"}, id,
-                          check, time_ns);
-    }
-    const bool taken = analyser_->submit(
-        {.question = frame,
-         .deadline = kAnalyserDeadline,
-         .on_frame =
-             [this, ticket, report, id, check, time_ns](std::string_view answer, bool last) {
-                 event::Decoder decoder{as_bytes(answer.substr(1))};
-                 if (last) {
-                     const auto verdict = decoder.get<AnalyserVerdict>();
-                     if (!verdict.has_value() || verdict->ticket != ticket) return false;
-                     if (report) on_verdict(*verdict, id, check, time_ns);
-                     return true;
-                 }
-                 while (!decoder.at_end()) {
-                     const auto change = decoder.get<event::FindingChange>();
-                     // It was asked about one instance and may speak of no other.
-                     if (!change.has_value() || change->open.instance_id != id) return false;
-                     on_change(*change);
-                 }
-                 return true;
-             },
-         .on_failure =
-             [this, id, check](const Error& why) {
-                 if (InstanceWatch* watch = find_watch(id)) {
-                     watch->judged(check, {.reason = "the analyser was lost: " + why.to_text()},
-                                   Recorder::now_ns());
-                 }
-             }});
-    if (taken) return;
-    if (InstanceWatch* watch = find_watch(id)) {
-        watch->judged(check, {.reason = "too many reports wait for the analyser"}, time_ns);
-    }
+void Agent::open_findings() {
+    findings_ = std::make_unique<Findings>(
+        &loop_, options_.state_dir / "open-findings", host_,
+        Findings::Callbacks{
+            .judged = [this](const std::string& id, const std::string& check,
+                             const AnalyserVerdict& verdict,
+                             std::uint64_t time_ns) { on_verdict(verdict, id, check, time_ns); },
+            .not_judged =
+                [this](const std::string& id, const std::string& check, std::string why,
+                       std::uint64_t time_ns) {
+                    InstanceWatch* watch = find_watch(id);
+                    if (watch == nullptr) return;
+                    watch->judged(check, {.reason = std::move(why)}, time_ns);
+                },
+            .changed =
+                [this](const event::Instance& instance, const event::FindingChange& change) {
+                    log_change(instance, change);
+                    count_open(instance.id);
+                    tell_status();
+                },
+            .is_here =
+                [this](const std::string& id) {
+                    return !all_taken_in_ || find_watch(id) != nullptr;
+                },
+            .analyser_ready =
+                [this] {
+                    tell_rules();
+                    findings_->close_orphans();
+                },
+            .analyser_lost =
+                [this](const std::string& text) {
+                    recorder_->critical(event::agent_event(recorder_->source(), Recorder::now_ns(),
+                                                           event::AgentActivity::restart, text,
+                                                           {{"worker", "analyser"}}, {}));
+                    say(LogLevel::warning, text);
+                },
+            .trouble = [](const std::string& text) { say(LogLevel::warning, text); }});
 }
 
 void Agent::on_verdict(const AnalyserVerdict& verdict, const std::string& instance_id,
                        const std::string& check, std::uint64_t time_ns) {
     InstanceWatch* watch = find_watch(instance_id);
     if (watch == nullptr) return;
-    if (verdict.malformed) {
-        return watch->judged(
-            check, {.reason = "the introspector's report cannot be read: " + verdict.reason},
-            time_ns);
-    }
     recorder_->bulk(event::scan_event(
         recorder_->source(), time_ns, watch->instance(), event::ScanActivity::completed, check,
         fmt::format("{}: {}{}{}", check, to_string(verdict.outcome),
@@ -709,35 +636,6 @@ void Agent::on_verdict(const AnalyserVerdict& verdict, const std::string& instan
         watch->judged(check, verdict, time_ns);
     }
     tell_status();
-    // Seen again without anything to say about it: status still shows when.
-    if (verdict.outcome != event::Outcome::finding) return;
-    for (auto& [uid, open] : open_) {
-        const bool of_check = detect::is_rule_of(open.finding.rule, check);
-        if (open.instance_id == instance_id && of_check) open.last_seen = time_ns;
-    }
-}
-
-void Agent::on_change(const event::FindingChange& change) {
-    if (change.change == event::Change::closed) {
-        open_.erase(change.open.uid);
-    } else {
-        open_[change.open.uid] = change.open;
-    }
-    const auto known = known_.find(change.open.instance_id);
-    log_change(known == known_.end()
-                   ? event::Instance{.host = host_, .kind = "vm", .id = change.open.instance_id}
-                   : known->second,
-               change);
-    count_open(change.open.instance_id);
-    tell_status();
-    if (saving_ == 0) {
-        // In the same round of the loop as its event: an agent that is killed right after must not
-        // tell the finding a second time when it is started again.
-        saving_ = loop_.after(0ms, [this] {
-            saving_ = 0;
-            save_findings();
-        });
-    }
 }
 
 void Agent::log_change(const event::Instance& instance, const event::FindingChange& change) {
@@ -760,52 +658,8 @@ void Agent::log_change(const event::Instance& instance, const event::FindingChan
 void Agent::count_open(const std::string& instance_id) {
     InstanceWatch* watch = find_watch(instance_id);
     if (watch == nullptr) return;
-    std::uint32_t count = 0;
-    bool hidden_process = false;
-    for (const auto& [uid, open] : open_) {
-        if (open.instance_id != instance_id) continue;
-        ++count;
-        hidden_process |= open.finding.rule == detect::HiddenProcessCheck::kName;
-    }
-    watch->set_open_findings(count, hidden_process);
-}
-
-// What was open when the last run ended, so that it goes on under its uid. The log has it too; this
-// is only for speed, and without it a finding is opened anew.
-void Agent::load_findings() {
-    const auto path = options_.state_dir / "open-findings";
-    const auto bytes = read_file(path, kMaxStateBytes);
-    if (!bytes.has_value()) return;
-    event::Decoder decoder{as_bytes(*bytes)};
-    auto open = decoder.get<std::vector<event::OpenFinding>>();
-    auto instances = decoder.get<std::vector<event::Instance>>();
-    if (!open.has_value() || !instances.has_value()) {
-        say(LogLevel::warning,
-            fmt::format("{} cannot be read; open findings are opened anew", path.native()));
-        return;
-    }
-    for (event::OpenFinding& finding : *open) open_[finding.uid] = std::move(finding);
-    for (event::Instance& instance : *instances) known_[instance.id] = std::move(instance);
-}
-
-void Agent::save_findings() {
-    std::vector<event::OpenFinding> open;
-    std::vector<event::Instance> instances;
-    for (const auto& [uid, finding] : open_) open.push_back(finding);
-    std::erase_if(known_, [&](const auto& entry) {
-        const bool needed = find_watch(entry.first) != nullptr ||
-                            std::ranges::any_of(open, [&](const event::OpenFinding& finding) {
-                                return finding.instance_id == entry.first;
-                            });
-        return !needed;
-    });
-    for (const auto& [id, instance] : known_) instances.push_back(instance);
-    event::Encoder encoder;
-    encoder.put(open);
-    encoder.put(instances);
-    const auto written =
-        replace_file(options_.state_dir / "open-findings", as_bytes(encoder.bytes()));
-    if (!written.has_value()) say(LogLevel::warning, written.error().to_text());
+    const Findings::Count count = findings_->count(instance_id);
+    watch->set_open_findings(count.open, count.hidden_process);
 }
 
 // ---- baselines of kernels ---------------------------------------------------------------------
@@ -870,7 +724,7 @@ AgentStatus Agent::status() const {
     status.log = options_.state_dir / "log";
     status.logged = recorder_->logged();
     status.log_trouble = recorder_->trouble();
-    status.analyser_restarts = analyser_->restarts();
+    status.analyser_restarts = findings_->analyser_restarts();
     status.integrity = integrity_.to_text();
     status.rules = rules_.rules.size();
     status.refused_rules = rules_.refused;

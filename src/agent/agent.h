@@ -14,10 +14,10 @@
 #include <set>
 #include <string>
 
-#include "agent/analyser.h"
 #include "agent/baseline_store.h"
 #include "agent/control_server.h"
 #include "agent/event_rules.h"
+#include "agent/findings.h"
 #include "agent/instance_watch.h"
 #include "agent/integrity.h"
 #include "agent/managers.h"
@@ -78,20 +78,12 @@ class Agent {
     Result<InstanceWatch*> select(const std::string& wanted);
     InstanceWatch::Callbacks watch_callbacks();
 
-    void start_analyser();
-    // What is open goes to a new analyser.
-    void restore_findings();
-    // Closes what belongs to VMs that ended while nobody looked.
-    void close_orphans();
-    void submit(AnalyserInput input);
-    void on_change(const event::FindingChange& change);
+    void open_findings();
     // Of a report about `check` of an instance.
     void on_verdict(const AnalyserVerdict& verdict, const std::string& instance_id,
                     const std::string& check, std::uint64_t time_ns);
     void log_change(const event::Instance& instance, const event::FindingChange& change);
     void count_open(const std::string& instance_id);
-    void load_findings();
-    void save_findings();
     void open_baselines();
     std::shared_ptr<const KeptBaseline> baseline_of(const std::string& build_id,
                                                     const std::string& variant);
@@ -113,10 +105,7 @@ class Agent {
     Integrity integrity_;
     std::uint64_t started_ns_ = 0;
     std::unique_ptr<Recorder> recorder_;
-    std::map<std::string, event::OpenFinding> open_;  // by uid
-    std::map<std::string, event::Instance> known_;    // of open findings, by instance id
-    std::unique_ptr<JobRunner> analyser_;
-    std::uint64_t next_ticket_ = 1;
+    std::unique_ptr<Findings> findings_;
     struct Watched {
         Fd pidfd;
         std::unique_ptr<InstanceWatch> watch;
@@ -130,7 +119,7 @@ class Agent {
     std::unique_ptr<ManagerWatch> managers_;
     std::unique_ptr<Responder> responder_;
     std::unique_ptr<BaselineStore> baselines_;
-    EventLoop::Timer saving_ = 0, looking_ = 0;
+    EventLoop::Timer looking_ = 0;
     std::unique_ptr<ControlServer> control_;
 };
 
