@@ -114,8 +114,8 @@ void print_status(const AgentStatus& agent, const std::vector<InstanceStatus>& i
                    std::to_string(tasks_of(status)),
                    fmt::format("{} ({:.1f} %)", duration_text(status.blind_ns), share),
                    fmt::format("{:.2f} %", cpu), size_text(status.resident_bytes),
-                   status.period_ns == 0 ? "off" : duration_text(status.period_ns), status.kernel,
-                   result_text(status)});
+                   status.period_ns == 0 ? "off" : duration_text(status.period_ns),
+                   status.instance.kernel, result_text(status)});
     }
     print_table(table);
     if (table.empty()) {

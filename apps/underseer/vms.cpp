@@ -26,7 +26,11 @@ void print_json(const KnownVms& known) {
             .member("state", vm.state)
             .member("tenant", identity.tenant)
             .member("app_instance_id", identity.app_instance_id)
-            .member("app_d_id", identity.app_d_id)
+            .member("app_d_id", identity.app_d_id);
+        writer.key("labels").begin_array();
+        for (const std::string& label : identity.labels) writer.value(label);
+        writer.end_array()
+            .member("image", vm.image)
             .member("memory_bytes", vm.memory_bytes)
             .member("machine", vm.machine)
             .member("accelerator", vm.accelerator)

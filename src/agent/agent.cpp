@@ -102,7 +102,7 @@ Result<void> Agent::open() {
         Responder::Callbacks{
             .find = [this](const std::string& id) { return find_watch(id); },
             .changed = [this](const hypervisor::Vm& vm) { managers_->ask_soon(vm); }});
-    load_rules(policy_);
+    load_rules();
     integrity_ = check_integrity(options_.policy, rule_files(policy_),
                                  manifest_path(options_.state_dir), key_.public_key());
     record_start();
@@ -249,13 +249,13 @@ void Agent::reload_policy() {
         instances_ = std::move(*instances);
         look_around();  // whose a VM is may decide whether it is looked into
         policy_ = std::move(*policy);
-        load_rules(policy_);
+        load_rules();
         log_refusals();
         tell_rules();
         recorder_->set_keep_bytes(policy_.log_keep_bytes);
         for (auto& [key, watched] : watched_) {
-            watched.watch->event_rules_changed();
             watched.watch->policy_changed();
+            watched.watch->event_rules_changed();
         }
     } else {
         message = "policy not reloaded, the old one stays: " + policy.error().to_text();
@@ -271,16 +271,14 @@ void Agent::reload_policy() {
     notify_manager("READY=1");
 }
 
-void Agent::load_rules(policy::Policy& policy) {
-    auto loaded = load_event_rules(policy);
+void Agent::load_rules() {
+    auto loaded = load_event_rules(policy_);
     if (loaded.has_value()) {
         rules_ = std::move(*loaded);
-        rule_form_ = std::make_shared<const std::string>(std::exchange(rules_.form, {}));
+        rule_form_ = std::make_shared<const std::string>(
+            rules_.rules.empty() ? std::string() : std::exchange(rules_.form, {}));
     } else {
         rules_.refused.assign(1, {{}, 0, "the rules as they are now: " + loaded.error().to_text()});
-    }
-    if (rules_.rules.empty()) {
-        policy.check_every.insert_or_assign(std::string(detect::EventRules::kName), std::nullopt);
     }
 }
 
@@ -413,6 +411,8 @@ void Agent::identify(const hypervisor::Vm& vm, event::Instance& instance) const 
     instance.tenant = identity.tenant;
     instance.app_instance_id = identity.app_instance_id;
     instance.app_d_id = identity.app_d_id;
+    instance.labels = identity.labels;
+    instance.image = vm.image;
 }
 
 void Agent::refresh(InstanceWatch& watch, const hypervisor::Vm& vm) {
@@ -575,6 +575,15 @@ InstanceWatch::Callbacks Agent::watch_callbacks() {
         .code_seen = [this](
                          InstanceWatch& watch, BaselineFacts facts,
                          const std::string& bytes) { keep_seen(watch, std::move(facts), bytes); },
+        .activities =
+            [this](InstanceWatch& watch, std::string activities) {
+                findings_->submit({.kind = AnalyserInput::Kind::activities,
+                                   .time_ns = Recorder::now_ns(),
+                                   .instance_id = watch.instance().id,
+                                   .check = std::string(detect::EventRules::kName),
+                                   .report = std::move(activities)});
+            },
+        .kernel_known = [this](const InstanceWatch& watch) { findings_->name(watch.instance()); },
         .event_rules = [this] { return rule_form_; },
     };
 }
@@ -595,6 +604,8 @@ void Agent::open_findings() {
                     if (watch == nullptr) return;
                     watch->judged(check, {.reason = std::move(why)}, time_ns);
                 },
+            .did = [this](const std::string& id,
+                          const event::ActivityReport& report) { log_activities(id, report); },
             .changed =
                 [this](const event::Instance& instance, const event::FindingChange& change) {
                     log_change(instance, change);
@@ -653,6 +664,22 @@ void Agent::log_change(const event::Instance& instance, const event::FindingChan
     if (change.change == event::Change::opened) {
         responder_->respond(instance, change.open, decision, std::move(event));
     }
+}
+
+void Agent::log_activities(const std::string& instance_id, const event::ActivityReport& report) {
+    const InstanceWatch* watch = find_watch(instance_id);
+    if (watch == nullptr) return;
+    for (const event::Activity& activity : report.activities) {
+        recorder_->bulk(event::activity_event(recorder_->source(), Recorder::now_ns(),
+                                              watch->instance(), activity));
+    }
+    if (report.untold == 0) return;
+    recorder_->critical(
+        event::scan_event(recorder_->source(), Recorder::now_ns(), watch->instance(),
+                          event::ScanActivity::error, std::string(detect::EventRules::kName),
+                          fmt::format("{}: {} more has happened than one look tells",
+                                      watch->instance().name, counted(report.untold, "event")),
+                          {}, {}));
 }
 
 void Agent::count_open(const std::string& instance_id) {

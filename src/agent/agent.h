@@ -57,8 +57,8 @@ class Agent {
     Result<void> judge_integrity();
     void on_signal(int signal);
     void reload_policy();
-    // Those that `policy` names; where there is none, their check is off. What is wrong is logged.
-    void load_rules(policy::Policy& policy);
+    // Those that the policy names.
+    void load_rules();
     void tell_rules();  // the analyser
     void log_refusals();
     void tell_status();  // the service manager, when it has changed
@@ -83,6 +83,7 @@ class Agent {
     void on_verdict(const AnalyserVerdict& verdict, const std::string& instance_id,
                     const std::string& check, std::uint64_t time_ns);
     void log_change(const event::Instance& instance, const event::FindingChange& change);
+    void log_activities(const std::string& instance_id, const event::ActivityReport& report);
     void count_open(const std::string& instance_id);
     void open_baselines();
     std::shared_ptr<const KeptBaseline> baseline_of(const std::string& build_id,

@@ -18,6 +18,9 @@ constexpr std::uint64_t kMaxAnalyserMemory = 512ull << 20;
 // Texts that end up in events and on screens; the rest of a report's size is bounded by its frame.
 constexpr std::size_t kMaxReasonBytes = 4096;
 
+// Of one activity, in wire form.
+constexpr std::size_t kMaxActivityBytes = 16 * limits::kMaxActivityTextBytes;
+
 using RuleSeverities = std::map<std::string, event::Severity, std::less<>>;
 
 // The operator's own rules. A look that began before they were changed still tells by the old ones.
@@ -65,6 +68,13 @@ std::string what_is_wrong(const event::CheckReport& report, std::string_view che
     return "";
 }
 
+bool is_too_long(const event::ActivityReport& report) {
+    return report.activities.size() > limits::kMaxActivitiesOfReport ||
+           std::ranges::any_of(report.activities, [](const event::Activity& activity) {
+               return event::encode(activity).size() > kMaxActivityBytes;
+           });
+}
+
 Result<void> send_changes(jail::Channel& channel,
                           const std::vector<event::FindingChange>& changes) {
     event::Encoder frame;
@@ -106,6 +116,17 @@ Result<void> run_analyser(jail::Channel channel) {
         } else if (input.kind == AnalyserInput::Kind::end) {
             changes = ledger.end(input.instance_id, input.why, input.time_ns);
             odd_ones.forget(input.instance_id);
+        } else if (input.kind == AnalyserInput::Kind::activities) {
+            const auto seen = event::decode<event::ActivityReport>(as_bytes(input.report));
+            if (seen.has_value() && !is_too_long(*seen)) {
+                event::Encoder items;
+                items.put(FrameKind::items);
+                items.put(*seen);
+                TRY(channel.send(items.take()));
+            } else {
+                verdict.malformed = true;
+                verdict.reason = seen.has_value() ? "it is too long" : seen.error().to_text();
+            }
         } else if (auto report = event::decode<event::CheckReport>(as_bytes(input.report));
                    !report.has_value()) {
             verdict.malformed = true;
@@ -122,7 +143,7 @@ Result<void> run_analyser(jail::Channel channel) {
             verdict.reason = report->reason.substr(0, kMaxReasonBytes);
             verdict.coverage = std::move(report->coverage);
         }
-        TRY(send_changes(channel, changes));
+        if (!changes.empty()) TRY(send_changes(channel, changes));
         event::Encoder end;
         end.put(FrameKind::end);
         end.put(verdict);

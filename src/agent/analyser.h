@@ -29,15 +29,17 @@ struct RuleSeverity {
 };
 
 struct AnalyserInput {
-    enum class Kind : std::uint8_t { restore, report, end, rules };
-    friend constexpr Kind last_enumerator(Kind) { return Kind::rules; }
+    enum class Kind : std::uint8_t { restore, report, end, rules, activities };
+    friend constexpr Kind last_enumerator(Kind) { return Kind::activities; }
 
     Kind kind = Kind::report;
     std::uint64_t ticket = 0;  // comes back with the verdict
     std::uint64_t time_ns = 0;
     std::string instance_id;
-    std::string check;                         // that was asked for
-    std::string report;                        // a CheckReport in wire form, undecoded by the agent
+    std::string check;  // that was asked for
+    // Of kind report a CheckReport in wire form, of kind activities an ActivityReport: the agent
+    // does not decode them.
+    std::string report;
     detect::Reference compared_with;           // of kernel_code
     std::vector<event::OpenFinding> restored;  // kind restore
     std::string why;                           // kind end
@@ -78,8 +80,8 @@ struct AnalyserVerdict {
     }
 };
 
-// An answer is any number of items frames, each with FindingChanges, and one end frame with the
-// AnalyserVerdict.
+// An answer is any number of items frames, each with FindingChanges (about activities: one, with
+// the ActivityReport), and one end frame with the AnalyserVerdict.
 
 // The inside of the jail: judges what comes over the channel until it closes.
 Result<void> run_analyser(jail::Channel channel);

@@ -9,13 +9,13 @@ namespace underseer::agent {
 using std::chrono::milliseconds;
 using std::chrono::nanoseconds;
 
-void CheckSchedule::follow(const policy::Policy& policy) {
-    cpu_percent_ = policy.cpu_percent;
+void CheckSchedule::follow(const policy::Inspection& inspection) {
+    cpu_percent_ = inspection.cpu_percent;
     std::vector<Entry> entries;
     for (const detect::CheckKind& kind : detect::all_checks()) {
         Entry entry{.name = std::string(kind.name)};
         if (const Entry* known = find(entry.name)) entry = *known;
-        entry.every = policy.period_of(kind.name, kind.every);
+        entry.every = inspection.period_of(kind.name, kind.every);
         entries.push_back(std::move(entry));
     }
     entries_ = std::move(entries);

@@ -19,7 +19,7 @@ class CheckSchedule {
     static constexpr std::chrono::milliseconds kTogether{250};
 
     // As the policy says from now on. What is known of costs and last times stays.
-    void follow(const policy::Policy& policy);
+    void follow(const policy::Inspection& inspection);
     // From `when` on, all are due.
     void begin(Instant when);
 

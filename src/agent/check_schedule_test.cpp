@@ -16,11 +16,11 @@ class Schedule : public testing::Test {
   protected:
     Schedule() {
         for (const detect::CheckKind& kind : detect::all_checks()) {
-            policy_.check_every[std::string(kind.name)] = std::nullopt;
+            inspection_.check_every[std::string(kind.name)] = std::nullopt;
         }
-        policy_.check_every["hidden_process"] = 10s;
-        policy_.check_every["credentials"] = 30s;
-        schedule_.follow(policy_);
+        inspection_.check_every["hidden_process"] = 10s;
+        inspection_.check_every["credentials"] = 30s;
+        schedule_.follow(inspection_);
         schedule_.begin(at(0s));
     }
     static CheckSchedule::Instant at(std::chrono::milliseconds time) {
@@ -28,7 +28,7 @@ class Schedule : public testing::Test {
     }
 
     using Names = std::vector<std::string>;
-    policy::Policy policy_;
+    policy::Inspection inspection_;
     CheckSchedule schedule_;
 };
 
@@ -95,16 +95,17 @@ TEST_F(Schedule, makes_at_once_what_is_needed_whatever_it_has_paid_for) {
 
 TEST_F(Schedule, makes_nothing_that_is_off) {
     EXPECT_EQ(schedule_.period("process_names"), std::nullopt);
-    policy_.check_every["hidden_process"] = policy_.check_every["credentials"] = std::nullopt;
-    schedule_.follow(policy_);
+    inspection_.check_every["hidden_process"] = inspection_.check_every["credentials"] =
+        std::nullopt;
+    schedule_.follow(inspection_);
     EXPECT_EQ(schedule_.next(), std::nullopt);
     EXPECT_TRUE(schedule_.due(at(1h)).empty());
 }
 
 TEST_F(Schedule, keeps_its_times_when_the_policy_changes) {
     schedule_.made({"hidden_process", "credentials"}, at(0s), 1ms);
-    policy_.check_every["hidden_process"] = 5s;
-    schedule_.follow(policy_);
+    inspection_.check_every["hidden_process"] = 5s;
+    schedule_.follow(inspection_);
     EXPECT_EQ(schedule_.next(), at(10s));
     schedule_.made({"hidden_process"}, at(10s), 1ms);
     EXPECT_EQ(schedule_.next(), at(15s));
@@ -120,9 +121,9 @@ TEST(CheckKeys, stand_in_the_installed_policy) {
     }
     const auto policy = policy::parse(set, "policy.toml", detect::check_names());
     ASSERT_TRUE(policy.has_value()) << policy.error().to_text();
-    EXPECT_EQ(policy->check_every.size(), detect::all_checks().size());
+    EXPECT_EQ(policy->inspection.check_every.size(), detect::all_checks().size());
     for (const detect::CheckKind& kind : detect::all_checks()) {
-        EXPECT_EQ(policy->period_of(kind.name, 7ms), kind.every) << kind.name;
+        EXPECT_EQ(policy->inspection.period_of(kind.name, 7ms), kind.every) << kind.name;
     }
 }
 

@@ -101,7 +101,8 @@ void Findings::close_orphans() {
 void Findings::submit(AnalyserInput input) {
     input.ticket = next_ticket_++;
     const std::uint64_t ticket = input.ticket, time_ns = input.time_ns;
-    const bool report = input.kind == AnalyserInput::Kind::report;
+    using Kind = AnalyserInput::Kind;
+    const bool is_judged = input.kind == Kind::report, is_told = input.kind == Kind::activities;
     const std::string id = input.instance_id, check = input.check;
     const std::string frame = event::encode(input);
     if (frame.size() > limits::kMaxFrameBytes) {
@@ -112,13 +113,19 @@ void Findings::submit(AnalyserInput input) {
         {.question = frame,
          .deadline = kAnalyserDeadline,
          .on_frame =
-             [this, ticket, report, id, check, time_ns](std::string_view answer, bool last) {
+             [this, ticket, is_judged, is_told, id, check, time_ns](std::string_view answer,
+                                                                    bool last) {
                  event::Decoder decoder{as_bytes(answer.substr(1))};
                  if (last) {
                      const auto verdict = decoder.get<AnalyserVerdict>();
                      if (!verdict.has_value() || verdict->ticket != ticket) return false;
-                     if (report) took(*verdict, id, check, time_ns);
+                     if (is_judged || verdict->malformed) took(*verdict, id, check, time_ns);
                      return true;
+                 }
+                 if (is_told) {
+                     const auto seen = decoder.get<event::ActivityReport>();
+                     if (seen.has_value()) callbacks_.did(id, *seen);
+                     return seen.has_value();
                  }
                  while (!decoder.at_end()) {
                      const auto change = decoder.get<event::FindingChange>();

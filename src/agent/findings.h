@@ -24,6 +24,9 @@ class Findings {
         std::function<void(const std::string& instance_id, const std::string& check,
                            std::string why, std::uint64_t time_ns)>
             not_judged;
+        // What an instance was seen to do.
+        std::function<void(const std::string& instance_id, const event::ActivityReport& report)>
+            did;
         // Already counted among what is open, or not any more. It is in the file by the next round
         // of the loop.
         std::function<void(const event::Instance& instance, const event::FindingChange& change)>

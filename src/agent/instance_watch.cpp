@@ -85,7 +85,13 @@ InstanceWatch::InstanceWatch(EventLoop* loop, const policy::Policy* policy, hype
 }
 
 void InstanceWatch::follow_policy() {
-    schedule_.follow(*policy_);
+    inspection_ = policy::inspection_of(*policy_, status_.instance);
+    monitor_ = policy::monitor_of(*policy_, status_.instance);
+    if (callbacks_.event_rules()->empty() && monitor_.events.empty()) {
+        inspection_.check_every.insert_or_assign(std::string(detect::EventRules::kName),
+                                                 std::nullopt);
+    }
+    schedule_.follow(inspection_);
     std::vector<CheckStatus> each;
     std::vector<std::string_view> names(detect::check_names().begin(), detect::check_names().end());
     names.insert(names.end(), std::begin(kWatches), std::end(kWatches));
@@ -105,7 +111,7 @@ void InstanceWatch::follow_policy() {
 }
 
 std::optional<std::chrono::milliseconds> InstanceWatch::period_of(const std::string& check) const {
-    return is_watch(check) ? policy_->watch_every : schedule_.period(check);
+    return is_watch(check) ? inspection_.watch_every : schedule_.period(check);
 }
 
 InstanceWatch::~InstanceWatch() {
@@ -139,7 +145,7 @@ void InstanceWatch::policy_changed() {
     loop_->cancel(std::exchange(next_check_, 0));
     follow_policy();
     if (worker_ && policy::excluded(*policy_, status_.instance).empty()) {
-        if (!policy_->watch_every) stop_watching();
+        if (!inspection_.watch_every) stop_watching();
         schedule_.begin(std::chrono::steady_clock::now());
         return plan_check(kFirstCheckAfter);
     }
@@ -198,10 +204,22 @@ void InstanceWatch::learn_kernel() {
                              event::Decoder decoder{as_bytes(frame.substr(1))};
                              const auto info = decoder.get<event::SystemInfo>();
                              if (!info.has_value()) return false;
-                             status_.kernel = info->kernel_release;
+                             know_kernel(info->kernel_release);
                              return true;
                          },
                      .on_failure = [](const Error&) {}});
+}
+
+// What the policy says of its kernel holds from now on.
+void InstanceWatch::know_kernel(std::string release) {
+    status_.instance.kernel = std::move(release);
+    callbacks_.kernel_known(*this);
+    const policy::Inspection inspection = inspection_;
+    const policy::Monitor monitor = monitor_;
+    follow_policy();
+    if (inspection == inspection_ && monitor.watches_the_same(monitor_)) return;
+    policy_changed();
+    event_rules_changed();
 }
 
 // A VM that boots is looked at often; one in which there is no Linux costs a search of all its RAM
@@ -215,9 +233,9 @@ std::chrono::milliseconds InstanceWatch::retry_delay() const {
 
 // The first comes when one period has passed: an agent that starts does not search all VMs at once.
 bool InstanceWatch::search_due() const {
-    return policy_->deep_search_every &&
+    return inspection_.deep_search_every &&
            std::chrono::steady_clock::now() - last_search_ >=
-               std::max(*policy_->deep_search_every, schedule_.afforded(search_cost_));
+               std::max(*inspection_.deep_search_every, schedule_.afforded(search_cost_));
 }
 
 void InstanceWatch::plan_check(std::chrono::milliseconds from_now) {
@@ -299,6 +317,7 @@ void InstanceWatch::send_event_rules(const std::shared_ptr<const std::string>& f
                                      std::size_t from) {
     Question question{.topic = Topic::event_rules};
     question.event_rules = part_of(*form, from);
+    question.activities = monitor_.events;
     const auto on_end = [this, form, from, is_last = question.event_rules.is_last](
                             std::string_view frame, bool last) {
         if (!last) return true;
@@ -333,10 +352,14 @@ void InstanceWatch::check() {
     // Counted from its start: one that no worker survives must not be tried again at once.
     if (searching_) last_search_ = look_began_;
     question.deep = suspicion || searching_;
-    const bool taken = ask_for_reports(*worker_, question, question.checks.size(),
-                                       [this, names = question.checks](Result<Reports> reports) {
-                                           checks_answered(names, std::move(reports));
-                                       });
+    question.takes_activities =
+        !monitor_.events.empty() &&
+        std::ranges::find(question.checks, detect::EventRules::kName) != question.checks.end();
+    const bool taken =
+        ask_for_reports(*worker_, question, question.checks.size() + question.takes_activities,
+                        [this, names = question.checks](Result<Reports> reports) {
+                            checks_answered(names, std::move(reports));
+                        });
     if (!taken) plan_check(kRetryAfter);
 }
 
@@ -391,6 +414,7 @@ void InstanceWatch::checks_answered(const std::vector<std::string>& names,
     if (!reports.has_value()) {
         status_.state = WatchState::attaching;
         status_.why = reports.error().message;
+        status_.instance.kernel.clear();  // it may boot another
         begin_blindness(status_.why);
         return plan_check(retry_delay());
     }
@@ -398,9 +422,12 @@ void InstanceWatch::checks_answered(const std::vector<std::string>& names,
     status_.state = WatchState::watched;
     status_.why.clear();
     end_blindness();
-    if (status_.kernel.empty()) learn_kernel();
+    if (status_.instance.kernel.empty()) learn_kernel();
     for (std::size_t i = 0; i < names.size(); ++i) {
         callbacks_.report(*this, names[i], std::move((*reports)[i]));
+    }
+    if (reports->size() > names.size()) {
+        callbacks_.activities(*this, std::move(reports->back()));
     }
     plan_next_check();
     start_watching();
@@ -411,7 +438,7 @@ void InstanceWatch::checks_answered(const std::vector<std::string>& names,
 // Not before a check has found the kernel: a VM in which there is no Linux costs a search of all
 // its RAM each time, and one worker that makes it is enough.
 void InstanceWatch::start_watching() {
-    if (watcher_ || !policy_->watch_every) return;
+    if (watcher_ || !inspection_.watch_every) return;
     watcher_ = std::make_unique<JobRunner>(
         loop_,
         JobRunner::Callbacks{
@@ -436,19 +463,22 @@ void InstanceWatch::no_longer_watched(const std::string& why) {
 }
 
 void InstanceWatch::watch() {
-    if (!policy_->watch_every) return stop_watching();
+    if (!inspection_.watch_every) return stop_watching();
     watch_began_ = std::chrono::steady_clock::now();
     watch_cost_at_start_ = watcher_->cpu_time();
     Question question{.topic = Topic::watch};
     // Who hides may do so again: as often as all of the share allows.
     const bool suspicion = hidden_open_;
     const auto length = status_.watch.looks == 0 ? kFirstWatchFor : kWatchFor;
-    const auto period = suspicion ? kSuspiciousPeriod : std::min(*policy_->watch_every, kWatchFor);
+    const auto period =
+        suspicion ? kSuspiciousPeriod : std::min(*inspection_.watch_every, kWatchFor);
     question.watch = {
         .for_ms = static_cast<std::uint32_t>(length.count()),
         .period_us = static_cast<std::uint32_t>(std::chrono::microseconds(period).count()),
-        .core_ppm = 1 + static_cast<std::uint32_t>(std::min(policy_->cpu_percent, bound_percent_) *
-                                                   1e4 / (suspicion ? 1 : 2))};
+        .core_ppm =
+            1 + static_cast<std::uint32_t>(std::min(inspection_.cpu_percent, bound_percent_) * 1e4 /
+                                           (suspicion ? 1 : 2)),
+        .regions = monitor_.memory};
     ask_for_reports(*watcher_, question, 1 + std::size(kWatches),
                     [this](Result<Reports> reports) { watched(std::move(reports)); });
 }

@@ -36,7 +36,11 @@ class InstanceWatch {
             baseline;
         // A kernel that was seen for the first time: see GuestBaseline.
         std::function<void(InstanceWatch&, BaselineFacts facts, std::string bytes)> code_seen;
-        // The rules of events that hold now, as introspectors get them.
+        // What it was seen to do, if the policy wants that told: an ActivityReport, as above.
+        std::function<void(InstanceWatch&, std::string activities)> activities;
+        // instance() says now which kernel it runs.
+        std::function<void(const InstanceWatch&)> kernel_known;
+        // The rules of events that hold now, as introspectors get them; "": there are none.
         std::function<std::shared_ptr<const std::string>()> event_rules;
     };
 
@@ -100,6 +104,7 @@ class InstanceWatch {
     void on_ready(const std::vector<std::string>& missing_layers);
     void on_lost(const Error& why, std::chrono::milliseconds until_restart);
     void learn_kernel();
+    void know_kernel(std::string release);
     GuestBaseline::Callbacks baseline_callbacks();
     void send_event_rules(const std::shared_ptr<const std::string>& form, std::size_t from);
     // The next look at the earliest in this time, or when the schedule has it.
@@ -142,6 +147,8 @@ class InstanceWatch {
 
     EventLoop* loop_;
     const policy::Policy* policy_;
+    policy::Inspection inspection_;  // of this one
+    policy::Monitor monitor_;
     hypervisor::Vm vm_;
     Callbacks callbacks_;
     GuestBaseline baseline_;

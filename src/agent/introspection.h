@@ -56,13 +56,14 @@ constexpr Topic last_enumerator(Topic) {
 struct WatchOrder {
     std::uint32_t for_ms = 0;
     std::uint32_t period_us = 0;
-    std::uint32_t core_ppm = 0;  // parts of a million of a core's time
+    std::uint32_t core_ppm = 0;                // parts of a million of a core's time
+    std::vector<event::MemoryRegion> regions;  // besides what is always watched
 
     static constexpr auto fields() {
         using event::Field;
-        return std::tuple{Field{"for_ms", &WatchOrder::for_ms},
-                          Field{"period_us", &WatchOrder::period_us},
-                          Field{"core_ppm", &WatchOrder::core_ppm}};
+        return std::tuple{
+            Field{"for_ms", &WatchOrder::for_ms}, Field{"period_us", &WatchOrder::period_us},
+            Field{"core_ppm", &WatchOrder::core_ppm}, Field{"regions", &WatchOrder::regions}};
     }
 };
 
@@ -140,6 +141,10 @@ struct Question {
     EvidenceOrder evidence;
     BaselinePart baseline;
     BaselinePart event_rules;  // the parts are those of a baseline
+    // With the last part of them: what is to be logged. It is kept until checks are asked for with
+    // `takes_activities`: behind their reports comes an ActivityReport.
+    std::vector<event::ActivityKind> activities;
+    bool takes_activities = false;
 
     static constexpr auto fields() {
         using event::Field;
@@ -158,7 +163,9 @@ struct Question {
                           Field{"trace", &Question::trace},
                           Field{"evidence", &Question::evidence},
                           Field{"baseline", &Question::baseline},
-                          Field{"event_rules", &Question::event_rules}};
+                          Field{"event_rules", &Question::event_rules},
+                          Field{"activities", &Question::activities},
+                          Field{"takes_activities", &Question::takes_activities}};
     }
 };
 

@@ -252,7 +252,7 @@ class Worker {
             return send_all(frames_of(compile_rules(question.scan.rules), kOneItemAFrame));
         }
         if (question.topic == Topic::event_rules) {
-            return send_all(frames_of(take_event_rules(question.event_rules)));
+            return send_all(frames_of(take_event_rules(question)));
         }
         if (question.topic == Topic::evidence) return evidence(question);
         if (question.topic == Topic::watch) return watch(question);
@@ -346,6 +346,7 @@ class Worker {
             runners_ = std::make_unique<detect::HiddenRunnerWatch>(guest_.get(), memory_.get());
         }
         watch_->begin(begin);
+        watch_->monitor(order.regions, begin);
         runners_->begin(begin);
         const auto news_from = begin + std::exchange(after_news_, nanoseconds(0));
         Pace pace(std::chrono::microseconds(order.period_us),
@@ -444,8 +445,14 @@ class Worker {
                 return frames_of(guest_->bpf_maps());
             case Topic::bpf_links:
                 return frames_of(guest_->bpf_links());
-            case Topic::checks:
-                return frames_of(checks(question), kOneItemAFrame);
+            case Topic::checks: {
+                Frames frames = frames_of(checks(question), kOneItemAFrame);
+                if (question.takes_activities && frames.size() > 1) {
+                    frames.insert(frames.end() - 1,
+                                  items_frame(event::encode(event_rules_.take_activities())));
+                }
+                return frames;
+            }
             case Topic::decoy_kernel:
                 return frames_of<event::CheckReport>(Listing<event::CheckReport>{
                     {decoys_.hear(*guest_, source_.image ? image_cpus_ : question.cpus)}, 0, {}});
@@ -583,7 +590,8 @@ class Worker {
     }
 
     // They hold for whatever guest there is, and need none.
-    Result<Listing<TextPart>> take_event_rules(const BaselinePart& part) {
+    Result<Listing<TextPart>> take_event_rules(const Question& question) {
+        const BaselinePart& part = question.event_rules;
         if (part.is_first) rule_form_.clear();
         if (rule_form_.size() + part.bytes.size() > limits::kMaxSigmaFormBytes) {
             rule_form_.clear();
@@ -591,9 +599,14 @@ class Worker {
         }
         rule_form_ += part.bytes;
         if (!part.is_last) return Listing<TextPart>{};
-        const std::string form = std::exchange(rule_form_, {});
-        auto rules = TRY(rules_of_form(form));
+        std::string form = std::exchange(rule_form_, {});
+        event_rules_.log(question.activities);
+        // What the same rules have judged stays judged, and what happened meanwhile is new.
+        if (form == known_rule_form_) return Listing<TextPart>{};
+        std::vector<sigma::Rule> rules;
+        if (!form.empty()) rules = TRY(rules_of_form(form));
         event_rules_.know(TRY(sigma::Matcher::of(std::move(rules))));
+        known_rule_form_ = std::move(form);
         return Listing<TextPart>{};
     }
 
@@ -675,6 +688,7 @@ class Worker {
     std::string build_id_, variant_;               // of guest_, once they were asked for
     detect::EventRules event_rules_;
     std::string rule_form_;  // parts that have come
+    std::string known_rule_form_;
     RuleCompiler rule_compiler_;
     bool suspect_ = false;           // the last check for hidden processes has found one
     guest_linux::VitalSigns signs_;  // of guest_, when they were last seen

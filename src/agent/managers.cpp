@@ -153,6 +153,7 @@ Identity identity_of(const policy::InstanceMap& map, const Vm& vm) {
     take(entry->tenant, identity.tenant);
     take(entry->app_instance_id, identity.app_instance_id);
     take(entry->app_d_id, identity.app_d_id);
+    if (!entry->labels.empty()) identity.labels = entry->labels;
     return identity;
 }
 

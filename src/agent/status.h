@@ -48,7 +48,6 @@ struct InstanceStatus {
     std::string vm_state;  // "running", "paused", .. as its manager says; "": nobody says
     WatchState state = WatchState::attaching;
     std::string why;                  // of excluded, unreadable, restarting
-    std::string kernel;               // release, "" while unknown
     std::string baseline;             // build id of the one its code is compared with; "": none is
     std::uint64_t checks = 0;         // looks, each of one or more checks
     std::uint64_t last_check_ns = 0;  // since the epoch; 0: never
@@ -78,7 +77,6 @@ struct InstanceStatus {
                           Field{"vm_state", &S::vm_state},
                           Field{"state", &S::state},
                           Field{"why", &S::why},
-                          Field{"kernel", &S::kernel},
                           Field{"baseline", &S::baseline},
                           Field{"checks", &S::checks},
                           Field{"last_check", &S::last_check_ns},

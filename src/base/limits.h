@@ -103,6 +103,14 @@ inline constexpr std::size_t kMaxFindingsOfReport = 100;
 inline constexpr std::size_t kMaxEvidenceTextBytes = 2048;
 static_assert(kMaxFindingsOfReport * (kMaxPathBytes + kMaxEvidenceTextBytes + 2048) <
               kMaxFrameBytes);
+// What happened in a guest and is to be logged: of one look, and of each text of it. The rest is
+// counted.
+inline constexpr std::size_t kMaxActivitiesOfReport = 200;
+inline constexpr std::size_t kMaxActivityTextBytes = 512;
+static_assert(kMaxActivitiesOfReport * (8 * kMaxActivityTextBytes + 512) < kMaxFrameBytes);
+// Of a guest's memory that a policy wants watched in addition: one region, and all of one guest.
+inline constexpr std::size_t kMaxMonitoredBytes = 64u << 10;
+inline constexpr std::size_t kMaxMonitoredRegions = 64;
 
 // ---- JSON that others write (QMP replies, container runtimes, log headers) -------------------
 // The largest known reply, a QMP query-qmp-schema, has 0.3 MB.
@@ -116,6 +124,8 @@ inline constexpr std::size_t kMaxQmpLineBytes = 4u << 20;
 inline constexpr std::size_t kMaxQmpBytes = 8u << 20;
 inline constexpr std::size_t kMaxQmpEvents = 256;
 inline constexpr std::size_t kMaxToldCpus = 1024;
+// Of one VM; more are not believed.
+inline constexpr std::size_t kMaxLabels = 64;
 // -object and -numa together name fewer; QEMU itself takes at most 128 NUMA nodes (MAX_NODES).
 inline constexpr std::size_t kMaxRamBackends = 1024;
 inline constexpr std::size_t kMaxNetworkCards = 256;

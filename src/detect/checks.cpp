@@ -143,7 +143,7 @@ std::vector<std::unique_ptr<Check>> make_checks(std::span<const std::string> nam
     std::vector<std::unique_ptr<Check>> checks;
     for (const CheckKind& kind : kChecks) {
         if (!names.empty() && std::ranges::find(names, kind.name) == names.end()) continue;
-        const bool has_rules = options.event_rules != nullptr && options.event_rules->has_rules();
+        const bool has_rules = options.event_rules != nullptr && options.event_rules->has_work();
         if (names.empty() && kind.name == EventRules::kName && !has_rules) continue;
         checks.push_back(kind.make(options));
     }

@@ -38,6 +38,26 @@ std::string_view to_string(Outcome outcome) {
     return "unknown";
 }
 
+std::string_view to_string(ActivityKind kind) {
+    switch (kind) {
+        case ActivityKind::process_start:
+            return "process_start";
+        case ActivityKind::connection:
+            return "connection";
+        case ActivityKind::module_load:
+            return "module_load";
+    }
+    return "unknown";
+}
+
+std::optional<ActivityKind> activity_kind_of(std::string_view name) {
+    for (const ActivityKind kind :
+         {ActivityKind::process_start, ActivityKind::connection, ActivityKind::module_load}) {
+        if (to_string(kind) == name) return kind;
+    }
+    return std::nullopt;
+}
+
 std::string_view to_string(Action action) {
     switch (action) {
         case Action::pause:

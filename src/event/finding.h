@@ -20,6 +20,9 @@ struct Instance {
     std::string tenant;
     std::string app_instance_id;  // MEC appInstanceId
     std::string app_d_id;         // MEC appDId
+    std::vector<std::string> labels;
+    std::string image;   // file of its first disk, as the VMM names it; "" if there is none
+    std::string kernel;  // release, as the guest says; "" as long as it is not known
     std::uint64_t start_time = 0;
 
     bool operator==(const Instance&) const = default;
@@ -31,6 +34,9 @@ struct Instance {
                           Field{"tenant", &Instance::tenant},
                           Field{"app_instance_id", &Instance::app_instance_id},
                           Field{"app_d_id", &Instance::app_d_id},
+                          Field{"labels", &Instance::labels},
+                          Field{"image", &Instance::image},
+                          Field{"kernel", &Instance::kernel},
                           Field{"start_time", &Instance::start_time}};
     }
 };
@@ -69,6 +75,76 @@ constexpr bool keeps_evidence(Action action) {
 std::string_view to_string(Action action);
 // Of those that need no more than their name.
 std::optional<Action> action_of(std::string_view name);
+
+// Memory of a guest's kernel that somebody wants watched: `size_bytes` from `offset` behind a
+// symbol on; 0: to the next symbol.
+struct MemoryRegion {
+    std::string symbol;
+    std::uint64_t offset = 0, size_bytes = 0;
+
+    bool operator==(const MemoryRegion&) const = default;
+    static constexpr auto fields() {
+        return std::tuple{Field{"symbol", &MemoryRegion::symbol},
+                          Field{"offset", &MemoryRegion::offset},
+                          Field{"size_bytes", &MemoryRegion::size_bytes}};
+    }
+};
+
+enum class ActivityKind : std::uint8_t { process_start, connection, module_load };
+constexpr ActivityKind last_enumerator(ActivityKind) {
+    return ActivityKind::module_load;
+}
+std::string_view to_string(ActivityKind kind);
+std::optional<ActivityKind> activity_kind_of(std::string_view name);
+
+// What a guest was seen to do: a program that runs, a connection, a module, which the look before
+// had not seen. What is not known is empty, as in observations.
+struct Activity {
+    ActivityKind kind{};
+    std::uint32_t pid = 0, parent_pid = 0;  // of a connection, who holds it
+    std::uint64_t start_time = 0;           // of that process, nanoseconds since boot
+    std::string name, executable, command_line, user, container_id;
+    std::string parent_executable, parent_command_line;
+    std::string protocol, local_address, remote_address;
+    std::uint32_t local_port = 0, remote_port = 0;
+    bool is_incoming = false;  // of a connection, where that is known
+    std::string module, taints;
+
+    bool operator==(const Activity&) const = default;
+    static constexpr auto fields() {
+        using A = Activity;
+        return std::tuple{Field{"kind", &A::kind},
+                          Field{"pid", &A::pid},
+                          Field{"parent_pid", &A::parent_pid},
+                          Field{"start_time", &A::start_time},
+                          Field{"name", &A::name},
+                          Field{"executable", &A::executable},
+                          Field{"command_line", &A::command_line},
+                          Field{"user", &A::user},
+                          Field{"container_id", &A::container_id},
+                          Field{"parent_executable", &A::parent_executable},
+                          Field{"parent_command_line", &A::parent_command_line},
+                          Field{"protocol", &A::protocol},
+                          Field{"local_address", &A::local_address},
+                          Field{"remote_address", &A::remote_address},
+                          Field{"local_port", &A::local_port},
+                          Field{"remote_port", &A::remote_port},
+                          Field{"is_incoming", &A::is_incoming},
+                          Field{"module", &A::module},
+                          Field{"taints", &A::taints}};
+    }
+};
+
+// What one look has seen of that.
+struct ActivityReport {
+    std::vector<Activity> activities;
+    std::uint64_t untold = 0;  // more that there were
+
+    static constexpr auto fields() {
+        return std::tuple{Field{"activities", &ActivityReport::activities},
+                          Field{"untold", &ActivityReport::untold}};
+    }
+};
 
 // One piece of what a finding rests on.
 struct Evidence {

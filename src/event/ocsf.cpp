@@ -16,6 +16,9 @@ struct Class {
     unsigned uid;
     std::string_view name, category;
 };
+constexpr Class kKernelExtension{1002, "Kernel Extension Activity", "System Activity"};
+constexpr Class kProcess{1007, "Process Activity", "System Activity"};
+constexpr Class kNetwork{4001, "Network Activity", "Network Activity"};
 constexpr Class kDetectionFinding{2004, "Detection Finding", "Findings"};
 constexpr Class kInventory{5001, "Device Inventory Info", "Discovery"};
 constexpr Class kConfigChange{5019, "Device Config State Change", "Discovery"};
@@ -111,8 +114,20 @@ class Event {
             .member("type_id", 6)
             .member("type", "Virtual")
             .member("uid", instance.id)
-            .member("name", instance.name)
-            .end_object();
+            .member("name", instance.name);
+        if (!instance.image.empty()) {
+            writer_.key("image").begin_object().member("path", instance.image).end_object();
+        }
+        if (!instance.kernel.empty()) {
+            writer_.key("os")
+                .begin_object()
+                .member("name", "Linux")
+                .member("type", "Linux")
+                .member("type_id", 200)
+                .member("kernel_release", instance.kernel)
+                .end_object();
+        }
+        writer_.end_object();
     }
     void instance_resource(const Instance& instance) {
         writer_.key("resources").begin_array().begin_object();
@@ -132,7 +147,50 @@ class Event {
             .member("app_instance_id", instance.app_instance_id)
             .member("app_d_id", instance.app_d_id)
             .end_object();
+        if (!instance.labels.empty()) {
+            writer_.key("tags").begin_array();
+            for (const std::string& label : instance.labels) {
+                writer_.begin_object().member("name", label).end_object();
+            }
+            writer_.end_array();
+        }
         writer_.end_object().end_array();
+    }
+    void file(std::string_view path) {
+        writer_.key("file")
+            .begin_object()
+            .member("name", path.substr(path.rfind('/') + 1))
+            .member("path", path)
+            .member("type_id", 1)
+            .member("type", "Regular File")
+            .end_object();
+    }
+    // TRUST: a guest's words.
+    void process(std::string_view key, const Activity& activity) {
+        writer_.key(key)
+            .begin_object()
+            .member("pid", activity.pid)
+            .member("name", activity.name)
+            .member("cmd_line", activity.command_line);
+        if (!activity.executable.empty()) file(activity.executable);
+        if (!activity.user.empty()) {
+            writer_.key("user").begin_object().member("name", activity.user).end_object();
+        }
+        if (!activity.container_id.empty()) {
+            writer_.key("container")
+                .begin_object()
+                .member("uid", activity.container_id)
+                .end_object();
+        }
+        writer_.key("parent_process").begin_object().member("pid", activity.parent_pid);
+        if (!activity.parent_executable.empty()) {
+            writer_.member("cmd_line", activity.parent_command_line);
+            file(activity.parent_executable);
+        }
+        writer_.end_object().end_object();
+    }
+    void endpoint(std::string_view key, std::string_view address, std::uint32_t port) {
+        writer_.key(key).begin_object().member("ip", address).member("port", port).end_object();
     }
     void status(unsigned id, std::string_view caption, std::string_view detail = {}) {
         writer_.member("status_id", id).member("status", caption);
@@ -295,6 +353,63 @@ std::string scan_event(const Source& source, TimeNs time, const Instance& instan
     return event.take();
 }
 
+std::string activity_event(const Source& source, TimeNs time, const Instance& instance,
+                           const Activity& activity) {
+    const auto begun = [&](const Class& type, unsigned id, std::string_view name,
+                           std::string message) {
+        return Event(source, time, type, id, name, Severity::informational,
+                     fmt::format("{}: {}", instance.name, message), instance.tenant);
+    };
+    const std::string who = fmt::format("{} (pid {})", activity.name, activity.pid);
+    switch (activity.kind) {
+        case ActivityKind::process_start: {
+            Event event =
+                begun(kProcess, 1, "Launch", fmt::format("{} runs {}", who, activity.executable));
+            event.process("process", activity);
+            event.instance_device(instance);
+            return event.take();
+        }
+        case ActivityKind::connection: {
+            Event event = begun(
+                kNetwork, 1, "Open",
+                fmt::format("{} {} {}:{}", who, activity.is_incoming ? "is reached from" : "to",
+                            activity.remote_address, activity.remote_port));
+            event->key("actor").begin_object();
+            event.process("process", activity);
+            event->end_object();
+            const bool in = activity.is_incoming;
+            event.endpoint(in ? "dst_endpoint" : "src_endpoint", activity.local_address,
+                           activity.local_port);
+            event.endpoint(in ? "src_endpoint" : "dst_endpoint", activity.remote_address,
+                           activity.remote_port);
+            event->key("connection_info")
+                .begin_object()
+                .member("protocol_name", activity.protocol)
+                .member("direction_id", in ? 1 : 2)
+                .member("direction", in ? "Inbound" : "Outbound")
+                .end_object();
+            event.instance_device(instance);
+            return event.take();
+        }
+        case ActivityKind::module_load: {
+            Event event = begun(kKernelExtension, 1, "Load",
+                                fmt::format("module {} is loaded", activity.module));
+            event->key("driver").begin_object();
+            event->key("file")
+                .begin_object()
+                .member("name", activity.module)
+                .member("type_id", 1)
+                .member("type", "Regular File")
+                .end_object()
+                .end_object();
+            event.instance_device(instance);
+            event->key("unmapped").begin_object().member("taints", activity.taints).end_object();
+            return event.take();
+        }
+    }
+    return {};
+}
+
 std::string access_event(const Source& source, TimeNs time, const Asker& asker,
                          const Instance& instance, std::string_view operation, bool granted,
                          std::string_view message) {
@@ -322,17 +437,17 @@ std::string access_event(const Source& source, TimeNs time, const Asker& asker,
 // activity_id of Remediation Activity: 1 Isolate, 2 Evict, 3 Restore, 99 anything else.
 std::string action_event(const Source& source, TimeNs time, const Instance& instance,
                          const ActionTaken& taken) {
-    struct Activity {
+    struct Kind {
         unsigned id;
         std::string_view name;
     };
-    const Activity activity = taken.action == Action::isolate     ? Activity{1, "Isolate"}
-                              : taken.action == Action::kill      ? Activity{2, "Evict"}
-                              : taken.action == Action::resume    ? Activity{3, "Restore"}
-                              : taken.action == Action::reconnect ? Activity{3, "Restore"}
-                              : taken.action == Action::pause     ? Activity{99, "Pause"}
-                              : taken.action == Action::run       ? Activity{99, "Run Program"}
-                                                                  : Activity{99, "Keep Evidence"};
+    const Kind activity = taken.action == Action::isolate     ? Kind{1, "Isolate"}
+                          : taken.action == Action::kill      ? Kind{2, "Evict"}
+                          : taken.action == Action::resume    ? Kind{3, "Restore"}
+                          : taken.action == Action::reconnect ? Kind{3, "Restore"}
+                          : taken.action == Action::pause     ? Kind{99, "Pause"}
+                          : taken.action == Action::run       ? Kind{99, "Run Program"}
+                                                              : Kind{99, "Keep Evidence"};
     Event event(source, time, kRemediation, activity.id, activity.name,
                 taken.done ? Severity::high : Severity::critical,
                 fmt::format("{} {}: {}{}", to_string(taken.action), instance.name,

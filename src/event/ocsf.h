@@ -49,6 +49,11 @@ std::string scan_event(const Source& source, TimeNs time, const Instance& instan
                        ScanActivity activity, std::string_view check, std::string_view message,
                        const Coverage& coverage, const Details& details);
 
+// Process Activity (1007), Network Activity (4001) or Kernel Extension Activity (1002): what a
+// guest was seen to do.
+std::string activity_event(const Source& source, TimeNs time, const Instance& instance,
+                           const Activity& activity);
+
 // API Activity (6003): a person or program asked the agent for something.
 struct Asker {
     std::uint32_t user = 0;

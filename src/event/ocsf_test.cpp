@@ -44,6 +44,49 @@ void expect_base(const json::Value& event, unsigned type, unsigned activity) {
     EXPECT_EQ(text(metadata.at("product").value(), "name"), "Underseer");
 }
 
+TEST(Ocsf, what_a_guest_does_has_the_class_of_its_kind) {
+    Instance instance = web();
+    instance.kernel = "6.1.0-50-cloud-amd64";
+    instance.image = "/srv/web.qcow2";
+    const Activity started{.kind = ActivityKind::process_start,
+                           .pid = 412,
+                           .parent_pid = 1,
+                           .name = "curl",
+                           .executable = "/usr/bin/curl",
+                           .command_line = "curl http://x",
+                           .user = "root",
+                           .parent_executable = "/sbin/init"};
+    const auto launch = parsed(activity_event(kSource, kTime, instance, started));
+    expect_base(launch, 1007, 1);
+    const auto process = launch.at("process").value();
+    EXPECT_EQ(number(process, "pid"), 412u);
+    EXPECT_EQ(text(process, "cmd_line"), "curl http://x");
+    EXPECT_EQ(text(process.at("file").value(), "name"), "curl");
+    EXPECT_EQ(number(process.at("parent_process").value(), "pid"), 1u);
+    const auto device = launch.at("device").value();
+    EXPECT_EQ(text(device.at("os").value(), "kernel_release"), instance.kernel);
+    EXPECT_EQ(text(device.at("image").value(), "path"), instance.image);
+
+    Activity connected = started;
+    connected.kind = ActivityKind::connection;
+    connected.protocol = "tcp";
+    connected.local_address = "10.0.0.2";
+    connected.local_port = 40000;
+    connected.remote_address = "192.0.2.1";
+    connected.remote_port = 443;
+    const auto open = parsed(activity_event(kSource, kTime, instance, connected));
+    expect_base(open, 4001, 1);
+    EXPECT_EQ(number(open.at("dst_endpoint").value(), "port"), 443u);
+    connected.is_incoming = true;
+    const auto reached = parsed(activity_event(kSource, kTime, instance, connected));
+    EXPECT_EQ(number(reached.at("src_endpoint").value(), "port"), 443u) << "who began it";
+
+    const auto loaded = parsed(activity_event(
+        kSource, kTime, instance, {.kind = ActivityKind::module_load, .module = "dummy"}));
+    expect_base(loaded, 1002, 1);
+    EXPECT_EQ(text(loaded.at("driver").value().at("file").value(), "name"), "dummy");
+}
+
 FindingChange hidden(Change change) {
     return {.change = change,
             .open = {.uid = "8f1c:hidden_process:96@1",

@@ -122,6 +122,9 @@ class Guest {
         return guest_linux::compare_code(*kernel_, code, at, before, now);
     }
     WatchList watched() { return list_watched(*kernel_); }
+    WatchList watched(std::span<const event::MemoryRegion> regions) {
+        return list_regions(*kernel_, regions);
+    }
     DispatchReport system_calls() { return inspect_syscalls(*kernel_); }
     DispatchReport interrupts() { return inspect_interrupts(*kernel_); }
     BindingList bindings() { return list_bindings(*kernel_); }

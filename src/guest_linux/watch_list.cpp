@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 
+#include "base/limits.h"
 #include "guest_linux/hooks.h"
 #include "guest_linux/syscall_names.h"
 
@@ -195,6 +196,7 @@ std::size_t WatchedPlace::unit_bytes() const {
             return kIdtGateBytes;
         case PlaceKind::code:
         case PlaceKind::program:
+        case PlaceKind::data:
             break;
     }
     return size_bytes;
@@ -204,8 +206,37 @@ WatchList list_watched(Kernel& kernel) {
     return WatchLister(kernel).list();
 }
 
+WatchList list_regions(Kernel& kernel, std::span<const event::MemoryRegion> regions) {
+    WatchList list;
+    const auto place_of = [&](const event::MemoryRegion& region) -> Result<WatchedPlace> {
+        const GuestVirt symbol = TRY(kernel.symbol(region.symbol)), begin = symbol + region.offset;
+        std::uint64_t bytes = region.size_bytes;
+        if (bytes == 0) {
+            const auto end = kernel.symbols().after(symbol);
+            if (!end || *end - symbol > limits::kMaxMonitoredBytes) {
+                return fail(Code::limit,
+                            fmt::format("it has more than {} bytes; say how many, as in '{}:64'",
+                                        limits::kMaxMonitoredBytes, region.symbol));
+            }
+            bytes = *end - symbol;
+        }
+        std::string name = region.symbol;
+        if (region.offset != 0) name += fmt::format("+{:#x}", region.offset);
+        return WatchedPlace{PlaceKind::data, std::move(name), begin, bytes};
+    };
+    for (const event::MemoryRegion& region : regions) {
+        auto place = place_of(region);
+        if (place.has_value()) {
+            list.places.push_back(std::move(*place));
+        } else {
+            list.gaps.add(region.symbol, place.error());
+        }
+    }
+    return list;
+}
+
 std::string watched_name(const Kernel& kernel, const WatchedPlace& place, std::uint64_t offset) {
-    if (place.kind == PlaceKind::program) return place.name;
+    if (place.kind == PlaceKind::program || place.kind == PlaceKind::data) return place.name;
     if (place.kind == PlaceKind::gates)
         return fmt::format("interrupt {:#x}", offset / kIdtGateBytes);
     if (place.kind == PlaceKind::code) return symbol_text(kernel, place.begin + offset);

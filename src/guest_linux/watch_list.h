@@ -3,10 +3,12 @@
 // /proc.
 #pragma once
 
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "event/finding.h"
 #include "guest_linux/gaps.h"
 #include "guest_linux/kernel.h"
 
@@ -18,6 +20,7 @@ struct WatchedPlace {
         gates,     // of interrupts
         code,      // which the kernel itself may patch: see CodeBaseline
         program,   // the name of a program that the kernel starts: may be set, and to what matters
+        data,      // that somebody has asked for, whatever it is
     };
     Kind kind{};
     std::string name;  // "sys_call_table", "tcp4_seq_ops"
@@ -40,6 +43,9 @@ struct WatchList {
 // modules and sockets in /proc and take in what is typed, and the programs for crashes and modules.
 // Where a part of them belongs to a module, it is not among them.
 WatchList list_watched(Kernel& kernel);
+
+// What somebody wants watched besides, as far as this kernel has it.
+WatchList list_regions(Kernel& kernel, std::span<const event::MemoryRegion> regions);
 
 // What stands so many bytes behind the begin of it: "getdents64 (sys_call_table[217])",
 // "tcp4_seq_ops.show", "interrupt 0x81".

@@ -129,6 +129,10 @@ class CommandLine {
             monitor_ = value_of(items, "chardev");
             // The name that libvirt gives to its own (src/qemu/qemu_command.c).
             if (monitor_ == "charmonitor") vm_.managed_by = "libvirt";
+        } else if (option == "drive" || option == "blockdev") {
+            apply_disk(items);
+        } else if (option == "hda") {
+            if (vm_.image.empty()) vm_.image = value;
         } else if (option == "mem-path") {
             mem_path_ = value;
         } else {
@@ -152,6 +156,20 @@ class CommandLine {
             limit.has_value()) {
             vm_.max_ram_below_4g = *limit;
         }
+    }
+
+    // The first that is no firmware and no CD. A format on top of a file names only the file's
+    // node.
+    void apply_disk(const std::map<std::string, std::string>& items) {
+        std::string path;
+        for (const char* key : {"filename", "file.filename", "file"}) {
+            if (path.empty()) path = value_of(items, key);
+        }
+        const bool is_path = path.find('/') != std::string::npos;
+        const bool is_other = value_of(items, "if") == "pflash" ||
+                              value_of(items, "media") == "cdrom" || path.ends_with(".iso") ||
+                              value_of(items, "node-name").find("pflash") != std::string::npos;
+        if (vm_.image.empty() && is_path && !is_other) vm_.image = path;
     }
 
     void apply_object(const std::map<std::string, std::string>& items) {

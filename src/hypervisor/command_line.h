@@ -10,8 +10,8 @@
 
 namespace underseer::hypervisor {
 
-// Fills name, uuid, machine, accelerator, memory, RAM blocks, QMP socket and why the VM cannot be
-// introspected (confidential guests) into `vm`.
+// Fills name, uuid, machine, accelerator, memory, RAM blocks, first disk, QMP socket and why the VM
+// cannot be introspected (confidential guests) into `vm`.
 void apply_command_line(const std::vector<std::string>& arguments, Vm& vm);
 
 // "pc-q35-7.2" is "q35": machine types carry a version; what matters is the chipset.

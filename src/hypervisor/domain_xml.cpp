@@ -63,6 +63,20 @@ bool is_ours(const pugi::xml_node& node, std::string_view local) {
     return false;
 }
 
+// As XML has lists: between blanks.
+std::vector<std::string> labels_of(std::string_view text) {
+    constexpr std::string_view kBlanks = " \t\r\n";
+    std::vector<std::string> labels;
+    while (labels.size() < limits::kMaxLabels) {
+        const std::size_t begin = text.find_first_not_of(kBlanks);
+        if (begin == std::string_view::npos) break;
+        text.remove_prefix(begin);
+        labels.emplace_back(text.substr(0, text.find_first_of(kBlanks)));
+        text.remove_prefix(labels.back().size());
+    }
+    return labels;
+}
+
 }  // namespace
 
 Result<ManagerFacts> parse_domain_xml(std::string_view xml) {
@@ -95,7 +109,8 @@ Result<ManagerFacts> parse_domain_xml(std::string_view xml) {
         if (!is_ours(node, "instance")) continue;
         facts.identity = {text_of(node.attribute("tenant").value()),
                           text_of(node.attribute("app_instance_id").value()),
-                          text_of(node.attribute("app_d_id").value())};
+                          text_of(node.attribute("app_d_id").value()),
+                          labels_of(text_of(node.attribute("labels").value()))};
         break;
     }
     return facts;

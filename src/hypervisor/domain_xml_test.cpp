@@ -20,7 +20,8 @@ TEST(DomainXml, what_is_asked_for_is_read) {
     const auto facts = parse_domain_xml(domain(R"(
         <libosinfo:libosinfo xmlns:libosinfo="http://libosinfo.org/"><x/></libosinfo:libosinfo>
         <underseer:instance xmlns:underseer="https://underseer.example/ns/instance/1"
-            tenant="acme &amp; sons" app_instance_id="8a7e" app_d_id="cache-2.1"/>)"))
+            tenant="acme &amp; sons" app_instance_id="8a7e" app_d_id="cache-2.1" labels=" gpu
+            edge"/>)"))
                            .value();
     EXPECT_EQ(facts.source, "libvirt");
     EXPECT_EQ(facts.name, "edge-1");
@@ -28,7 +29,7 @@ TEST(DomainXml, what_is_asked_for_is_read) {
     EXPECT_EQ(facts.machine, "pc-q35-7.2");
     EXPECT_TRUE(facts.kvm);
     EXPECT_EQ(facts.memory_bytes, 1u << 30);
-    EXPECT_EQ(facts.identity, (Identity{"acme & sons", "8a7e", "cache-2.1"}));
+    EXPECT_EQ(facts.identity, (Identity{"acme & sons", "8a7e", "cache-2.1", {"gpu", "edge"}}));
     EXPECT_EQ(facts.confidential, "");
 }
 

@@ -65,6 +65,31 @@ TEST(CommandLine, objects_may_be_json) {
     EXPECT_EQ(parsed({"-object", "{\"qom-type\": [", "-m", "16"}).memory_bytes, 16u << 20);
 }
 
+TEST(CommandLine, the_first_disk_is_its_image) {
+    const auto image = [](std::vector<std::string> words) {
+        words.insert(words.begin(), "qemu-system-x86_64");
+        Vm vm;
+        apply_command_line(words, vm);
+        return vm.image;
+    };
+    EXPECT_EQ(image({"-m", "512"}), "");
+    EXPECT_EQ(image({"-drive", "if=pflash,format=raw,file=/usr/share/OVMF.fd", "-drive",
+                     "file=/srv/cd.iso,media=cdrom", "-drive", "file=/srv/a.qcow2,if=virtio",
+                     "-drive", "file=/srv/b.qcow2,if=virtio"}),
+              "/srv/a.qcow2");
+    EXPECT_EQ(
+        image({"-blockdev",
+               R"({"driver":"file","filename":"/v/code.fd","node-name":"libvirt-pflash0-storage"})",
+               "-blockdev",
+               R"({"driver":"file","filename":"/v/web.qcow2","node-name":"libvirt-1-storage"})",
+               "-blockdev",
+               R"({"driver":"qcow2","file":"libvirt-1-storage","node-name":"libvirt-1-format"})"}),
+        "/v/web.qcow2");
+    EXPECT_EQ(image({"-blockdev", "driver=qcow2,node-name=d,file.driver=file,file.filename=/v/x"}),
+              "/v/x");
+    EXPECT_EQ(image({"-hda", "/v/y"}), "/v/y");
+}
+
 TEST(CommandLine, confidential_guests_are_not_introspectable) {
     EXPECT_FALSE(
         parsed({"-machine", "q35,confidential-guest-support=sev0"}).not_introspectable.empty());

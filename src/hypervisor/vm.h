@@ -36,13 +36,15 @@ struct Identity {
     std::string tenant;
     std::string app_instance_id;  // MEC appInstanceId
     std::string app_d_id;         // MEC appDId
+    std::vector<std::string> labels;
 
     bool operator==(const Identity&) const = default;
     static constexpr auto fields() {
         using event::Field;
         return std::tuple{Field{"tenant", &Identity::tenant},
                           Field{"app_instance_id", &Identity::app_instance_id},
-                          Field{"app_d_id", &Identity::app_d_id}};
+                          Field{"app_d_id", &Identity::app_d_id},
+                          Field{"labels", &Identity::labels}};
     }
 };
 
@@ -99,6 +101,7 @@ struct Vm {
     std::vector<RamBlock> ram_blocks;  // in guest-physical order
     std::optional<std::uint64_t> max_ram_below_4g;
     RamBacking backing = RamBacking::unknown;
+    std::string image;               // file of the first disk that the command line names; "": none
     std::string managed_by;          // "libvirt", "by hand"
     std::string libvirt_name;        // the domain that libvirt says it is; "": it says nothing
     bool in_libvirt_cgroup = false;  // where only libvirt puts processes

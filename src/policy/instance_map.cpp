@@ -39,6 +39,11 @@ Result<void> into_uuid(const toml::node& node, std::string* target) {
     return {};
 }
 
+Result<std::string> label_of(std::string_view text) {
+    if (text.empty()) return wants("labels that are not empty");
+    return std::string(text);
+}
+
 Result<InstanceEntry> read_entry(const toml::table& table, std::string_view file) {
     InstanceEntry entry;
     entry.place = fmt::format("{}:{}", file, table.source().begin.line);
@@ -53,6 +58,7 @@ Result<InstanceEntry> read_entry(const toml::table& table, std::string_view file
     TRY(section.take("tenant", into_text(&entry.tenant)));
     TRY(section.take("app_instance_id", into_text(&entry.app_instance_id)));
     TRY(section.take("app_d_id", into_text(&entry.app_d_id)));
+    TRY(section.take("labels", into_list(&entry.labels, label_of)));
     TRY(section.end());
     const int named = !entry.uuid.empty() + !entry.libvirt.empty() + !entry.name.empty();
     if (named != 1) {
@@ -63,10 +69,11 @@ Result<InstanceEntry> read_entry(const toml::table& table, std::string_view file
                                     : "one of uuid, libvirt and name is enough; more could "
                                       "contradict each other"));
     }
-    if (entry.tenant.empty() && entry.app_instance_id.empty() && entry.app_d_id.empty()) {
+    if (entry.tenant.empty() && entry.app_instance_id.empty() && entry.app_d_id.empty() &&
+        entry.labels.empty()) {
         return fail(Code::malformed, section.at(table.source(), "tenant") +
                                          "is missing; an instance has at least one of tenant, "
-                                         "app_instance_id and app_d_id");
+                                         "app_instance_id, app_d_id and labels");
     }
     return entry;
 }

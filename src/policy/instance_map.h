@@ -7,6 +7,7 @@
 //     tenant = "acme"
 //     app_instance_id = "8a7e5d3c-.."
 //     app_d_id = "acme.cache-2.1"
+//     labels = ["gpu", "pci"]
 #pragma once
 
 #include <sys/types.h>
@@ -32,6 +33,7 @@ struct InstanceEntry {
     std::string uuid, libvirt, name;  // exactly one is not empty
     std::optional<uid_t> user;
     std::string tenant, app_instance_id, app_d_id;
+    std::vector<std::string> labels;
     std::string place;  // "FILE:LINE"
 };
 

@@ -30,7 +30,8 @@ constexpr std::array kKeys{
         "The same for all VMs of the host together, of which each has an equal part."},
     Key{"[instances]", "only", "[\"name:web-*\"]", "all",
         "Only the instances that one of these patterns names are looked into. A pattern is "
-        "\"name:\", \"uuid:\", \"tenant:\" or \"app:\" (MEC appInstanceId) and a text in which * "
+        "\"name:\", \"uuid:\", \"tenant:\", \"app:\" (MEC appInstanceId), \"label:\" or "
+        "\"image:\" (file of the first disk) and a text in which * "
         "and ? stand for any text and any character."},
     Key{"[instances]", "exclude", "[\"tenant:acme\"]", "none",
         "Instances that are never looked into. Wins over only."},
@@ -64,6 +65,27 @@ constexpr std::array kKeys{
         "started, connected and loaded. Of two files of one name the later one holds. What is not "
         "understood is refused, logged, and told by underseer status --json. Only root may be able "
         "to write to them."},
+    Key{"[[inspect]]", "instance", "\"kernel:6.1.*\"", "every instance",
+        "Instances that are looked at otherwise than [schedule] says: a pattern as in only, or "
+        "\"kernel:\" and a release, which is the guest's own word. Of several sections the later "
+        "one has the last word."},
+    Key{"[[inspect]]", "hidden_process", "\"5s\"", "as in [schedule]",
+        "How often that check is made there. Every other check has a key of its own name."},
+    Key{"[[inspect]]", "watch", "\"2ms\"", "as in [schedule]",
+        "How often their memory is watched."},
+    Key{"[[inspect]]", "deep_search", "\"1h\"", "as in [schedule]",
+        "How often all their RAM is searched."},
+    Key{"[[inspect]]", "cpu_percent", "4.0", "as in [schedule]",
+        "Share of one core, in percent, that each of them may take."},
+    Key{"[[monitor]]", "instance", "\"tenant:acme\"", "every instance",
+        "Where something is kept an eye on besides: a pattern as in [[inspect]]."},
+    Key{"[[monitor]]", "memory", "[\"tcp_prot\", \"init_net+0x10:64\"]", "none",
+        "Memory of the guest's kernel that nothing should write to: \"SYMBOL\" (to the next one), "
+        "\"SYMBOL:BYTES\" or \"SYMBOL+OFFSET:BYTES\". A change is the finding "
+        "monitored_memory_changed."},
+    Key{"[[monitor]]", "events", "[\"process_start\"]", "none",
+        "What is logged as it is seen, as often as event_rules looks: \"process_start\", "
+        "\"connection\", \"module_load\"."},
     Key{"[[suppress]]", "rule", "\"hidden_process\"", "must be there",
         "The rule whose findings are expected; * and ? as above."},
     Key{"[[suppress]]", "instance", "\"name:lab-*\"", "every instance",

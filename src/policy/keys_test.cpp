@@ -65,10 +65,10 @@ TEST(Keys, have_valid_examples_and_true_defaults) {
     ASSERT_TRUE(plain.has_value()) << plain.error().message;
     const Policy standard;
     EXPECT_EQ(plain->discover_every, standard.discover_every);
-    EXPECT_EQ(plain->period_of("hidden_process", std::chrono::seconds(7)),
+    EXPECT_EQ(plain->inspection.period_of("hidden_process", std::chrono::seconds(7)),
               std::chrono::seconds(10));
-    EXPECT_EQ(plain->deep_search_every, standard.deep_search_every);
-    EXPECT_EQ(plain->cpu_percent, standard.cpu_percent);
+    EXPECT_EQ(plain->inspection.deep_search_every, standard.inspection.deep_search_every);
+    EXPECT_EQ(plain->inspection.cpu_percent, standard.inspection.cpu_percent);
     EXPECT_EQ(plain->redact_environment, standard.redact_environment);
     EXPECT_EQ(plain->on_mismatch, standard.on_mismatch);
     EXPECT_EQ(plain->log_segment_bytes, standard.log_segment_bytes);

@@ -9,6 +9,7 @@
 #include <charconv>
 #include <functional>
 
+#include "base/limits.h"
 #include "policy/toml_section.h"
 
 namespace underseer::policy {
@@ -18,11 +19,16 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::system_clock;
 
-constexpr std::array<std::pair<std::string_view, InstancePattern::Property>, 4> kProperties{{
+constexpr std::uint64_t kMaxRegionOffset = 64u << 20;
+
+constexpr std::array<std::pair<std::string_view, InstancePattern::Property>, 7> kProperties{{
     {"name", InstancePattern::Property::name},
     {"uuid", InstancePattern::Property::id},
     {"tenant", InstancePattern::Property::tenant},
     {"app", InstancePattern::Property::app_instance},
+    {"label", InstancePattern::Property::label},
+    {"image", InstancePattern::Property::image},
+    {"kernel", InstancePattern::Property::kernel},
 }};
 
 auto into_duration(milliseconds* target, milliseconds least) {
@@ -34,8 +40,7 @@ auto into_duration(milliseconds* target, milliseconds least) {
     };
 }
 
-auto into_check_period(std::optional<milliseconds>* target,
-                       milliseconds least = milliseconds(1000)) {
+auto into_period(Period* target, milliseconds least = milliseconds(1000)) {
     return [=](const toml::node& node) -> Result<void> {
         if (TRY(text_of(node)) == "off") {
             target->reset();
@@ -66,20 +71,6 @@ auto into_number(std::uint64_t* target, std::uint64_t least) {
             return wants(fmt::format("a whole number of at least {}", least));
         }
         *target = static_cast<std::uint64_t>(*number);
-        return {};
-    };
-}
-
-// A list of texts, each turned into a T.
-template <typename T>
-auto into_list(std::vector<T>* target, Result<T> (*make)(std::string_view)) {
-    return [=](const toml::node& node) -> Result<void> {
-        const toml::array* list = node.as_array();
-        if (list == nullptr) return wants("a list: [\"..\", \"..\"]");
-        target->clear();
-        for (const toml::node& item : *list) {
-            target->push_back(TRY(make(TRY(text_of(item)))));
-        }
         return {};
     };
 }
@@ -117,6 +108,23 @@ Result<void> into_until(const toml::node& node, system_clock::time_point* until)
     return {};
 }
 
+auto into_instance(std::optional<InstancePattern>* target) {
+    return [=](const toml::node& node) -> Result<void> {
+        *target = TRY(InstancePattern::parse(TRY(text_of(node))));
+        return {};
+    };
+}
+
+// Of those that decide whether an instance is looked into at all.
+Result<InstancePattern> parse_outside_pattern(std::string_view text) {
+    auto pattern = TRY(InstancePattern::parse(text));
+    if (pattern.is_of_guest()) {
+        return fail(Code::malformed,
+                    "a guest's kernel is known only once the guest is looked into");
+    }
+    return pattern;
+}
+
 Result<Suppression> read_suppression(const toml::table& table, std::string_view file) {
     Suppression suppression;
     bool has_until = false;
@@ -124,10 +132,7 @@ Result<Suppression> read_suppression(const toml::table& table, std::string_view 
     TRY(section.take("rule", into_text(&suppression.rule)));
     TRY(section.take("subject", into_text(&suppression.subject)));
     TRY(section.take("reason", into_text(&suppression.reason)));
-    TRY(section.take("instance", [&](const toml::node& node) -> Result<void> {
-        suppression.instance = TRY(InstancePattern::parse(TRY(text_of(node))));
-        return {};
-    }));
+    TRY(section.take("instance", into_instance(&suppression.instance)));
     TRY(section.take("until", [&](const toml::node& node) {
         has_until = true;
         return into_until(node, &suppression.until);
@@ -165,10 +170,7 @@ Result<Response> read_response(const toml::table& table, std::string_view file) 
     Section section(&table, "act", file);
     TRY(section.take("rule", into_text(&response.rule)));
     TRY(section.take("subject", into_text(&response.subject)));
-    TRY(section.take("instance", [&](const toml::node& node) -> Result<void> {
-        response.instance = TRY(InstancePattern::parse(TRY(text_of(node))));
-        return {};
-    }));
+    TRY(section.take("instance", into_instance(&response.instance)));
     TRY(section.take("do", into_list(&response.actions, parse_action)));
     TRY(section.take("run", [&](const toml::node& node) -> Result<void> {
         response.program = TRY(text_of(node));
@@ -196,19 +198,107 @@ Result<Section> section_of(Section& root, const toml::table& file, std::string_v
     return Section(node == nullptr ? nullptr : node->as_table(), std::string(name), path);
 }
 
+Result<InspectionChange> read_inspection(Section& section,
+                                         std::span<const std::string_view> checks) {
+    InspectionChange change;
+    for (const std::string_view check : checks) {
+        TRY(section.take(check, [&](const toml::node& node) {
+            return into_period(&change.check_every[std::string(check)])(node);
+        }));
+    }
+    TRY(section.take("watch", [&](const toml::node& node) {
+        return into_period(&change.watch_every.emplace(), milliseconds(1))(node);
+    }));
+    TRY(section.take("deep_search", [&](const toml::node& node) {
+        return into_period(&change.deep_search_every.emplace())(node);
+    }));
+    TRY(section.take("cpu_percent", [&](const toml::node& node) {
+        return into_percent(&change.cpu_percent.emplace(), 100)(node);
+    }));
+    return change;
+}
+
+void apply(const InspectionChange& change, Inspection& inspection) {
+    for (const auto& [check, period] : change.check_every) {
+        inspection.check_every[check] = period;
+    }
+    if (change.watch_every) inspection.watch_every = *change.watch_every;
+    if (change.deep_search_every) inspection.deep_search_every = *change.deep_search_every;
+    if (change.cpu_percent) inspection.cpu_percent = *change.cpu_percent;
+}
+
 Result<void> read_schedule(Section section, std::span<const std::string_view> checks,
                            Policy& policy) {
     TRY(section.take("discover_every", into_duration(&policy.discover_every, milliseconds(100))));
-    for (const std::string_view check : checks) {
-        TRY(section.take(check, [&](const toml::node& node) {
-            return into_check_period(&policy.check_every[std::string(check)])(node);
-        }));
-    }
-    TRY(section.take("watch", into_check_period(&policy.watch_every, milliseconds(1))));
-    TRY(section.take("deep_search", into_check_period(&policy.deep_search_every)));
-    TRY(section.take("cpu_percent", into_percent(&policy.cpu_percent, 100)));
     TRY(section.take("host_cpu_percent", into_percent(&policy.host_cpu_percent, 100'000)));
+    const InspectionChange said = TRY(read_inspection(section, checks));
+    apply(said, policy.inspection);
     return section.end();
+}
+
+Result<InspectionChange> read_inspection_change(const toml::table& table, std::string_view file,
+                                                std::span<const std::string_view> checks) {
+    std::optional<InstancePattern> instance;
+    Section section(&table, "inspect", file);
+    TRY(section.take("instance", into_instance(&instance)));
+    auto change = TRY(read_inspection(section, checks));
+    change.instance = std::move(instance);
+    TRY(section.end());
+    return change;
+}
+
+// "SYMBOL", "SYMBOL:BYTES", "SYMBOL+OFFSET:BYTES"; numbers as C has them.
+Result<event::MemoryRegion> parse_region(std::string_view text) {
+    const auto number = [](std::string_view digits) -> std::optional<std::uint64_t> {
+        const int base = digits.starts_with("0x") ? 16 : 10;
+        if (base == 16) digits.remove_prefix(2);
+        std::uint64_t value = 0;
+        const auto [end, error] =
+            std::from_chars(digits.data(), digits.data() + digits.size(), value, base);
+        if (error != std::errc{} || end != digits.data() + digits.size()) return std::nullopt;
+        return value;
+    };
+    event::MemoryRegion region;
+    const std::size_t colon = text.find(':'), plus = text.substr(0, colon).find('+');
+    region.symbol = text.substr(0, std::min(colon, plus));
+    bool is_well = !region.symbol.empty() && region.symbol.size() <= limits::kMaxSymbolNameBytes;
+    if (plus != std::string_view::npos) {
+        const auto offset = number(text.substr(0, colon).substr(plus + 1));
+        is_well &=
+            offset.has_value() && *offset <= kMaxRegionOffset && colon != std::string_view::npos;
+        region.offset = offset.value_or(0);
+    }
+    if (colon != std::string_view::npos) {
+        const auto size = number(text.substr(colon + 1));
+        is_well &= size.has_value() && *size > 0 && *size <= limits::kMaxMonitoredBytes;
+        region.size_bytes = size.value_or(0);
+    }
+    if (is_well) return region;
+    return wants(
+        fmt::format("symbols of the guest's kernel: \"SYMBOL\", \"SYMBOL:BYTES\" or "
+                    "\"SYMBOL+OFFSET:BYTES\", of at most {} bytes",
+                    limits::kMaxMonitoredBytes));
+}
+
+Result<event::ActivityKind> parse_activity(std::string_view text) {
+    const auto kind = event::activity_kind_of(text);
+    if (!kind) return wants("\"process_start\", \"connection\" or \"module_load\"");
+    return *kind;
+}
+
+Result<Monitor> read_monitor(const toml::table& table, std::string_view file) {
+    Monitor monitor;
+    Section section(&table, "monitor", file);
+    TRY(section.take("instance", into_instance(&monitor.instance)));
+    TRY(section.take("memory", into_list(&monitor.memory, parse_region)));
+    TRY(section.take("events", into_list(&monitor.events, parse_activity)));
+    TRY(section.end());
+    if (monitor.memory.empty() && monitor.events.empty()) {
+        return fail(Code::malformed, section.at(table.source(), "memory") +
+                                         "is missing; a [[monitor]] says which memory, or which "
+                                         "events");
+    }
+    return monitor;
 }
 
 Result<void> read_access(Section section, Policy& policy) {
@@ -235,9 +325,8 @@ Result<void> read_integrity(Section section, Policy& policy) {
 }
 
 // Sections of one name, as many as there are: each is read into a T.
-template <typename T>
-Result<void> read_sections(Section& root, std::string_view name, std::string_view path,
-                           Result<T> (*read)(const toml::table&, std::string_view),
+template <typename T, typename Read>
+Result<void> read_sections(Section& root, std::string_view name, std::string_view path, Read read,
                            std::vector<T>& into) {
     return root.take(name, [&](const toml::node& node) -> Result<void> {
         const auto wanted = fmt::format("[[{}]] sections", name);
@@ -267,7 +356,8 @@ Result<InstancePattern> InstancePattern::parse(std::string_view text) {
     }
     return fail(Code::malformed,
                 fmt::format("'{}' names no instances; wants \"name:PATTERN\", \"uuid:..\", "
-                            "\"tenant:..\" or \"app:..\"",
+                            "\"tenant:..\", \"app:..\", \"label:..\", \"image:..\" or "
+                            "\"kernel:..\"",
                             text));
 }
 
@@ -281,6 +371,14 @@ bool InstancePattern::matches(const event::Instance& instance) const {
             return glob_matches(glob_, instance.tenant);
         case Property::app_instance:
             return glob_matches(glob_, instance.app_instance_id);
+        case Property::label:
+            return std::ranges::any_of(instance.labels, [this](const std::string& label) {
+                return glob_matches(glob_, label);
+            });
+        case Property::image:
+            return glob_matches(glob_, instance.image);
+        case Property::kernel:
+            return glob_matches(glob_, instance.kernel);
     }
     return false;
 }
@@ -316,8 +414,8 @@ Result<Policy> parse(std::string_view text, std::string path,
     TRY(read_access(TRY(section_of(root, file, "access", policy.path)), policy));
     TRY(read_integrity(TRY(section_of(root, file, "integrity", policy.path)), policy));
     Section instances = TRY(section_of(root, file, "instances", policy.path));
-    TRY(instances.take("only", into_list(&policy.only, &InstancePattern::parse)));
-    TRY(instances.take("exclude", into_list(&policy.exclude, &InstancePattern::parse)));
+    TRY(instances.take("only", into_list(&policy.only, parse_outside_pattern)));
+    TRY(instances.take("exclude", into_list(&policy.exclude, parse_outside_pattern)));
     TRY(instances.end());
     Section log = TRY(section_of(root, file, "log", policy.path));
     TRY(log.take("segment_bytes", into_number(&policy.log_segment_bytes, 64u << 10)));
@@ -325,13 +423,28 @@ Result<Policy> parse(std::string_view text, std::string path,
     TRY(log.end());
     Section evidence = TRY(section_of(root, file, "evidence", policy.path));
     TRY(evidence.take("keep_bytes", into_number(&policy.evidence_keep_bytes, 64u << 20)));
-    TRY(evidence.take("trace", into_check_period(&policy.evidence_trace, milliseconds(10))));
+    TRY(evidence.take("trace", into_period(&policy.evidence_trace, milliseconds(10))));
     TRY(evidence.end());
     Section rules = TRY(section_of(root, file, "rules", policy.path));
     TRY(rules.take("sigma", [&](const toml::node& node) {
         return into_list(&policy.sigma_rules.emplace(), parse_path)(node);
     }));
     TRY(rules.end());
+    TRY(read_sections(
+        root, "inspect", policy.path,
+        [&](const toml::table& table, std::string_view at) {
+            return read_inspection_change(table, at, checks);
+        },
+        policy.inspection_changes));
+    TRY(read_sections(root, "monitor", policy.path, read_monitor, policy.monitors));
+    std::size_t regions = 0;
+    for (const Monitor& monitor : policy.monitors) regions += monitor.memory.size();
+    if (regions > limits::kMaxMonitoredRegions) {
+        return fail(Code::malformed,
+                    fmt::format("{}: monitor.memory: names {} regions of memory; at most {} are "
+                                "watched",
+                                policy.path, regions, limits::kMaxMonitoredRegions));
+    }
     TRY(read_sections(root, "suppress", policy.path, read_suppression, policy.suppressions));
     TRY(read_sections(root, "act", policy.path, read_response, policy.responses));
     TRY(root.end());
@@ -343,7 +456,7 @@ Result<Policy> load(const std::string& path, std::span<const std::string_view> c
     return parse(text, path, checks);
 }
 
-std::optional<milliseconds> Policy::period_of(std::string_view check, milliseconds standard) const {
+Period Inspection::period_of(std::string_view check, milliseconds standard) const {
     const auto found = check_every.find(check);
     return found == check_every.end() ? standard : found->second;
 }
@@ -356,6 +469,29 @@ std::string excluded(const Policy& policy, const event::Instance& instance) {
     }
     if (policy.only.empty() || std::ranges::any_of(policy.only, matches)) return "";
     return "not among those that the policy's 'only' names";
+}
+
+Inspection inspection_of(const Policy& policy, const event::Instance& instance) {
+    Inspection inspection = policy.inspection;
+    for (const InspectionChange& change : policy.inspection_changes) {
+        if (!change.instance || change.instance->matches(instance)) apply(change, inspection);
+    }
+    return inspection;
+}
+
+Monitor monitor_of(const Policy& policy, const event::Instance& instance) {
+    Monitor all;
+    const auto add = [](const auto& from, auto& to) {
+        for (const auto& one : from) {
+            if (std::ranges::find(to, one) == to.end()) to.push_back(one);
+        }
+    };
+    for (const Monitor& monitor : policy.monitors) {
+        if (monitor.instance && !monitor.instance->matches(instance)) continue;
+        add(monitor.memory, all.memory);
+        add(monitor.events, all.events);
+    }
+    return all;
 }
 
 Decision decide(const Policy& policy, const event::Instance& instance,

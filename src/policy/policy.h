@@ -17,13 +17,16 @@
 namespace underseer::policy {
 
 // Names instances by one of their properties: "name:web-*", "uuid:8f1c..", "tenant:acme",
-// "app:<appInstanceId>". `*` and `?` stand for any text and any character.
+// "app:<appInstanceId>", "label:gpu", "image:/srv/debian-*", "kernel:6.1.*". `*` and `?` stand for
+// any text and any character.
 class InstancePattern {
   public:
-    enum class Property : std::uint8_t { name, id, tenant, app_instance };
+    enum class Property : std::uint8_t { name, id, tenant, app_instance, label, image, kernel };
 
     static Result<InstancePattern> parse(std::string_view text);
     bool matches(const event::Instance& instance) const;
+    // The guest itself says it, and only once it is looked into.
+    bool is_of_guest() const { return property_ == Property::kernel; }
     std::string to_text() const;
 
   private:
@@ -66,23 +69,56 @@ struct Principal {
 
 enum class OnMismatch : std::uint8_t { report, refuse };
 
+// How often something is done; nothing: never by itself.
+using Period = std::optional<std::chrono::milliseconds>;
+
+// What is looked at in an instance, and how often.
+struct Inspection {
+    // Of each check that the file names.
+    std::map<std::string, Period, std::less<>> check_every;
+    // How often that for hidden processes also searches all RAM; otherwise only on suspicion or
+    // request.
+    Period deep_search_every;
+    // How often it is looked at by the watch. At most half of cpu_percent goes there.
+    Period watch_every = std::chrono::milliseconds(8);
+    // Share of one core that all this may take, in percent. A check that costs more is run less
+    // often, and status says so.
+    double cpu_percent = 1.0;
+
+    bool operator==(const Inspection&) const = default;
+    // Nothing: the check is not made by itself. `standard` where the file does not say.
+    Period period_of(std::string_view check, std::chrono::milliseconds standard) const;
+};
+
+// What differs from that in some instances: only what is set here.
+struct InspectionChange {
+    std::optional<InstancePattern> instance;  // nothing: every instance
+    std::map<std::string, Period, std::less<>> check_every;
+    std::optional<Period> deep_search_every, watch_every;
+    std::optional<double> cpu_percent;
+};
+
+// What else is kept an eye on in some instances.
+struct Monitor {
+    std::optional<InstancePattern> instance;  // nothing: every instance
+    std::vector<event::MemoryRegion> memory;
+    std::vector<event::ActivityKind> events;
+
+    bool watches_the_same(const Monitor& other) const {
+        return memory == other.memory && events == other.events;
+    }
+};
+
 struct Policy {
     std::string path;  // where it came from; "" for the built-in one
 
     std::chrono::milliseconds discover_every{1000};
-    // Period of each check that the file names; nothing: it is not made by itself.
-    std::map<std::string, std::optional<std::chrono::milliseconds>, std::less<>> check_every;
-    // How often that for hidden processes also searches all RAM; nothing: only on suspicion or
-    // request.
-    std::optional<std::chrono::milliseconds> deep_search_every;
-    // Share of one core that the checks of one VM may take, in percent. A check that costs more
-    // is run less often, and status says so.
-    double cpu_percent = 1.0;
-    // And that all VMs of the host may take together; each has an equal part of it.
+    Inspection inspection;
+    std::vector<InspectionChange> inspection_changes;  // a later one has the last word
+    std::vector<Monitor> monitors;
+    // Share of one core that all VMs of the host may take together, in percent; each has an equal
+    // part of it.
     double host_cpu_percent = 100.0;
-    // How often each VM is looked at by the watch; nothing: never. At most half of cpu_percent goes
-    // there.
-    std::optional<std::chrono::milliseconds> watch_every = std::chrono::milliseconds(8);
 
     std::vector<InstancePattern> only;     // empty: all instances are watched
     std::vector<InstancePattern> exclude;  // never looked into; wins over `only`
@@ -103,10 +139,6 @@ struct Policy {
 
     std::vector<Suppression> suppressions;
     std::vector<Response> responses;
-
-    // Nothing: the check is not made by itself. `standard` where the file does not say.
-    std::optional<std::chrono::milliseconds> period_of(std::string_view check,
-                                                       std::chrono::milliseconds standard) const;
 };
 
 // Code::malformed with "FILE:LINE:COLUMN: key: what is wrong and what would be right". `checks` are
@@ -119,6 +151,10 @@ Result<Policy> load(const std::string& path, std::span<const std::string_view> c
 
 // Why an instance is not looked into; "" when it is.
 std::string excluded(const Policy& policy, const event::Instance& instance);
+
+Inspection inspection_of(const Policy& policy, const event::Instance& instance);
+// All that any section says of it, each once.
+Monitor monitor_of(const Policy& policy, const event::Instance& instance);
 
 // What is done about a finding.
 struct Decision {

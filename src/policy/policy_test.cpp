@@ -36,8 +36,8 @@ event::Instance web_server() {
 
 TEST(Policy, an_empty_file_is_the_built_in_policy) {
     const auto policy = parse("", "policy.toml", kChecks).value();
-    EXPECT_EQ(policy.period_of("hidden_process", 10s), 10s);
-    EXPECT_EQ(policy.watch_every, 8ms);
+    EXPECT_EQ(policy.inspection.period_of("hidden_process", 10s), 10s);
+    EXPECT_EQ(policy.inspection.watch_every, 8ms);
     EXPECT_EQ(policy.on_mismatch, OnMismatch::report);
     EXPECT_TRUE(policy.redact_environment);
     EXPECT_EQ(policy.sigma_rules, std::nullopt);
@@ -80,12 +80,12 @@ until = 2027-01-31
                               "policy.toml", kChecks)
                             .value();
     EXPECT_EQ(policy.discover_every, 500ms);
-    EXPECT_EQ(policy.period_of("hidden_process", 10s), std::nullopt);
-    EXPECT_EQ(policy.period_of("credentials", 10s), 30s);
-    EXPECT_EQ(policy.period_of("another", 10s), 10s);
-    EXPECT_EQ(policy.watch_every, 1ms);
-    EXPECT_EQ(policy.deep_search_every, 6h);
-    EXPECT_EQ(policy.cpu_percent, 2.5);
+    EXPECT_EQ(policy.inspection.period_of("hidden_process", 10s), std::nullopt);
+    EXPECT_EQ(policy.inspection.period_of("credentials", 10s), 30s);
+    EXPECT_EQ(policy.inspection.period_of("another", 10s), 10s);
+    EXPECT_EQ(policy.inspection.watch_every, 1ms);
+    EXPECT_EQ(policy.inspection.deep_search_every, 6h);
+    EXPECT_EQ(policy.inspection.cpu_percent, 2.5);
     EXPECT_EQ(policy.host_cpu_percent, 250);
     ASSERT_EQ(policy.exclude.size(), 2u);
     EXPECT_EQ(policy.exclude[0].to_text(), "name:lawful-*");
@@ -111,12 +111,13 @@ TEST(Policy, errors_name_file_line_and_key) {
     EXPECT_EQ(
         error_of("[schedule]\n\nhidden_proces = \"10s\"\n"),
         "policy.toml:3:1: schedule.hidden_proces: there is no such key; known: "
-        "discover_every, hidden_process, process_names, program_files, credentials, tracing, "
+        "discover_every, host_cpu_percent, hidden_process, process_names, program_files, "
+        "credentials, tracing, "
         "preload, packet_sockets, network, io_uring, container_escape, process_code, "
         "kernel_modules, "
         "kernel_code, system_calls, kernel_tables, kernel_hooks, bpf_programs, helper_programs, "
         "guest_view, event_rules, "
-        "watch, deep_search, cpu_percent, host_cpu_percent");
+        "watch, deep_search, cpu_percent");
     EXPECT_NE(error_of("[shedule]\n").find("policy.toml:1:"), std::string::npos);
     EXPECT_NE(error_of("schedule = 3\n").find("wants a section"), std::string::npos);
     EXPECT_NE(error_of("[rules]\nsigma = [\"rules\"]\n").find("from / on"), std::string::npos);
@@ -136,7 +137,8 @@ TEST(Policy, errors_name_file_line_and_key) {
 
 // The keys of a section, which an error about a key that does not exist names. "": the sections.
 std::vector<std::string> keys_of(const std::string& section) {
-    const bool list = section == "suppress" || section == "act";
+    const bool list =
+        section == "suppress" || section == "act" || section == "inspect" || section == "monitor";
     const std::string heading = section.empty() ? ""
                                 : list          ? "[[" + section + "]]"
                                                 : "[" + section + "]";
@@ -205,6 +207,9 @@ TEST(Policy, every_key_stands_in_the_documentation_and_in_the_installed_file) {
         const auto keys = keys_of(section);
         EXPECT_FALSE(keys.empty()) << section;
         for (const std::string& key : keys) {
+            // Those of checks are described in [schedule].
+            const bool is_check = std::ranges::find(kChecks, key) != std::end(kChecks);
+            if (section == "inspect" && is_check) continue;
             EXPECT_NE(text.find("| `" + key + "` |"), std::string::npos)
                 << "docs/policy.md says nothing of " << section << "." << key;
             EXPECT_NE(installed.find("#" + key + " = "), std::string::npos)
@@ -226,8 +231,8 @@ TEST(Policy, the_installed_file_says_what_holds_without_it) {
     ASSERT_TRUE(policy.has_value()) << error_of(set);
     const Policy standard;
     EXPECT_EQ(policy->discover_every, standard.discover_every);
-    EXPECT_EQ(policy->period_of("hidden_process", 7s), 10s);
-    EXPECT_EQ(policy->cpu_percent, standard.cpu_percent);
+    EXPECT_EQ(policy->inspection.period_of("hidden_process", 7s), 10s);
+    EXPECT_EQ(policy->inspection.cpu_percent, standard.inspection.cpu_percent);
     EXPECT_TRUE(policy->only.empty() && policy->exclude.empty());
     EXPECT_TRUE(policy->viewers.empty() && policy->examiners.empty() &&
                 policy->responders.empty() && policy->responses.empty());
@@ -256,6 +261,79 @@ TEST(Policy, only_and_exclude_choose_what_is_watched) {
     EXPECT_FALSE(watched("[instances]\nonly = [\"name:db-*\"]\n"));
     EXPECT_FALSE(watched("[instances]\nexclude = [\"tenant:acme\"]\n"));
     EXPECT_FALSE(watched("[instances]\nonly = [\"name:web-*\"]\nexclude = [\"name:web-7\"]\n"));
+}
+
+TEST(Policy, some_instances_are_inspected_otherwise) {
+    const auto policy = parse(R"(
+[schedule]
+hidden_process = "20s"
+watch = "4ms"
+[[inspect]]
+instance = "label:payment"
+hidden_process = "5s"
+credentials = "off"
+watch = "off"
+cpu_percent = 4.0
+[[inspect]]
+instance = "kernel:6.1.*"
+hidden_process = "1m"
+deep_search = "1h"
+)",
+                              "policy.toml", kChecks);
+    ASSERT_TRUE(policy.has_value()) << policy.error().to_text();
+    event::Instance instance = web_server();
+    EXPECT_EQ(inspection_of(*policy, instance), policy->inspection);
+    instance.labels = {"edge", "payment"};
+    Inspection inspection = inspection_of(*policy, instance);
+    EXPECT_EQ(inspection.period_of("hidden_process", 10s), 5s);
+    EXPECT_EQ(inspection.period_of("credentials", 10s), std::nullopt);
+    EXPECT_EQ(inspection.watch_every, std::nullopt);
+    EXPECT_EQ(inspection.cpu_percent, 4.0);
+    EXPECT_EQ(inspection.deep_search_every, std::nullopt);
+    instance.kernel = "6.1.0-50-cloud-amd64";
+    inspection = inspection_of(*policy, instance);
+    EXPECT_EQ(inspection.period_of("hidden_process", 10s), 1min) << "the later section";
+    EXPECT_EQ(inspection.period_of("credentials", 10s), std::nullopt);
+    EXPECT_EQ(inspection.deep_search_every, 1h);
+    EXPECT_NE(error_of("[[inspect]]\ndiscover_every = \"1s\"\n").find("no such key"),
+              std::string::npos);
+    EXPECT_NE(error_of("[instances]\nexclude = [\"kernel:5.*\"]\n").find("only once"),
+              std::string::npos)
+        << "a guest must not be able to say that it is not looked into";
+}
+
+TEST(Policy, what_is_monitored_comes_from_every_section_that_holds) {
+    const auto policy = parse(R"(
+[[monitor]]
+memory = ["tcp_prot", "init_net+0x10:64"]
+[[monitor]]
+instance = "image:/srv/*.qcow2"
+memory = ["tcp_prot", "saved_command_line:8"]
+events = ["process_start", "module_load"]
+)",
+                              "policy.toml", kChecks);
+    ASSERT_TRUE(policy.has_value()) << policy.error().to_text();
+    event::Instance instance = web_server();
+    using Regions = std::vector<event::MemoryRegion>;
+    EXPECT_EQ(monitor_of(*policy, instance).memory,
+              (Regions{{"tcp_prot", 0, 0}, {"init_net", 16, 64}}));
+    EXPECT_TRUE(monitor_of(*policy, instance).events.empty());
+    instance.image = "/srv/web.qcow2";
+    EXPECT_EQ(monitor_of(*policy, instance).memory,
+              (Regions{{"tcp_prot", 0, 0}, {"init_net", 16, 64}, {"saved_command_line", 0, 8}}));
+    EXPECT_EQ(monitor_of(*policy, instance).events.size(), 2u);
+    for (const char* wrong : {"x:0", "x:65537", "x+4", "x+y:4", "x:4k", ":4", "x+99999999999:4"}) {
+        EXPECT_NE(error_of("[[monitor]]\nmemory = [\"" + std::string(wrong) + "\"]\n")
+                      .find("SYMBOL+OFFSET:BYTES"),
+                  std::string::npos)
+            << wrong;
+    }
+    EXPECT_NE(error_of("[[monitor]]\nevents = [\"file_open\"]\n").find("process_start"),
+              std::string::npos);
+    EXPECT_NE(error_of("[[monitor]]\n").find("memory: is missing"), std::string::npos);
+    std::string many = "[[monitor]]\nmemory = [";
+    for (int i = 0; i < 65; ++i) many += "\"symbol_" + std::to_string(i) + "\", ";
+    EXPECT_NE(error_of(many + "]\n").find("at most 64"), std::string::npos);
 }
 
 TEST(Policy, actions_answer_findings_that_are_not_suppressed) {

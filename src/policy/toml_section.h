@@ -61,5 +61,18 @@ Unexpected wants(std::string_view what);
 Result<std::string> text_of(const toml::node& node);
 // For Section::take().
 std::function<Result<void>(const toml::node&)> into_text(std::string* target);
+// A list of texts, each turned into a T.
+template <typename T>
+auto into_list(std::vector<T>* target, Result<T> (*make)(std::string_view)) {
+    return [=](const toml::node& node) -> Result<void> {
+        const toml::array* list = node.as_array();
+        if (list == nullptr) return wants("a list: [\"..\", \"..\"]");
+        target->clear();
+        for (const toml::node& item : *list) {
+            target->push_back(TRY(make(TRY(text_of(item)))));
+        }
+        return {};
+    };
+}
 
 }  // namespace underseer::policy

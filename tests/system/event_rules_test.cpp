@@ -127,6 +127,68 @@ TEST_F(EventRules, tell_of_a_process_by_way_of_the_agent_for_as_long_as_it_runs)
     EXPECT_EQ(agent.kill(SIGTERM), 0);
 }
 
+// [[monitor]] events: each is logged once, with no rule at all, and what was there before is not.
+TEST_F(EventRules, or_none_and_what_happens_is_logged_where_policy_wants_it) {
+    const std::string before = start("sleep 4330");
+    TestAgent agent(
+        policy(fmt::format("[[monitor]]\ninstance = \"name:{}\"\n"
+                           "events = [\"process_start\", \"connection\", \"module_load\"]\n"
+                           "[[inspect]]\ninstance = \"kernel:6.1.*\"\nkernel_modules = \"off\"\n",
+                           vm_->name())));
+    agent.start();
+    agent.wait_until("it is looked at", [&] {
+        const auto status = agent.instance(vm_->name());
+        return status && text(*status, "state") == "watched";
+    });
+    const auto check_of = [&](std::string_view name) -> std::optional<json::Value> {
+        const auto each = agent.instance(vm_->name())->at("each").value().elements().value();
+        for (const json::Value& one : each) {
+            if (text(one, "check") == name) return one;
+        }
+        return std::nullopt;
+    };
+    agent.wait_until("it has looked", [&] {
+        const auto check = check_of("event_rules");
+        return check && check->at("made").value().as_uint().value() >= 2;
+    });
+    agent.wait_until("what policy says of its kernel holds",
+                     [&] { return !check_of("kernel_modules"); });
+    const std::string kernel = text(agent.instance(vm_->name())->at("instance").value(), "kernel");
+    EXPECT_EQ(kernel.substr(0, 4), "6.1.");
+
+    const std::string pid = start("sleep 4331");
+    (void)start("sh -c 'sleep 900 | nc -l -p 4446'");
+    (void)start("sh -c 'sleep 1; sleep 900 | nc 127.0.0.1 4446'");
+    vm_->output_of("insmod /lib/modules/underseer_hide.ko");
+    std::vector<json::Value> launched, connected, loaded;
+    agent.wait_until("all of it is logged", [&] {
+        launched.clear(), connected.clear(), loaded.clear();
+        for (const json::Value& event : agent.logged_in_bulk()) {
+            const auto type = event.at("class_uid").value().as_uint().value();
+            if (type == 1007) launched.push_back(event);
+            if (type == 4001) connected.push_back(event);
+            if (type == 1002) loaded.push_back(event);
+        }
+        return launched.size() >= 3 && connected.size() >= 2 && !loaded.empty();
+    });
+    std::multiset<std::string> commands;
+    for (const json::Value& event : launched) {
+        const json::Value process = event.at("process").value();
+        commands.insert(text(process, "cmd_line"));
+        if (text(process, "cmd_line") != "sleep 4331") continue;
+        EXPECT_EQ(std::to_string(process.at("pid").value().as_uint().value()), pid);
+        EXPECT_EQ(text(event.at("device").value().at("os").value(), "kernel_release"), kernel);
+    }
+    EXPECT_EQ(commands.count("sleep 4331"), 1u);
+    EXPECT_EQ(commands.count("sleep 4330"), 0u) << "it was there before, as pid " << before;
+    bool is_client = false;
+    for (const json::Value& event : connected) {
+        is_client |= event.at("dst_endpoint").value().at("port").value().as_uint().value() == 4446;
+    }
+    EXPECT_TRUE(is_client);
+    EXPECT_EQ(text(loaded[0].at("driver").value().at("file").value(), "name"), "underseer_hide");
+}
+
 TEST_F(EventRules, tell_of_connections_and_modules) {
     write_rule("to_port", "network_connection",
                "DestinationPort: 4445\n    DestinationIp|cidr: 127.0.0.0/8\n    Initiated: 'true'\n"

@@ -326,5 +326,58 @@ TEST(WatchingAgent, tells_of_a_change_at_once) {
     EXPECT_TRUE(agent.findings().empty());
 }
 
+// [[monitor]] memory: what only its operator knows to be nobody's to write to.
+TEST(WatchingAgent, tells_of_what_policy_has_it_monitor) {
+    auto booted = TestVm::boot({.kernel = "6.1-cloud", .workload = false});
+    if (!booted.has_value() && booted.error().code == Code::unavailable) {
+        GTEST_SKIP() << booted.error().to_text();
+    }
+    TestVm vm = std::move(booted).value();
+    const std::string policy = fmt::format(
+        "[schedule]\nwatch = \"2ms\"\ncpu_percent = 100\n"
+        "[instances]\nonly = [\"name:{}\"]\n",
+        vm.name());
+    TestAgent agent(policy + "[[monitor]]\nmemory = [\"panic_timeout:4\", \"no_such_symbol\"]\n");
+    agent.start();
+    agent.wait_until_watched(vm.name());
+    const auto gaps = [&] {
+        std::string all;
+        const auto checks = agent.instance(vm.name())->at("each").value().elements().value();
+        for (const json::Value& one : checks) {
+            if (one.at("check").value().as_string().value() != "watched_memory") continue;
+            const auto told = one.at("coverage").value().at("gaps").value().elements().value();
+            for (const json::Value& gap : told) all += gap.as_string().value() + "\n";
+        }
+        return all;
+    };
+    agent.wait_until("it says what this kernel has not",
+                     [&] { return gaps().find("no_such_symbol") != std::string::npos; });
+    EXPECT_TRUE(agent.findings().empty());
+    vm.output_of("echo 7 > /proc/sys/kernel/panic");
+    const json::Value finding =
+        agent.wait_for_finding("monitored_memory_changed").at("finding").value();
+    EXPECT_EQ(finding.at("subject").value().as_string().value(), "panic_timeout");
+    EXPECT_EQ(finding.at("evidence")
+                  .value()
+                  .elements()
+                  .value()
+                  .at(1)
+                  .at("bytes")
+                  .value()
+                  .as_string()
+                  .value()
+                  .substr(0, 2),
+              std::string("\a\0", 2));
+    // Asked for again with something else: what has changed is not forgotten. Not asked for: it is.
+    agent.write_policy(policy + "[[monitor]]\nmemory = [\"tcp_prot\", \"panic_timeout:4\"]\n");
+    agent.signal(SIGHUP);
+    agent.wait_until("the new one holds",
+                     [&] { return gaps().find("no_such_symbol") == std::string::npos; });
+    EXPECT_EQ(agent.findings("monitored_memory_changed").size(), 1u);
+    agent.write_policy(policy);
+    agent.signal(SIGHUP);
+    agent.wait_until("nobody asks for it", [&] { return agent.findings().empty(); });
+}
+
 }  // namespace
 }  // namespace underseer::testing

@@ -145,9 +145,10 @@ std::vector<json::Value> TestAgent::findings(std::string_view rule) {
     return open;
 }
 
-std::vector<json::Value> TestAgent::logged() {
+namespace {
+
+std::vector<json::Value> events_of(const std::string& text) {
     std::vector<json::Value> events;
-    const std::string text = cli({"log", "show", "--json"}).output;
     for (std::size_t at = 0; at < text.size();) {
         const std::size_t end = text.find('\n', at);
         auto event = json::Value::parse(std::string_view(text).substr(at, end - at));
@@ -155,6 +156,16 @@ std::vector<json::Value> TestAgent::logged() {
         at = end + 1;
     }
     return events;
+}
+
+}  // namespace
+
+std::vector<json::Value> TestAgent::logged() {
+    return events_of(cli({"log", "show", "--json"}).output);
+}
+
+std::vector<json::Value> TestAgent::logged_in_bulk() {
+    return events_of(cli({"log", "show", "--bulk", "--json"}).output);
 }
 
 std::vector<json::Value> TestAgent::logged(const std::string& text) {

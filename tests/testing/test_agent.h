@@ -38,6 +38,7 @@ class TestAgent {
     std::vector<json::Value> findings(std::string_view rule = {});
     // Every event of the critical log.
     std::vector<json::Value> logged();
+    std::vector<json::Value> logged_in_bulk();
     // Those whose message contains `text`.
     std::vector<json::Value> logged(const std::string& text);
     // The status of one instance; nothing when it is not there.

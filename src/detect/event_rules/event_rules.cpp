@@ -100,9 +100,9 @@ class EventRules::Look {
             report_.reason = listed.error().to_text();
             return std::move(report_);
         }
-        if (rules_.matcher_.judges(Category::process_creation)) look_at_processes();
-        if (rules_.matcher_.judges(Category::network_connection)) look_at_connections();
-        if (rules_.matcher_.judges(Category::driver_load)) look_at_modules();
+        look_at(Category::process_creation, Kind::process_start, &Look::look_at_processes);
+        look_at(Category::network_connection, Kind::connection, &Look::look_at_connections);
+        look_at(Category::driver_load, Kind::module_load, &Look::look_at_modules);
         tell(rules_.processes_);
         tell(rules_.connections_);
         tell(rules_.modules_);
@@ -111,6 +111,27 @@ class EventRules::Look {
     }
 
   private:
+    using Kind = event::ActivityKind;
+
+    void look_at(Category category, Kind kind, void (Look::*look)()) {
+        Logged& logged = rules_.logged_[static_cast<std::size_t>(kind)];
+        const bool is_looked_at = logged.wanted || rules_.matcher_.judges(category);
+        if (is_looked_at) (this->*look)();
+        logged.begun = is_looked_at;
+    }
+
+    void log(Kind kind, const sigma::Event& event, std::uint64_t start_time = 0) {
+        const Logged& logged = rules_.logged_[static_cast<std::size_t>(kind)];
+        if (!logged.wanted || !logged.begun) return;
+        event::ActivityReport& report = rules_.activities_;
+        if (report.activities.size() == limits::kMaxActivitiesOfReport) {
+            ++report.untold;
+            return;
+        }
+        report.activities.push_back(event_rules::activity_of(kind, event));
+        report.activities.back().start_time = start_time;
+    }
+
     struct Listed {
         GuestVirt address;
         std::uint32_t pid = 0, tgid = 0;
@@ -213,6 +234,7 @@ class EventRules::Look {
             }
         }
         rules_.processes_ = std::move(now);
+        rules_.told_unjudged_ = std::move(told_unjudged_);
     }
 
     struct JudgedProcess {
@@ -230,7 +252,15 @@ class EventRules::Look {
         const bool is_complete =
             arguments.state != sigma::Value::State::known || !arguments.text.empty();
         if (!is_complete) judged.run.execs = kUnsettled;
-        const auto verdict = TRY(judge(event));
+        auto judgement = judge(event);
+        // Where a kernel does not tell one from the next, each would be told in every look.
+        const bool is_new = listed.is_certain && !rules_.told_unjudged_.contains(listed.run);
+        if (is_complete && is_new) log(Kind::process_start, event, listed.run.start_time);
+        if (!judgement.has_value()) {
+            if (is_complete) told_unjudged_.insert(listed.run);
+            return fail(judgement.error());
+        }
+        const auto verdict = std::move(*judgement);
         if (verdict.rules.empty()) return judged;
         look_again();
         const sigma::Event again = TRY(event_of(listed));
@@ -322,6 +352,7 @@ class EventRules::Look {
         const sigma::Event event =
             event_rules::connection_event(TRY(event_of(holder)), seen.socket, seen.initiated);
         const auto verdict = TRY(judge(event));
+        log(Kind::connection, event);
         std::vector<event::Finding> findings;
         for (const sigma::Rule* rule : verdict.rules) {
             event::Finding& finding = findings.emplace_back(finding_of(
@@ -363,6 +394,7 @@ class EventRules::Look {
                 miss(module.name, verdict.error());
                 continue;
             }
+            log(Kind::module_load, event);
             std::vector<event::Finding> findings;
             for (const sigma::Rule* rule : verdict->rules) {
                 findings.push_back(finding_of(*rule, event, module.name,
@@ -450,10 +482,29 @@ class EventRules::Look {
     std::vector<Listed> tasks_;
     std::unordered_map<std::uint32_t, std::size_t> by_pid_;               // in tasks_
     std::unordered_map<std::uint64_t, std::optional<event::Task>> read_;  // by address
+    std::set<Run> told_unjudged_;  // in this look
     std::string doubt_;
     std::uint64_t work_ = 0;
     std::size_t kept_ = 0;
 };
+
+void EventRules::log(const std::vector<event::ActivityKind>& kinds) {
+    for (std::size_t i = 0; i < logged_.size(); ++i) {
+        logged_[i].wanted =
+            std::ranges::find(kinds, static_cast<event::ActivityKind>(i)) != kinds.end();
+    }
+}
+
+bool EventRules::has_work() const {
+    return !matcher_.rules().empty() || std::ranges::any_of(logged_, &Logged::wanted);
+}
+
+void EventRules::forget_guest() {
+    processes_.clear();
+    connections_.clear();
+    modules_.clear();
+    for (Logged& logged : logged_) logged.begun = false;
+}
 
 event::CheckReport EventRules::look(Snapshot& snapshot) {
     return Look(*this, snapshot).report();
@@ -467,7 +518,7 @@ class EventRulesCheck final : public Check {
 
     void look(Snapshot& snapshot) override {
         done_ = true;
-        if (rules_ != nullptr && rules_->has_rules()) {
+        if (rules_ != nullptr && rules_->has_work()) {
             report_ = rules_->look(snapshot);
             return;
         }

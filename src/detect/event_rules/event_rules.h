@@ -1,12 +1,15 @@
 // Sigma rules over what happens in a guest: each program that is started, connection that is made
 // and module that is loaded is judged once, when it is first seen, and what a rule says of it holds
-// for as long as it is there.
+// for as long as it is there. On request each is also told by itself.
 #pragma once
 
+#include <array>
 #include <compare>
 #include <cstdint>
 #include <map>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "detect/check.h"
@@ -27,11 +30,15 @@ class EventRules {
         matcher_ = std::move(matcher);
         forget_guest();
     }
-    bool has_rules() const { return !matcher_.rules().empty(); }
+    // These are to be told one by one, whatever the rules say of them.
+    void log(const std::vector<event::ActivityKind>& kinds);
+    bool has_work() const;
     // Another guest is looked into from now on.
-    void forget_guest() { processes_.clear(), connections_.clear(), modules_.clear(); }
+    void forget_guest();
 
     event::CheckReport look(Snapshot& snapshot);
+    // What is new since the first look, and was not taken yet.
+    event::ActivityReport take_activities() { return std::exchange(activities_, {}); }
 
   private:
     // A program that runs: when a process starts another one, it is another.
@@ -52,7 +59,15 @@ class EventRules {
     using Judged = std::map<Key, std::vector<event::Finding>>;
     class Look;
 
+    // One who is not asked for is not looked at, and at first all that is there is known.
+    struct Logged {
+        bool wanted = false, begun = false;
+    };
+
     sigma::Matcher matcher_;
+    std::array<Logged, 3> logged_{};  // by event::ActivityKind
+    event::ActivityReport activities_;
+    std::set<Run> told_unjudged_;  // logged, but what the rules say is not known yet
     Judged<Run> processes_;
     Judged<Connection> connections_;
     Judged<Module> modules_;

@@ -3,6 +3,9 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <charconv>
+
+#include "base/limits.h"
 #include "detect/process_report.h"
 
 namespace underseer::detect::event_rules {
@@ -79,6 +82,36 @@ sigma::Event module_event(const event::Module& module) {
     event[Field::image_loaded] = Value::of(module.name);
     event[Field::taints] = Value::of(module.taints);
     return event;
+}
+
+event::Activity activity_of(event::ActivityKind kind, const sigma::Event& event) {
+    const auto text = [&](Field field) {
+        return event[field].text.substr(0, limits::kMaxActivityTextBytes);
+    };
+    const auto number = [&](Field field) {
+        std::uint32_t value = 0;
+        const std::string& digits = event[field].text;
+        std::from_chars(digits.data(), digits.data() + digits.size(), value);
+        return value;
+    };
+    return {.kind = kind,
+            .pid = number(Field::process_id),
+            .parent_pid = number(Field::parent_process_id),
+            .name = text(Field::comm),
+            .executable = text(Field::image),
+            .command_line = text(Field::command_line),
+            .user = text(Field::user),
+            .container_id = text(Field::container_id),
+            .parent_executable = text(Field::parent_image),
+            .parent_command_line = text(Field::parent_command_line),
+            .protocol = text(Field::protocol),
+            .local_address = text(Field::source_ip),
+            .remote_address = text(Field::destination_ip),
+            .local_port = number(Field::source_port),
+            .remote_port = number(Field::destination_port),
+            .is_incoming = event[Field::initiated].text == "false",
+            .module = text(Field::image_loaded),
+            .taints = text(Field::taints)};
 }
 
 bool is_connection(const event::Socket& socket) {

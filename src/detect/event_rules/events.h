@@ -3,6 +3,7 @@
 
 #include <optional>
 
+#include "event/finding.h"
 #include "event/observation.h"
 #include "sigma/match.h"
 
@@ -14,6 +15,9 @@ sigma::Event process_event(const event::Task& process, const event::Task* parent
 sigma::Event connection_event(sigma::Event holder, const event::Socket& socket,
                               std::optional<bool> initiated);
 sigma::Event module_event(const event::Module& module);
+
+// The same for those who log it. Texts are cut to limits::kMaxActivityTextBytes.
+event::Activity activity_of(event::ActivityKind kind, const sigma::Event& event);
 
 // One that leads to another machine or program by an address: it has both ends.
 bool is_connection(const event::Socket& socket);

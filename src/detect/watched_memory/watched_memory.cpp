@@ -59,8 +59,23 @@ constexpr Rule kRules[] = {
      .misses = "A name that stood there for less than a tenth of a second.",
      .benign = "A crash reporter that is installed outside of the system's folders.",
      .advice = "Who set it? A container that can write there can take over the instance."},
+    {.id = "monitored_memory_changed",
+     .title = "Memory that is monitored was changed",
+     .severity = event::Severity::medium,
+     .confidence = 100,
+     .technique = "T1565.003",
+     .subject_kind = "place",
+     .reads =
+         "Each byte of the memory that a [[monitor]] section of the policy names, against what "
+         "was there when it was first looked at, as often as the watch looks.",
+     .misses = "What was changed before the watch began, and what was put back between two looks. "
+               "A symbol that the guest's kernel does not have is told as a gap.",
+     .benign = "Whatever ordinarily writes there: that it does not is the operator's word.",
+     .advice = "What may write there, and has it? Save the guest's memory (underseer dump) if "
+               "nothing may."},
 };
 constexpr const Rule& kChanged = kRules[0];
+constexpr const Rule& kMonitored = kRules[2];
 constexpr const Rule& kProgram = kRules[1];
 
 std::string_view text_of(std::string_view bytes) {
@@ -142,14 +157,63 @@ MemoryWatch::MemoryWatch(guest_linux::Guest* guest, guest_memory::GuestMemory* m
         place.before.resize(place.what.size_bytes);
         places_.push_back(std::move(place));
     }
-    (void)locate(now);
-    for (Place& place : places_) {
-        place.readable = !place.pages.empty();
+    own_places_ = places_.size();
+    learn(0, now);
+}
+
+void MemoryWatch::monitor(const std::vector<event::MemoryRegion>& regions, Moment now) {
+    if (regions == regions_) return;
+    regions_ = regions;
+    const std::vector<Place> old =
+        std::vector(places_.begin() + static_cast<std::ptrdiff_t>(own_places_), places_.end());
+    std::vector<Change> old_changes;
+    std::erase_if(changes_, [&](Change& change) {
+        if (change.place < own_places_) return false;
+        old_changes.push_back(std::move(change));
+        return true;
+    });
+    std::erase_if(unsettled_, [&](std::size_t place) { return place >= own_places_; });
+    places_.resize(own_places_);
+    guest_linux::WatchList list = guest_->watched(regions);
+    region_gaps_ = std::move(list.gaps);
+    for (WatchedPlace& what : list.places) {
+        Place place{.what = std::move(what), .pages = {}, .before = {}, .seen = {}};
+        place.before.resize(place.what.size_bytes);
+        places_.push_back(std::move(place));
+    }
+    learn(own_places_, now);
+    for (std::size_t i = own_places_; i < places_.size(); ++i) {
+        Place& place = places_[i];
+        const auto same = std::ranges::find_if(old, [&](const Place& one) {
+            return one.readable && one.what.begin == place.what.begin &&
+                   one.what.size_bytes == place.what.size_bytes;
+        });
+        if (same == old.end()) continue;
+        const auto was = own_places_ + static_cast<std::size_t>(same - old.begin());
+        place = *same;
+        for (Change& change : old_changes) {
+            if (change.place != was) continue;
+            change.place = i;
+            changes_.push_back(std::move(change));
+        }
     }
     plan_reads();
+}
+
+void MemoryWatch::learn(std::size_t first, Moment now) {
+    (void)locate(now);
+    const auto fresh = std::span(places_).subspan(first);
+    for (Place& place : fresh) place.readable = !place.pages.empty();
+    plan_reads();
     for (const Read& read : reads_) {
+        const auto pieces = pieces_of(read);
+        if (std::ranges::none_of(pieces,
+                                 [&](const Piece& piece) { return piece.place >= first; })) {
+            continue;
+        }
         const Bytes bytes = bytes_of(read);
-        for (const Piece& piece : pieces_of(read)) {
+        for (const Piece& piece : pieces) {
+            if (piece.place < first) continue;
             Place& place = places_[piece.place];
             if (bytes.empty()) {
                 place.readable = false;
@@ -159,10 +223,11 @@ MemoryWatch::MemoryWatch(guest_linux::Guest* guest, guest_memory::GuestMemory* m
             }
         }
     }
-    for (Place& place : places_) {
+    for (Place& place : fresh) {
         place.seen = place.before;
         if (place.readable) continue;
-        gaps_.add(place.what.name, {Code::unreadable, 0, "it could not be read at first"});
+        auto& gaps = first == 0 ? gaps_ : region_gaps_;
+        gaps.add(place.what.name, {Code::unreadable, 0, "it could not be read at first"});
     }
     plan_reads();
 }
@@ -342,6 +407,7 @@ void MemoryWatch::judge(std::size_t index, Moment now) {
         return;
     }
     if (place.what.kind == Kind::code) return judge_code(place, index, now);
+    if (place.what.kind == Kind::data) return judge_data(index);
     const bool settled = place.unsettled_since && now - *place.unsettled_since >= kSettles;
     if (place.what.kind == Kind::program && !settled) return wait_to_settle(place, now);
     place.unsettled_since.reset();
@@ -361,6 +427,31 @@ void MemoryWatch::judge(std::size_t index, Moment now) {
               .same = place.same,
               .seen = place.changed});
     }
+}
+
+// One change for a place, whatever is written there and however often: the first byte that differs
+// now.
+void MemoryWatch::judge_data(std::size_t index) {
+    Place& place = places_[index];
+    place.unsettled_since.reset();
+    const auto at = static_cast<std::size_t>(std::ranges::mismatch(place.before, place.seen).in1 -
+                                             place.before.begin());
+    const std::size_t bytes = std::min(kShownBytes, place.seen.size() - at);
+    Change change{.place = index,
+                  .offset = at,
+                  .before = std::string(as_text(std::span(place.before).subspan(at, bytes))),
+                  .after = std::string(as_text(std::span(place.seen).subspan(at, bytes))),
+                  .same = place.same,
+                  .seen = place.changed};
+    const auto known = std::ranges::find_if(
+        changes_, [&](const Change& one) { return one.place == index && one.moved.empty(); });
+    if (known == changes_.end()) {
+        note(std::move(change));
+        return;
+    }
+    change.times = known->times + 1;
+    change.told = known->told;
+    *known = std::move(change);
 }
 
 void MemoryWatch::judge_code(Place& place, std::size_t index, Moment now) {
@@ -462,6 +553,21 @@ event::Finding MemoryWatch::finding(const Change& change, Snapshot& snapshot) co
             kProgram.about(fmt::format("{} = {}", name, text), fmt::format("{}:{}", name, text));
         finding.evidence = {{"before", std::string(text_of(change.before)), at.value, {}},
                             {"after", std::string(text), at.value, {}}};
+    } else if (place.kind == Kind::data) {
+        finding = kMonitored.about(name, fmt::format("{:x}", place.begin.value));
+        const auto shown = [&](const std::string& bytes) {
+            return fmt::format("{} bytes at {}", bytes.size(),
+                               guest_linux::symbol_text(snapshot.kernel(), at));
+        };
+        finding.evidence = {{"before", shown(change.before), at.value, change.before},
+                            {"after", shown(change.after), at.value, change.after}};
+        if (change.times > 1) {
+            finding.evidence.push_back(
+                {"changed",
+                 fmt::format("{} times since it was first looked at", change.times),
+                 0,
+                 {}});
+        }
     } else if (place.kind == Kind::code) {
         finding = kChanged.about(name, fmt::format("{:x}:{:x}", at.value, word_of(change.after)));
         add_code(finding, "before", at, change.before, snapshot);
@@ -496,6 +602,7 @@ event::CheckReport MemoryWatch::report(system_clock::time_point wall_now, Moment
         ++(place.readable ? report.coverage.looked_at : report.coverage.unreadable);
     }
     add_gaps(report, gaps_);
+    add_gaps(report, region_gaps_);
     add_gaps(report, judging_gaps_);
     if (partial_ + blind_ > 0) {
         add_gap(report,

@@ -37,6 +37,9 @@ class MemoryWatch {
     MemoryWatch(guest_linux::Guest* guest, guest_memory::GuestMemory* memory, Moment now);
     MemoryWatch(const MemoryWatch&) = delete;
 
+    // What the operator wants watched besides, from now on: what is there `now` is right. Those of
+    // before are watched no more, but for what is asked for again.
+    void monitor(const std::vector<event::MemoryRegion>& regions, Moment now);
     // Begins a report. Where the places lie is looked up anew, and must not have changed.
     void begin(Moment now);
     // Compares once. True when report() has something to tell that it has not told yet.
@@ -85,10 +88,13 @@ class MemoryWatch {
         std::string moved;  // of a page that lies elsewhere by now: from where to where
         Moment same{}, seen{};
         std::optional<Moment> undone;
-        std::string when;  // for people, as it was told first: two clocks never agree twice
+        std::uint64_t times = 1;  // of what may be written to: that it was seen to change
+        std::string when;         // for people, as it was told first: two clocks never agree twice
         bool told = false, told_undone = false;
     };
 
+    // What is there in places from that one on.
+    void learn(std::size_t first, Moment now);
     // Whether places have moved.
     bool locate(Moment now);
     void plan_reads();
@@ -101,6 +107,7 @@ class MemoryWatch {
     // Whether it is still as it was seen.
     bool is_still(std::size_t place);
     bool note(Change change);
+    void judge_data(std::size_t index);
     void mark_undone(std::size_t place, Moment now);
     event::Finding finding(const Change& change, Snapshot& snapshot) const;
 
@@ -115,7 +122,9 @@ class MemoryWatch {
     std::vector<std::size_t> unsettled_;  // places whose unsettled_since is set
     std::vector<Change> changes_;
     std::optional<guest_linux::CodeMap> code_;  // while something is judged
-    guest_linux::Gaps gaps_, judging_gaps_;
+    guest_linux::Gaps gaps_, region_gaps_, judging_gaps_;
+    std::vector<event::MemoryRegion> regions_;
+    std::size_t own_places_ = 0;  // the others behind them are those of regions_
     Moment begun_{}, last_{};
     std::chrono::nanoseconds late_{0}, longest_{0};
     std::uint64_t polls_ = 0, partial_ = 0, blind_ = 0;  // that could read not all, and nothing
