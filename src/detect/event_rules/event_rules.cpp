@@ -482,7 +482,7 @@ class EventRules::Look {
     std::vector<Listed> tasks_;
     std::unordered_map<std::uint32_t, std::size_t> by_pid_;               // in tasks_
     std::unordered_map<std::uint64_t, std::optional<event::Task>> read_;  // by address
-    std::set<Run> told_unjudged_;  // in this look
+    std::set<Run> told_unjudged_;                                         // in this look
     std::string doubt_;
     std::uint64_t work_ = 0;
     std::size_t kept_ = 0;
