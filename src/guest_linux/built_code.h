@@ -7,6 +7,7 @@
 #include "guest_linux/built_kernel.h"
 #include "guest_linux/code_comparison.h"
 #include "guest_linux/code_map.h"
+#include "guest_linux/start_patches.h"
 
 namespace underseer::guest_linux {
 
@@ -39,8 +40,9 @@ class BuiltCode {
     Result<std::vector<Part>> parts(Kernel& kernel) const;
 
     bool is_seen_, has_constants_;
-    std::optional<BuiltKernel> built_;  // nothing: all was as it should be
-    std::vector<Page> open_;            // pages that were not, or could not be read
+    std::optional<BuiltKernel> built_;   // nothing: all was as it should be
+    std::vector<Page> open_;             // pages that were not, or could not be read
+    StartPatches::Constants constants_;  // of the first comparison
     std::uint64_t pages_ = 0;
     bool is_compared_ = false;
 };

@@ -30,7 +30,7 @@ class BuiltKernelCode : public testing::Test {
         thunk_ = fake_.add_function("__x86_indirect_thunk_r11", "\xc3");
         return_thunk_ = fake_.add_function("__x86_return_thunk", "\xc3");
         end_ = fake_.add_function("last_function", "\xc3");
-        fake_.add_symbol("_etext", 'T', end_.value + 64);
+        fake_.add_symbol("_etext", 'T', end_.value + 6000);
         pv_ops_ = fake_.allocate(64);
         fake_.write(pv_ops_, other_);
         code_.owners.assign(function_.value & kPageMask, end_.value + 8192,
@@ -294,6 +294,23 @@ TEST_F(BuiltKernelCode, has_one_value_at_all_places_of_a_constant) {
     EXPECT_EQ(altered(), Places{});
     is(180, std::string("\xff\xff\xff\xff\xff\xff\xff\xff", 8));
     EXPECT_EQ(altered(), Places{180});
+}
+
+// What most places have is right, in each look: also where only the altered one is looked at again.
+TEST_F(BuiltKernelCode, has_one_value_at_all_places_of_a_constant_in_every_look) {
+    finish();
+    for (const std::size_t at : {160u, 4500u, 4520u}) {
+        built_.patches.push_back({Kind::constant, place(at), 8, 3});
+        is(at, std::string("\x00\xf0\xff\xff\xff\x7f\x00\x00", 8));
+    }
+    is(160, std::string("\xff\xff\xff\xff\xff\xff\xff\xff", 8));
+    BuiltCode code(built_);
+    for (int look = 0; look < 4; ++look) {
+        kernel_->new_epoch();
+        const auto compared = code.compare(*kernel_, code_).value();
+        ASSERT_EQ(compared.altered.size(), 1u) << look;
+        EXPECT_EQ(compared.altered[0].at, function_ + 160);
+    }
 }
 
 TEST_F(BuiltKernelCode, calls_nobody_where_ftrace_might) {

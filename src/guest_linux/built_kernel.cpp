@@ -383,6 +383,10 @@ bool is_packed_baseline(Bytes file) {
     return as_text(file).starts_with(kFileMagic);
 }
 
+std::string_view baseline_form() {
+    return kFileMagic;
+}
+
 Result<BuiltKernel> unpack_built_kernel(Bytes packed) {
     if (!is_packed_baseline(packed)) {
         return fail(Code::malformed, "it is no baseline, or one of another version of Underseer");

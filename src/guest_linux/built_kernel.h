@@ -91,6 +91,8 @@ Result<BuiltKernel> read_built_kernel(Bytes vmlinux);
 // the time, and not as small.
 std::string pack(BuiltKernel kernel, bool quickly = false);
 bool is_packed_baseline(Bytes file);
+// What tells those of this version of Underseer from others'.
+std::string_view baseline_form();
 Result<BuiltKernel> unpack_built_kernel(Bytes packed);
 
 }  // namespace underseer::guest_linux

@@ -38,8 +38,10 @@ std::vector<CodeBaseline::Piece> CodeBaseline::pieces(Kernel& kernel, const Code
                        .life = module.life});
     }
     for (VdsoImage& image : vdso_images(kernel, gaps)) {
-        all.push_back(
-            {.begin = image.data, .size_bytes = image.size_bytes, .name = std::move(image.name)});
+        all.push_back({.begin = image.data,
+                       .size_bytes = image.size_bytes,
+                       .name = std::move(image.name),
+                       .is_given = true});
     }
     const auto place = [&]() -> Result<ConstantsPlace> {
         if (!is_up_) is_up_ = TRY(is_up(kernel));
@@ -68,14 +70,18 @@ Result<CodeComparison> CodeBaseline::compare(Kernel& kernel, const CodeMap& code
     }
     std::optional<PatchSites> sites;  // only where something differs
     for (const Piece& piece : present) {
-        const bool is_text = piece.begin == text.begin;
+        const bool is_text = &piece == &present.front();
         const PageHashes own =
             is_text ? PageHashes{} : hash_pages(kernel, piece.begin, piece.size_bytes);
         const PageHashes& now = is_text ? text : own;
-        auto found = known_.find(piece.begin);
+        auto found = known_.find(piece.key());
         if (found == known_.end() || found->second.piece != piece) {
-            found =
-                known_.insert_or_assign(piece.begin, Known{piece, PageStore(now.of.size())}).first;
+            Known fresh{piece, PageStore(now.of.size()), {}};
+            for (const Piece& other : present) {
+                if (!piece.is_constant || !other.is_given) continue;
+                fresh.elsewhere.push_back({other.begin, other.begin + other.size_bytes});
+            }
+            found = known_.insert_or_assign(piece.key(), std::move(fresh)).first;
         }
         Known& known = found->second;
         for (std::size_t page = 0; page < known.pages.size(); ++page) {
@@ -111,10 +117,9 @@ bool CodeBaseline::keep_page(Kernel& kernel, Known& known, std::size_t page) {
 
 // How many bytes from there on are of another piece: what processes are given of the kernel lies
 // among its constants.
-std::size_t CodeBaseline::compared_elsewhere(GuestVirt at) const {
-    for (const auto& [begin, known] : known_) {
-        const GuestVirt end = begin + known.piece.size_bytes;
-        if (!known.piece.is_constant && at >= begin && at < end) return end - at;
+std::size_t CodeBaseline::compared_elsewhere(const Known& known, GuestVirt at) {
+    for (const Stretch& stretch : known.elsewhere) {
+        if (at >= stretch.begin && at < stretch.end) return stretch.end - at;
     }
     return 0;
 }
@@ -152,7 +157,8 @@ void CodeBaseline::compare_page(Kernel& kernel, const PatchSites& sites, Known& 
          .last = last - from,
          .is_constant = piece.is_constant},
         [&](std::size_t i) {
-            return piece.is_constant ? compared_elsewhere(at + i) : sites.explains(at, now, i);
+            return piece.is_constant ? compared_elsewhere(known, at + i)
+                                     : sites.explains(at, now, i);
         },
         [&](GuestVirt place) {
             if (piece.is_constant) return constant_text(kernel, place);

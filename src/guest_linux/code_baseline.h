@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "guest_linux/code_comparison.h"
@@ -37,24 +38,33 @@ class CodeBaseline {
         std::uint64_t size_bytes = 0;
         std::string name;  // "" of the kernel's own
         bool is_constant = false;
-        GuestVirt module;  // its struct module
+        bool is_given = false;  // to processes: a vDSO
+        GuestVirt module;       // its struct module
         std::uint64_t life = 0;
 
         bool operator==(const Piece&) const = default;
+        // The guest says where each begins: two may begin at one place, and are two all the same.
+        auto key() const { return std::tuple(begin, name, is_constant); }
+    };
+    struct Stretch {
+        GuestVirt begin, end;
     };
     struct Known {
         Piece piece;
         PageStore pages;
+        // Of constants: what other pieces have of them. As it was when they were first known: a
+        // piece that comes later, or says so, takes nothing from them.
+        std::vector<Stretch> elsewhere;
     };
     std::vector<Piece> pieces(Kernel& kernel, const CodeMap& code, const PageHashes& text,
                               Gaps& gaps);
     static bool keep_page(Kernel& kernel, Known& known, std::size_t page);
     void compare_page(Kernel& kernel, const PatchSites& sites, Known& known, std::size_t page,
                       CodeComparison& result);
-    std::size_t compared_elsewhere(GuestVirt at) const;
+    static std::size_t compared_elsewhere(const Known& known, GuestVirt at);
 
-    std::map<GuestVirt, Known> known_;  // by where it begins
-    bool is_up_ = false;                // what is constant is so by now
+    std::map<std::tuple<GuestVirt, std::string, bool>, Known> known_;  // by Piece::key()
+    bool is_up_ = false;  // what is constant is so by now
 };
 
 }  // namespace underseer::guest_linux

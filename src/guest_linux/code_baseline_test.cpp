@@ -205,6 +205,18 @@ TEST_F(KernelCodeBytes, that_processes_share_are_the_kernels) {
     EXPECT_TRUE(compared.uncompared.texts[0].starts_with("constants of the kernel"));
 }
 
+// A guest says where its vDSO begins: that it begins where the code does hides nothing of that.
+TEST_F(KernelCodeBytes, that_share_their_begin_with_others_are_compared_all_the_same) {
+    const GuestVirt text = kernel_->symbol("_text").value(),
+                    image = kernel_->symbol("vdso_image_64").value();
+    ASSERT_EQ(text.value % kPageSize, 0u);
+    fake_.write(image, text);
+    put(function_ + 50, "\x91");
+    for (int look = 0; look < 4; ++look) {
+        EXPECT_EQ(altered(), std::vector{function_ + 50}) << look;
+    }
+}
+
 // What leads out of the kernel needs no baseline.
 class WaysOutOfCode : public KernelCodeBytes {
   protected:

@@ -34,7 +34,7 @@ Result<ConstantsPlace> constants_place(Kernel& kernel) {
     const ConstantsPlace place{
         TRY(kernel.symbol("__start_rodata")), TRY(kernel.symbol("__end_rodata")),
         TRY(kernel.symbol("__start_ro_after_init")), TRY(kernel.symbol("__end_ro_after_init"))};
-    if (place.end <= place.begin || place.end - place.begin > limits::kMaxKernelImageBytes ||
+    if (place.end <= place.begin || place.end - place.begin > limits::kMaxKernelTextBytes ||
         place.early_begin < place.begin || place.early_end < place.early_begin ||
         place.end < place.early_end || place.begin.value % kPageSize != 0) {
         return fail(Code::malformed, "the kernel's constants have no end");
@@ -45,7 +45,11 @@ Result<ConstantsPlace> constants_place(Kernel& kernel) {
 std::string constant_text(const Kernel& kernel, GuestVirt at) {
     const auto types = kernel.symbol("__start_BTF"), end = kernel.symbol("__stop_BTF");
     const bool is_of_types = types.has_value() && end.has_value() && at >= *types && at < *end;
-    return is_of_types ? fmt::format("BTF+{:#x}", at - *types) : symbol_text(kernel, at);
+    if (is_of_types) return fmt::format("BTF+{:#x}", at - *types);
+    // They have no symbols of their own (scripts/kallsyms.c).
+    const auto [names, names_end] = kernel.symbols().tables();
+    if (at >= names && at < names_end) return fmt::format("kallsyms+{:#x}", at - names);
+    return symbol_text(kernel, at);
 }
 
 Result<bool> is_up(Kernel& kernel) {

@@ -35,7 +35,7 @@ struct ConstantsPlace {
 // Code::unavailable where the kernel does not say where they are.
 Result<ConstantsPlace> constants_place(Kernel& kernel);
 
-// "modules_op+0x18", or "BTF+0x1000" of the kernel's types.
+// "modules_op+0x18", or "BTF+0x1000" of the kernel's types, "kallsyms+0x1000" of its symbols.
 std::string constant_text(const Kernel& kernel, GuestVirt at);
 
 // Whether it has started: while it does, it writes what is constant afterwards. Code::unavailable

@@ -40,6 +40,7 @@ class HookCollector {
     HookList& list_;
 };
 
+void collect_kprobes(HookCollector& collector);
 void collect_tracing_hooks(HookCollector& collector);
 void collect_security_hooks(HookCollector& collector);
 void collect_network_hooks(HookCollector& collector);

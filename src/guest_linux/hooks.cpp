@@ -159,19 +159,28 @@ std::size_t HookCollector::per_cpu_count(std::string_view variable) const {
     return 1;
 }
 
-HookList list_hooks(Kernel& kernel) {
+namespace {
+
+HookList collect(Kernel& kernel, std::initializer_list<void (*)(HookCollector&)> parts) {
     HookList list;
     HookCollector collector(kernel, list);
     if (auto types = kernel.require_types(); !types.has_value()) {
         collector.gap("types", types.error());
         return list;
     }
-    collect_tracing_hooks(collector);
-    collect_security_hooks(collector);
-    collect_network_hooks(collector);
-    collect_event_hooks(collector);
-    collect_timer_hooks(collector);
+    for (auto* const part : parts) part(collector);
     return list;
+}
+
+}  // namespace
+
+HookList list_kprobes(Kernel& kernel) {
+    return collect(kernel, {collect_kprobes});
+}
+
+HookList list_hooks(Kernel& kernel) {
+    return collect(kernel, {collect_tracing_hooks, collect_security_hooks, collect_network_hooks,
+                            collect_event_hooks, collect_timer_hooks});
 }
 
 }  // namespace underseer::guest_linux

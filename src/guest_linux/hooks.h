@@ -46,6 +46,8 @@ struct HookList {
 };
 
 HookList list_hooks(Kernel& kernel);
+// Of those only the kprobes; none where the kernel is built without them.
+HookList list_kprobes(Kernel& kernel);
 
 // "tcp4_seq_show+0x12" for an address in the kernel's image, else a number.
 std::string symbol_text(const Kernel& kernel, GuestVirt address);

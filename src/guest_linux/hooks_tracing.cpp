@@ -217,6 +217,13 @@ class TracingHooks {
 
 }  // namespace
 
+void collect_kprobes(HookCollector& collector) {
+    const bool has_none = !collector.has("kprobe_table") && !collector.has("register_kprobe");
+    if (has_none) return;  // CONFIG_KPROBES=n
+    TracingHooks hooks(collector);
+    collector.part("kprobes", [&] { return hooks.kprobes(); });
+}
+
 void collect_tracing_hooks(HookCollector& collector) {
     TracingHooks hooks(collector);
     collector.part("ftrace", [&] { return hooks.ftrace(); });

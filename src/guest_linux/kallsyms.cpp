@@ -330,6 +330,11 @@ Result<void> Symbols::decode_addresses(const Tables& tables, GuestVirt at) {
             const std::size_t where = guess.offsets + 4 * std::size_t{i};
             entries_[i].address = decode_offset(guess, word_at(rodata, where), at + where);
         }
+        tables_begin_ = at + std::min(guess.offsets, tables.num_syms);
+        // Behind the offsets their base, and three bytes for each name (seqs_of_names).
+        tables_end_ = guess.offsets_first
+                          ? at + behind
+                          : at + guess.offsets + table_bytes + 8 + 3 * std::size_t{count};
         return {};
     }
     return fail(

@@ -14,6 +14,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/bytes.h"
@@ -60,6 +61,8 @@ class Symbols {
     std::size_t size() const { return entries_.size(); }
     Symbol at(std::size_t index) const;               // REQUIRES: index < size(); in address order
     GuestVirt names_at() const { return names_at_; }  // of kallsyms_names
+    // From the first of its tables to behind the last; both 0 where there are none.
+    std::pair<GuestVirt, GuestVirt> tables() const { return {tables_begin_, tables_end_}; }
     // Forgets all symbols whose address is not `kept`.
     void keep_only(const std::function<bool(GuestVirt)>& kept);
     Encoding encoding() const { return encoding_; }
@@ -87,7 +90,7 @@ class Symbols {
     std::vector<std::uint32_t> by_name_;
     Encoding encoding_ = Encoding::base_relative;
     bool offsets_first_ = false;
-    GuestVirt names_at_;
+    GuestVirt names_at_, tables_begin_, tables_end_;
 };
 
 }  // namespace underseer::guest_linux

@@ -21,6 +21,7 @@ using Kind = StartPatch::Kind;
 constexpr std::size_t kWordBytes = sizeof(std::uint64_t);
 constexpr std::size_t kMostCapabilityWords = 64;
 constexpr std::size_t kMostParavirtBytes = 4096;
+constexpr std::size_t kMaxShifts = 64;
 
 // Features that say how many CPUs there are and how they are numbered, and choose no instructions
 // (arch/x86/include/asm/cpufeatures.h): HT, XTOPOLOGY, AMD_DCM, CMP_LEGACY.
@@ -109,6 +110,13 @@ class ConstantFinder {
             const GuestVirt shift = TRY(kernel_.symbol(name.substr(kShift.size())));
             shifts.push_back(TRY(kernel_.memory().read<std::uint8_t>(shift)));
         }
+        std::ranges::sort(shifts);
+        shifts.erase(std::ranges::unique(shifts).begin(), shifts.end());
+        if (shifts.size() > kMaxShifts) {
+            return fail(Code::limit, fmt::format("{} different shifts are told only when the "
+                                                 "kernel starts, more than any kernel has",
+                                                 shifts.size()));
+        }
         if (has_pointers) TRY(find_pointers());
         for (const std::uint8_t shift : shifts) TRY(find_shifts(shift));
         std::ranges::stable_sort(seen_.patches, {}, &StartPatch::at);
@@ -178,13 +186,12 @@ Result<BuiltKernel> see_code(Kernel& kernel) {
     if (end <= begin || end - begin > limits::kMaxKernelTextBytes) {
         return fail(Code::malformed, "the kernel's code has no end");
     }
-    const HookList hooks = list_hooks(kernel);
+    const HookList hooks = list_kprobes(kernel);
     if (!hooks.gaps.empty()) {
         return fail(Code::unavailable, "where kprobes stand: " + hooks.gaps.texts.front());
     }
-    const auto probes = std::ranges::count_if(hooks.hooks, [&](const Hook& hook) {
-        return hook.kind == HookKind::kprobe && hook.place >= begin && hook.place < end;
-    });
+    const auto probes = std::ranges::count_if(
+        hooks.hooks, [&](const Hook& hook) { return hook.place >= begin && hook.place < end; });
     if (probes > 0) {
         return fail(Code::unavailable,
                     fmt::format("kprobes stand in the kernel's code ({})", probes));

@@ -39,8 +39,29 @@ bool begins_number(std::string_view text, std::size_t at) {
 
 }  // namespace
 
-StartPatches::StartPatches(Kernel& kernel, const BuiltKernel& built, std::uint64_t slide)
-    : kernel_(kernel), built_(built), slide_(slide) {
+StartPatches::Constants StartPatches::constants_of(Kernel& kernel, const BuiltKernel& built,
+                                                   std::uint64_t slide) {
+    std::map<std::uint32_t, std::map<std::uint64_t, std::size_t>> told;
+    for (const StartPatch& place : built.patches) {
+        if (place.kind != Kind::constant) continue;
+        const GuestVirt at{built.begin + slide + place.at};
+        std::uint64_t value = 0;
+        const auto into = std::as_writable_bytes(std::span(&value, 1));
+        const auto size = std::min<std::size_t>(place.size_bytes, into.size());
+        if (kernel.memory().read(at, into.first(size)).has_value()) ++told[place.other][value];
+    }
+    Constants constants;
+    for (const auto& [constant, values] : told) {
+        const auto most =
+            std::ranges::max_element(values, {}, [](const auto& value) { return value.second; });
+        constants.emplace(constant, most->first);
+    }
+    return constants;
+}
+
+StartPatches::StartPatches(Kernel& kernel, const BuiltKernel& built, std::uint64_t slide,
+                           const Constants& constants)
+    : kernel_(kernel), built_(built), slide_(slide), constants_(constants) {
     if (const auto at = kernel.symbol("__fentry__"); at.has_value()) fentry_ = *at;
     counter_.resize(call_counter_bytes(kernel));
     if (counter_.empty()) return;
@@ -128,7 +149,8 @@ bool StartPatches::holds(const StartPatch& place, Bytes now) {
         case Kind::constant: {
             const std::uint64_t value =
                 now.size() == sizeof value ? *load_le<std::uint64_t>(now, 0) : byte_at(now, 0);
-            return constants_.try_emplace(place.other, value).first->second == value;
+            const auto known = constants_.find(place.other);
+            return known != constants_.end() && known->second == value;
         }
     }
     return false;

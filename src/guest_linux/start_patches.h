@@ -19,8 +19,14 @@ namespace underseer::guest_linux {
 
 class StartPatches {
   public:
+    // What each number that only the start of a kernel has told is, by StartPatch::other.
+    using Constants = std::map<std::uint32_t, std::uint64_t>;
+    // As most of its places have it: one that was altered does not say what the others should be.
+    static Constants constants_of(Kernel& kernel, const BuiltKernel& built, std::uint64_t slide);
+
     // The kernel runs `slide` bytes above where it was linked to. All must outlive this.
-    StartPatches(Kernel& kernel, const BuiltKernel& built, std::uint64_t slide);
+    StartPatches(Kernel& kernel, const BuiltKernel& built, std::uint64_t slide,
+                 const Constants& constants);
 
     // How many bytes of the code from offset `i` on, where it is not as it was built, are what
     // such a place may hold; 0: none. `now` are bytes of the running code from offset `first` on.
@@ -61,7 +67,7 @@ class StartPatches {
     GuestVirt counter_at_;
     std::vector<std::byte> counter_;  // empty: calls are not counted
     Disassembler disassembler_;
-    std::map<std::uint32_t, std::uint64_t> constants_;  // as the first place of each has them
+    const Constants& constants_;
 };
 
 }  // namespace underseer::guest_linux

@@ -6,7 +6,7 @@ namespace underseer::guest_linux {
 
 namespace {
 
-constexpr std::uint64_t kMaxVdsoBytes = 1u << 20;  // one has two or three pages
+constexpr std::uint64_t kMaxVdsoBytes = 64u << 10;  // one has two or three pages
 
 }  // namespace
 
@@ -16,9 +16,12 @@ Result<VdsoImage> read_vdso_image(Kernel& kernel, GuestVirt image, std::string n
     TRY(kernel.require({data, size}));
     const std::uint64_t bytes = TRY(kernel.read(image, size));
     if (bytes > kMaxVdsoBytes) {
-        return fail(Code::malformed, fmt::format("the {} is {} MiB long", name, bytes >> 20));
+        return fail(Code::malformed, fmt::format("the {} is {} KiB long", name, bytes >> 10));
     }
     const GuestVirt begin = TRY(kernel.read_pointer(image, data));
+    if (begin.value % kPageSize != 0) {
+        return fail(Code::malformed, fmt::format("the {} begins within a page", name));
+    }
     return VdsoImage{std::move(name), begin, bytes};
 }
 
