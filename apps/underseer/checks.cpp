@@ -29,6 +29,10 @@ Result<agent::Answer<event::CheckReport>> run_checks(Target& target, const Optio
     all.unreadable = rest.unreadable;
     all.first_gap = std::move(rest.first_gap);
     std::ranges::move(rest.items, std::back_inserter(all.items));
+    // A doubt beside what was found: nobody here takes that away again.
+    for (event::CheckReport& report : all.items) {
+        if (report.outcome == event::Outcome::finding) report.reason.clear();
+    }
     return all;
 }
 

@@ -94,7 +94,9 @@ event::CheckReport ConfirmedCheck::report(guest_linux::Guest&) {
         report.outcome = event::Outcome::unavailable;
         return report;
     }
-    report.reason.clear();
+    // Beside what it accuses of, a doubt is nobody's word; whoever takes that away again
+    // (OddOneOut) has to know of it.
+    if (!accuses(report)) report.reason.clear();
     report.outcome = report.findings.empty() ? event::Outcome::clean : event::Outcome::finding;
     return report;
 }

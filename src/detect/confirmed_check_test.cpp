@@ -97,7 +97,8 @@ TEST_F(Confirmed, a_doubt_stays_when_what_stood_beside_it_is_gone) {
     EXPECT_EQ(report.reason, "a list is broken");
     const auto confirmed = check({doubtful});
     EXPECT_EQ(confirmed.outcome, Outcome::finding);
-    EXPECT_EQ(confirmed.reason, "");
+    EXPECT_EQ(confirmed.reason, "a list is broken")
+        << "whoever takes the finding away again must not leave a clean report";
 }
 
 TEST_F(Confirmed, what_is_only_informational_covers_no_doubt) {

@@ -36,7 +36,8 @@ std::map<std::string, OddOneOut::Votes> OddOneOut::count(const Reference& refere
     std::map<std::string, Votes> votes;
     std::size_t others = 0;
     for (const auto& [instance, compared] : instances_) {
-        if (compared.with.id != reference.id) continue;
+        // One that was kept anew under the same id is another.
+        if (compared.with != reference) continue;
         // What the first one is like stands in what all were compared with.
         const bool is_first = instance == reference.instance;
         if (!is_first) ++others;

@@ -197,6 +197,7 @@ class LieDetector {
         const auto& altered = snapshot_.altered_code();
         if (!altered.has_value()) return doubt(altered.error().to_text());
         add_gaps(report_, altered->gaps);
+        add_gaps(report_, altered->uncompared);
         if (altered->unreadable > 0) {
             report_.coverage.unreadable += altered->unreadable;
             doubt(fmt::format("{} pages of code cannot be read", altered->unreadable));
@@ -224,7 +225,7 @@ class LieDetector {
                                                   : load_le<std::uint64_t>(as_bytes(one.after),
                                                                            begins - one.shown_from);
         return (word && kernel_.image().executable(GuestVirt{*word})) ||
-               one.place.starts_with("BTF+") || one.place.starts_with("kallsyms_");
+               one.place.starts_with("BTF+") || one.place.starts_with("kallsyms+");
     }
 
     // ---- nobody else is called on the way ------------------------------------------------------

@@ -235,13 +235,15 @@ void judge_comparison(const Terms& terms, const Result<guest_linux::CodeComparis
     add_gaps(report, compared->gaps);
     add_gaps(report, compared->uncompared);
     for (const guest_linux::CodeAlteration& one : compared->altered) {
-        // Who could not be asked may have been the one.
-        if (const auto& gaps = code.gaps.empty() ? compared->gaps : code.gaps; !gaps.empty()) {
+        // Who could not be asked may have been the one. Nobody may write to a constant.
+        const auto& gaps = code.gaps.empty() ? compared->gaps : code.gaps;
+        if (!one.is_constant && !gaps.empty()) {
             doubt = gaps.texts.front();
-            return;
+            continue;
         }
+        const std::uint64_t reach = one.is_constant ? sizeof(std::uint64_t) : kLongestInstruction;
         const bool leads_out = std::ranges::any_of(told, [&](const guest_linux::WayOut& way) {
-            return one.at >= way.at && one.at - way.at < kLongestInstruction;
+            return one.at >= way.at && one.at - way.at < reach;
         });
         if (leads_out) continue;
         const Rule& rule = one.is_constant ? terms.of_constant : terms.of_code;
