@@ -149,7 +149,7 @@ Result<void> Agent::open() {
              },
          .drop_baseline =
              [this](const std::string& build_id) {
-                 return baselines_changed(baselines_->drop(build_id));
+                 return baselines_changed(baselines_->drop(build_id), /*some_removed=*/true);
              },
          .left =
              [this](std::uint64_t asker) {
@@ -570,8 +570,12 @@ InstanceWatch::Callbacks Agent::watch_callbacks() {
                     watched_, [](const auto& one) { return one.second.watch->scanning(); });
                 return scanned < kMaxScans;
             },
-        .baseline = [this](const std::string& build_id,
-                           const std::string& variant) { return baseline_of(build_id, variant); },
+        .find_baseline =
+            [this](const std::string& build_id, const std::string& variant) {
+                const BaselineFacts* facts = baselines_->find_for(build_id, variant);
+                return facts == nullptr ? std::nullopt : std::optional(*facts);
+            },
+        .read_baseline = [this](const BaselineFacts& facts) { return read_baseline(facts); },
         .code_seen = [this](
                          InstanceWatch& watch, BaselineFacts facts,
                          const std::string& bytes) { keep_seen(watch, std::move(facts), bytes); },
@@ -698,34 +702,40 @@ void Agent::open_baselines() {
     }
 }
 
-std::shared_ptr<const KeptBaseline> Agent::baseline_of(const std::string& build_id,
-                                                       const std::string& variant) {
-    while (const BaselineFacts* facts = baselines_->find_for(build_id, variant)) {
-        KeptBaseline kept{*facts, {}};
-        auto bytes = baselines_->read(kept.facts);
-        if (bytes.has_value()) {
-            kept.bytes = std::move(*bytes);
-            return std::make_shared<const KeptBaseline>(std::move(kept));
-        }
+std::shared_ptr<const KeptBaseline> Agent::read_baseline(const BaselineFacts& facts) {
+    if (auto lent = lent_[facts.sha256].lock(); lent && lent->facts == facts) return lent;
+    std::erase_if(lent_, [](const auto& one) { return one.second.expired(); });
+    auto bytes = baselines_->read(facts);
+    if (!bytes.has_value()) {
         say(LogLevel::warning, "a baseline is not used: " + bytes.error().to_text());
+        return nullptr;
     }
-    return nullptr;
+    auto kept = std::make_shared<const KeptBaseline>(KeptBaseline{facts, std::move(*bytes)});
+    lent_[facts.sha256] = kept;
+    return kept;
 }
 
-Result<void> Agent::baselines_changed(Result<void> done) {
+Result<void> Agent::baselines_changed(Result<void> done, bool some_removed) {
     TRY(std::move(done));
-    for (auto& [key, watched] : watched_) watched.watch->baselines_changed();
+    for (auto& [key, watched] : watched_) watched.watch->baselines_changed(some_removed);
     return {};
 }
 
 void Agent::keep_seen(const InstanceWatch& watch, BaselineFacts facts, const std::string& bytes) {
+    // The first one stays: a guest that has been altered since must not take its place.
+    if (baselines_->find(facts.id()) != nullptr) return;
     facts.seen_in = watch.instance().id;
     facts.source = watch.instance().name;
     facts.made_ns = Recorder::now_ns();
     facts.bytes = bytes.size();
     facts.sha256 = crypto::to_hex(crypto::sha256(as_bytes(bytes)));
     const std::string release = facts.release;
-    const auto kept = baselines_changed(baselines_->keep(std::move(facts), bytes));
+    const auto in_use = [this](const BaselineFacts& one) {
+        return std::ranges::any_of(watched_, [&](const auto& watched) {
+            return watched.second.watch->baseline().id() == one.id();
+        });
+    };
+    const auto kept = baselines_changed(baselines_->keep(std::move(facts), bytes, in_use));
     const std::string text =
         kept.has_value()
             ? fmt::format("{}: its kernel {} is what others of the same build are compared with",

@@ -86,12 +86,11 @@ class Agent {
     void log_activities(const std::string& instance_id, const event::ActivityReport& report);
     void count_open(const std::string& instance_id);
     void open_baselines();
-    std::shared_ptr<const KeptBaseline> baseline_of(const std::string& build_id,
-                                                    const std::string& variant);
+    std::shared_ptr<const KeptBaseline> read_baseline(const BaselineFacts& facts);
     void keep_seen(const InstanceWatch& watch, BaselineFacts facts, const std::string& bytes);
     static detect::Reference reference_of(const BaselineFacts& used);
     // After the store has done it.
-    Result<void> baselines_changed(Result<void> done);
+    Result<void> baselines_changed(Result<void> done, bool some_removed = false);
 
     AgentStatus status() const;
 
@@ -120,6 +119,8 @@ class Agent {
     std::unique_ptr<ManagerWatch> managers_;
     std::unique_ptr<Responder> responder_;
     std::unique_ptr<BaselineStore> baselines_;
+    // Those that are on their way to workers, by hash: many guests run one kernel.
+    std::map<std::string, std::weak_ptr<const KeptBaseline>> lent_;
     EventLoop::Timer looking_ = 0;
     std::unique_ptr<ControlServer> control_;
 };

@@ -137,6 +137,7 @@ Result<void> run_analyser(jail::Channel channel) {
             verdict.reason = std::move(wrong);
         } else {
             odd_ones.judge(input.instance_id, input.compared_with, *report);
+            if (report->outcome == event::Outcome::finding) report->reason.clear();
             changes = ledger.report(input.instance_id, *report, input.time_ns);
             verdict.outcome = report->outcome;
             verdict.severity = event::highest_severity(report->findings);

@@ -14,12 +14,14 @@ namespace underseer::agent {
 struct BaselinePart {
     std::string bytes;
     bool is_first = false, is_last = false;
+    // It was seen in a guest, whatever it says of itself: it may be the word of a worker.
+    bool is_seen = false;
 
     static constexpr auto fields() {
         using event::Field;
-        return std::tuple{Field{"bytes", &BaselinePart::bytes},
-                          Field{"is_first", &BaselinePart::is_first},
-                          Field{"is_last", &BaselinePart::is_last}};
+        return std::tuple{
+            Field{"bytes", &BaselinePart::bytes}, Field{"is_first", &BaselinePart::is_first},
+            Field{"is_last", &BaselinePart::is_last}, Field{"is_seen", &BaselinePart::is_seen}};
     }
 };
 inline constexpr std::size_t kBaselinePartBytes = 512u << 10;

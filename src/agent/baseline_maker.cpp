@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <utility>
 #include <vector>
 
 #include "base/limits.h"
@@ -89,14 +90,15 @@ Result<std::string> kernel_in(std::string_view package) {
 
 }  // namespace
 
-Baseline describe(const guest_linux::BuiltKernel& kernel) {
+Baseline describe(guest_linux::BuiltKernel kernel) {
     Baseline baseline;
-    baseline.bytes = pack(kernel, /*quickly=*/kernel.is_seen);
     baseline.facts = {.build_id = kernel.build_id,
                       .release = kernel.release,
                       .text_bytes = kernel.text.size(),
-                      .places = kernel.patches.size(),
-                      .bytes = baseline.bytes.size()};
+                      .places = kernel.patches.size()};
+    const bool is_seen = kernel.is_seen;
+    baseline.bytes = pack(std::move(kernel), /*quickly=*/is_seen);
+    baseline.facts.bytes = baseline.bytes.size();
     return baseline;
 }
 
@@ -104,9 +106,14 @@ Result<Baseline> make_baseline(int file, std::uint64_t file_bytes) {
     std::string content = TRY(content_of(file, file_bytes));
     const bool is_made = guest_linux::is_packed_baseline(as_bytes(content));
     if (!is_made && !is_kernel(content)) content = TRY(kernel_in(content));
-    const auto kernel =
+    auto kernel =
         TRY(is_made ? guest_linux::unpack_built_kernel(as_bytes(content)) : read_kernel(content));
-    return describe(kernel);
+    if (kernel.is_seen) {
+        return fail(
+            Code::invalid_argument,
+            "it is what a guest was seen to run, and does not say how its kernel was built");
+    }
+    return describe(std::move(kernel));
 }
 
 }  // namespace underseer::agent

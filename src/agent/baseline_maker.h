@@ -15,7 +15,7 @@ struct Baseline {
     std::string bytes;    // as it is kept
 };
 
-Baseline describe(const guest_linux::BuiltKernel& kernel);
+Baseline describe(guest_linux::BuiltKernel kernel);
 
 // `file` is borrowed and has `file_bytes`. Code::malformed, with what is wrong, when it has no
 // kernel that is understood.

@@ -1,15 +1,18 @@
 #include "agent/baseline_store.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <charconv>
+#include <cstdio>
 
 #include "agent/paths.h"
 #include "base/limits.h"
 #include "base/os.h"
 #include "crypto/hash.h"
 #include "event_log/signed_bundle.h"
+#include "guest_linux/guest.h"
 
 namespace underseer::agent {
 
@@ -75,6 +78,11 @@ Result<BaselineFacts> BaselineStore::load(const std::filesystem::path& folder) c
                         .places = number_in(about("places")),
                         .bytes = bundle.files[0].bytes,
                         .sha256 = bundle.files[0].sha256};
+    if (about("form") != guest_linux::baseline_form()) {
+        return fail(Code::unsupported, folder.native() +
+                                           ": it is of another version of Underseer. Make it anew: "
+                                           "underseer baseline make");
+    }
     if (folder_of(facts.id()) != folder) {
         return fail(Code::malformed, folder.native() + ": it is that of another kernel");
     }
@@ -98,21 +106,36 @@ std::filesystem::path BaselineStore::folder_of(std::string_view id) const {
     return folder_ / id;
 }
 
-Result<void> BaselineStore::make_room(const BaselineFacts& seen) {
+Result<std::vector<std::string>> BaselineStore::make_room(const BaselineFacts& seen,
+                                                          const InUse& in_use) const {
+    std::vector<std::string> going;
     const auto drop_oldest = [&](std::size_t most, auto&& is_one) -> Result<void> {
         std::vector<BaselineFacts> those;
-        std::ranges::copy_if(kept_, std::back_inserter(those), is_one);
+        std::ranges::copy_if(kept_, std::back_inserter(those), [&](const BaselineFacts& one) {
+            return is_one(one) && std::ranges::find(going, one.id()) == going.end();
+        });
         std::ranges::sort(those, {}, &BaselineFacts::made_ns);
-        for (std::size_t i = 0; i + most <= those.size(); ++i) TRY(drop(those[i].id()));
-        return {};
+        std::size_t too_many = those.size() + 1 - std::min(most, those.size() + 1);
+        for (const BaselineFacts& one : those) {
+            if (too_many == 0) return {};
+            if (in_use && in_use(one)) continue;
+            going.push_back(one.id());
+            --too_many;
+        }
+        if (too_many == 0) return {};
+        return fail(Code::limit, fmt::format("{} that were seen in guests are kept already, and in "
+                                             "use: make some of kernels' files instead "
+                                             "(underseer baseline make)",
+                                             those.size()));
     };
     TRY(drop_oldest(kMaxSeenInGuest, [&](const BaselineFacts& one) {
         return one.is_seen() && one.seen_in == seen.seen_in;
     }));
-    return drop_oldest(kMaxSeen, &BaselineFacts::is_seen);
+    TRY(drop_oldest(kMaxSeen, [](const BaselineFacts& one) { return one.is_seen(); }));
+    return going;
 }
 
-Result<void> BaselineStore::keep(BaselineFacts facts, std::string_view bytes) {
+Result<void> BaselineStore::keep(BaselineFacts facts, std::string_view bytes, const InUse& in_use) {
     if (facts.build_id.empty() || !is_digits(facts.build_id) || !is_digits(facts.variant) ||
         facts.release.size() > kMaxTextBytes || facts.source.size() > kMaxTextBytes ||
         facts.seen_in.size() > kMaxTextBytes || facts.bytes != bytes.size() ||
@@ -121,40 +144,52 @@ Result<void> BaselineStore::keep(BaselineFacts facts, std::string_view bytes) {
     }
     const std::string id = facts.id();
     const bool is_new = find(id) == nullptr;
-    if (is_new && facts.is_seen()) TRY(make_room(facts));
+    std::vector<std::string> going;
+    if (is_new && facts.is_seen()) going = TRY(make_room(facts, in_use));
     if (is_new && kept_.size() >= kMaxBaselines) {
         return fail(Code::limit, fmt::format("{} baselines are kept already: remove some that are "
                                              "not needed (underseer baseline rm)",
                                              kept_.size()));
     }
+    TRY(write(facts, bytes));
+    forget(id);
+    kept_.push_back(std::move(facts));
+    std::ranges::sort(kept_, {}, &BaselineFacts::release);
+    for (const std::string& one : going) TRY(drop(one));
+    return {};
+}
+
+// At each moment there is the one before, or this one.
+Result<void> BaselineStore::write(const BaselineFacts& facts, std::string_view bytes) const {
     TRY(make_directory(folder_, 0750));
-    const auto folder = folder_of(id);
+    const auto folder = folder_of(facts.id());
     const std::filesystem::path next = folder.native() + ".new";
     std::error_code error;
     std::filesystem::remove_all(next, error);
     TRY(make_directory(next, 0750));
     TRY(replace_file(next / kFileName, as_bytes(bytes)));
-    const event_log::SignedBundle bundle{.made_ns = facts.made_ns,
-                                         .about = {{"build_id", facts.build_id},
-                                                   {"variant", facts.variant},
-                                                   {"seen_in", facts.seen_in},
-                                                   {"release", facts.release},
-                                                   {"source", facts.source},
-                                                   {"text_bytes", std::to_string(facts.text_bytes)},
-                                                   {"places", std::to_string(facts.places)}},
-                                         .files = {{.name = std::string(kFileName),
-                                                    .kind = std::string(kKind),
-                                                    .bytes = facts.bytes,
-                                                    .sha256 = facts.sha256,
-                                                    .why_not = {},
-                                                    .gaps = {}}}};
+    const event_log::SignedBundle bundle{
+        .made_ns = facts.made_ns,
+        .about = {{"form", std::string(guest_linux::baseline_form())},
+                  {"build_id", facts.build_id},
+                  {"variant", facts.variant},
+                  {"seen_in", facts.seen_in},
+                  {"release", facts.release},
+                  {"source", facts.source},
+                  {"text_bytes", std::to_string(facts.text_bytes)},
+                  {"places", std::to_string(facts.places)}},
+        .files = {{.name = std::string(kFileName),
+                   .kind = std::string(kKind),
+                   .bytes = facts.bytes,
+                   .sha256 = facts.sha256,
+                   .why_not = {},
+                   .gaps = {}}}};
     TRY(bundle.store(next, *key_));
-    std::filesystem::remove_all(folder, error);
-    std::filesystem::rename(next, folder, error);
-    if (error) return fail(os_error("keeping " + folder.native(), error.value()));
-    forget(id);
-    kept_.push_back(std::move(facts));
-    std::ranges::sort(kept_, {}, &BaselineFacts::release);
+    const unsigned flags = std::filesystem::exists(folder, error) ? RENAME_EXCHANGE : 0;
+    if (::renameat2(AT_FDCWD, next.c_str(), AT_FDCWD, folder.c_str(), flags) != 0) {
+        return fail(os_error("keeping " + folder.native()));
+    }
+    std::filesystem::remove_all(next, error);
     return {};
 }
 
@@ -177,14 +212,13 @@ Result<std::string> BaselineStore::read(BaselineFacts facts) {
     const auto path = folder_of(facts.id()) / kFileName;
     auto bytes = read_file(path, limits::kMaxBaselineBytes);
     if (bytes.has_value() && hash_text(*bytes) == facts.sha256) return bytes;
-    forget(facts.id());
-    if (bytes.has_value()) {
-        return fail(Code::permission,
-                    fmt::format("{} is not what was kept: somebody has changed it. Make it anew: "
-                                "underseer baseline make",
-                                path.native()));
-    }
-    return bytes;
+    const bool is_for_now = !bytes.has_value() && bytes.error().code != Code::not_found;
+    if (!is_for_now) forget(facts.id());
+    if (!bytes.has_value()) return bytes;
+    return fail(Code::permission,
+                fmt::format("{} is not what was kept: somebody has changed it. Make it anew: "
+                            "underseer baseline make",
+                            path.native()));
 }
 
 }  // namespace underseer::agent

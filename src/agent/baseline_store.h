@@ -4,6 +4,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -30,18 +31,23 @@ class BaselineStore {
     // how it was first seen.
     const BaselineFacts* find_for(const std::string& build_id, const std::string& variant) const;
 
-    // In the place of the one of the same kernel. Of those that were seen only some are kept, the
-    // latest, of one guest and of all. Code::invalid_argument when `bytes` are not
-    // those that `facts` tell of, Code::limit when there are too many.
-    Result<void> keep(BaselineFacts facts, std::string_view bytes);
+    // In the place of the one of the same kernel. Of those that were seen only some are kept, of
+    // one guest and of all: the oldest make room, but for those that are in use.
+    // Code::invalid_argument when `bytes` are not those that `facts` tell of, Code::limit when
+    // there are too many.
+    using InUse = std::function<bool(const BaselineFacts&)>;
+    Result<void> keep(BaselineFacts facts, std::string_view bytes, const InUse& in_use = {});
     // Code::not_found when there is none.
     Result<void> drop(std::string_view id);
-    // Code::permission when it is not what was kept; it is not used any more then.
+    // Code::permission when it is not what was kept: it is not used any more then.
     Result<std::string> read(BaselineFacts facts);
 
   private:
     std::filesystem::path folder_of(std::string_view id) const;
-    Result<void> make_room(const BaselineFacts& seen);
+    // Ids of those that have to go for it.
+    Result<std::vector<std::string>> make_room(const BaselineFacts& seen,
+                                               const InUse& in_use) const;
+    Result<void> write(const BaselineFacts& facts, std::string_view bytes) const;
     Result<BaselineFacts> load(const std::filesystem::path& folder) const;
     void forget(std::string_view id);
 

@@ -7,6 +7,7 @@
 #include <fstream>
 
 #include "crypto/hash.h"
+#include "event_log/signed_bundle.h"
 
 namespace underseer::agent {
 namespace {
@@ -134,6 +135,39 @@ TEST_F(KeptBaselines, that_were_first_seen_are_the_latest_of_each_guest) {
     EXPECT_NE(store.find("1d-01"), nullptr);
     EXPECT_EQ(store.find("19-01"), nullptr);
     EXPECT_EQ(open().all().size(), 5u);
+}
+
+// Else a host with more kernels than are kept would look at one after the other for ever.
+TEST_F(KeptBaselines, that_are_in_use_make_no_room) {
+    auto store = open();
+    const auto in_use = [](const BaselineFacts& one) { return one.build_id != "11"; };
+    for (std::uint64_t i = 0x10; i < 0x10 + 64; ++i) {
+        ASSERT_TRUE(store.keep(seen(fmt::format("{:x}", i), "01", fmt::format("vm{}", i), i), "01")
+                        .has_value());
+    }
+    ASSERT_TRUE(store.keep(seen("aa", "01", "new", 99), "01", in_use).has_value());
+    EXPECT_EQ(store.find("11-01"), nullptr);
+    EXPECT_NE(store.find("10-01"), nullptr) << "it is older, and in use";
+    EXPECT_EQ(store.keep(seen("ab", "01", "newer", 100), "01", in_use).error().code, Code::limit);
+    EXPECT_EQ(store.find("ab-01"), nullptr);
+    EXPECT_EQ(open().all().size(), 64u);
+}
+
+TEST_F(KeptBaselines, of_another_form_are_told_and_not_used) {
+    auto store = open();
+    ASSERT_TRUE(store.keep(facts("a1", "one"), "one").has_value());
+    auto bundle = event_log::SignedBundle::load(file("a1"), key_.public_key()).value();
+    for (auto& [name, value] : bundle.about) {
+        if (name == "form") value = "of before";
+    }
+    for (const auto& entry : std::filesystem::directory_iterator(file("a1"))) {
+        if (entry.path().filename() != "kernel.baseline") std::filesystem::remove(entry.path());
+    }
+    ASSERT_TRUE(bundle.store(file("a1"), key_).has_value());
+    const BaselineStore again(folder_, &key_);
+    EXPECT_TRUE(again.all().empty());
+    ASSERT_EQ(again.troubles().size(), 1u);
+    EXPECT_NE(again.troubles()[0].find("another version"), std::string::npos);
 }
 
 TEST_F(KeptBaselines, that_cannot_be_read_make_room_for_the_second_choice) {

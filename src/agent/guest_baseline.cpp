@@ -22,29 +22,39 @@ void GuestBaseline::answered(const AnswerEnd& end) {
 }
 
 void GuestBaseline::look_for(Wanted wanted) {
-    sending_ = callbacks_.find(wanted.build_id, wanted.variant);
-    if (sending_) return send(0);
+    // One that somebody has changed is there no more: then there may be another.
+    for (int tries = 0; tries < 2; ++tries) {
+        const auto facts = callbacks_.find(wanted.build_id, wanted.variant);
+        if (!facts) break;
+        sending_ = callbacks_.read(*facts);
+        if (!sending_) continue;
+        wanted_ = std::move(wanted);
+        return send(0);
+    }
     refused_ = std::move(wanted);
 }
 
-void GuestBaseline::kept_changed() {
-    looked_at_ = {};
+void GuestBaseline::kept_changed(bool some_removed) {
+    if (some_removed) looked_at_ = {};
     is_outdated_ = sending_ != nullptr;
     if (sending_ || worker_() == nullptr) return;
     if (used_.build_id.empty()) {
         if (!refused_.build_id.empty()) look_for(std::exchange(refused_, {}));
         return;
     }
-    sending_ = callbacks_.find(used_.build_id, used_.variant);
+    const auto facts = callbacks_.find(used_.build_id, used_.variant);
+    if (facts && *facts == used_) return;
+    if (facts) sending_ = callbacks_.read(*facts);
     // One that is empty takes away what the worker has.
     if (!sending_) sending_ = std::make_shared<const KeptBaseline>();
-    if (sending_->facts != used_) return send(0);
-    sending_.reset();
+    wanted_ = {used_.build_id, used_.variant};
+    send(0);
 }
 
 void GuestBaseline::send(std::size_t from) {
     Question question{.topic = Topic::baseline};
     question.baseline = part_of(sending_->bytes, from);
+    question.baseline.is_seen = sending_->facts.is_seen();
     const bool is_last = question.baseline.is_last;
     JobRunner* worker = worker_();
     const bool taken =
@@ -71,15 +81,17 @@ bool GuestBaseline::sent(const AnswerEnd& end, std::size_t from, bool is_last) {
     if (!end.failed) {
         used_ = baseline->facts;
         callbacks_.told();
-        if (is_outdated_) kept_changed();
+        if (is_outdated_) kept_changed(/*some_removed=*/false);
         return true;
     }
     const Error why = error_of(end);
-    // A guest that has ended meanwhile is no fault of the baseline's.
-    if (why.code == Code::unavailable || why.code == Code::gone) return true;
-    refused_ = {baseline->facts.build_id, baseline->facts.variant};
+    // A guest that has ended meanwhile, or starts anew, is no fault of the baseline's.
+    if (why.code == Code::unavailable || why.code == Code::gone || why.code == Code::not_linux) {
+        return true;
+    }
+    refused_ = wanted_;
     callbacks_.note("its kernel is not compared with its baseline: " + why.to_text());
-    if (is_outdated_) kept_changed();
+    if (is_outdated_) kept_changed(/*some_removed=*/false);
     return true;
 }
 

@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "agent/baseline_form.h"
@@ -22,10 +23,12 @@ struct KeptBaseline {
 class GuestBaseline {
   public:
     struct Callbacks {
-        // For a kernel of that build, made so; null where nothing is kept.
-        std::function<std::shared_ptr<const KeptBaseline>(const std::string& build_id,
-                                                          const std::string& variant)>
+        // For a kernel of that build, made so; nothing where none is kept.
+        std::function<std::optional<BaselineFacts>(const std::string& build_id,
+                                                   const std::string& variant)>
             find;
+        // Null when it cannot be read; if somebody has changed it, it is not found any more.
+        std::function<std::shared_ptr<const KeptBaseline>(const BaselineFacts& facts)> read;
         // What a worker has seen; `facts` without where and when. TRUST: the worker's word.
         std::function<void(BaselineFacts facts, std::string bytes)> seen;
         // The worker has another one now.
@@ -42,10 +45,10 @@ class GuestBaseline {
     void answered(const AnswerEnd& end);
     // Nothing was found in the kernel's code.
     void found_clean();
-    // The agent keeps others by now.
-    void kept_changed();
+    // The agent keeps others by now; or, if some were removed, fewer.
+    void kept_changed(bool some_removed);
     // The worker is no more.
-    void forget() { used_ = {}; }
+    void forget() { used_ = {}, refused_ = {}; }
 
     // That the worker has; its build_id is "" where it has none.
     const BaselineFacts& used() const { return used_; }
@@ -63,6 +66,7 @@ class GuestBaseline {
     std::function<JobRunner*()> worker_;
     Callbacks callbacks_;
     std::shared_ptr<const KeptBaseline> sending_;
+    Wanted wanted_;             // that it is sent for
     bool is_outdated_ = false;  // the agent keeps others than when that was begun
     BaselineFacts used_;
     Wanted refused_;           // that there was none for, or none that fits

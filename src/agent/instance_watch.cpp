@@ -45,6 +45,22 @@ constexpr std::string_view kOfMemory[] = {"system_calls", "kernel_tables",  "ker
 constexpr std::string_view kOfBaselines[] = {"kernel_code"};
 constexpr std::string_view kOfRunners[] = {detect::HiddenProcessCheck::kName};
 
+// Whoever may look into a VM may not say what it is judged by.
+bool is_agents(Topic topic) {
+    switch (topic) {
+        case Topic::baseline:
+        case Topic::make_baseline:
+        case Topic::see_code:
+        case Topic::event_rules:
+        case Topic::compile_rules:
+        case Topic::evidence:
+        case Topic::exact_trace:
+            return true;
+        default:
+            return false;
+    }
+}
+
 bool is_watch(std::string_view check) {
     return std::ranges::find(kWatches, check) != std::end(kWatches);
 }
@@ -122,6 +138,8 @@ InstanceWatch::~InstanceWatch() {
 }
 
 void InstanceWatch::start() {
+    baseline_.forget();
+    status_.baseline.clear();
     status_.why = policy::excluded(*policy_, status_.instance);
     if (!status_.why.empty()) {
         status_.state = WatchState::excluded;
@@ -293,8 +311,9 @@ bool InstanceWatch::ask_for_reports(JobRunner& worker, const Question& question,
 GuestBaseline::Callbacks InstanceWatch::baseline_callbacks() {
     return {.find =
                 [this](const std::string& build_id, const std::string& variant) {
-                    return callbacks_.baseline(build_id, variant);
+                    return callbacks_.find_baseline(build_id, variant);
                 },
+            .read = [this](const BaselineFacts& facts) { return callbacks_.read_baseline(facts); },
             .seen =
                 [this](BaselineFacts facts, std::string bytes) {
                     callbacks_.code_seen(*this, std::move(facts), std::move(bytes));
@@ -629,9 +648,8 @@ bool InstanceWatch::ask(std::uint64_t asker, const Question& question, JobRunner
         refuse(failed, "it is watched by the agent itself; underseer status says how");
         return true;
     }
-    // What a kernel is compared with is the agent's to say.
-    if (question.topic == Topic::baseline || question.topic == Topic::make_baseline) {
-        refuse(failed, "baselines are kept by the agent (underseer baseline)");
+    if (is_agents(question.topic)) {
+        refuse(failed, "what a VM is compared with and judged by is the agent's to say");
         return true;
     }
     if (question.topic == Topic::decoy_kernel) {

@@ -29,11 +29,13 @@ class InstanceWatch {
         std::function<void(InstanceWatch&, const std::string& note)> note;
         // Whether this host has room for one more scan.
         std::function<bool()> may_scan;
-        // How the kernel with this build id was built, or first seen in that variant; null where
-        // neither is kept.
-        std::function<std::shared_ptr<const KeptBaseline>(const std::string& build_id,
-                                                          const std::string& variant)>
-            baseline;
+        // How the kernel with this build id was built, or first seen in that variant; and what is
+        // kept of that: see GuestBaseline.
+        std::function<std::optional<BaselineFacts>(const std::string& build_id,
+                                                   const std::string& variant)>
+            find_baseline;
+        std::function<std::shared_ptr<const KeptBaseline>(const BaselineFacts& facts)>
+            read_baseline;
         // A kernel that was seen for the first time: see GuestBaseline.
         std::function<void(InstanceWatch&, BaselineFacts facts, std::string bytes)> code_seen;
         // What it was seen to do, if the policy wants that told: an ActivityReport, as above.
@@ -57,8 +59,8 @@ class InstanceWatch {
     // What discovery says of the same VM by now: a VMM that has just started has no RAM yet.
     void refresh(const hypervisor::Vm& vm, event::Instance instance);
 
-    // The agent keeps others by now.
-    void baselines_changed() { baseline_.kept_changed(); }
+    // The agent keeps others by now; or, if some were removed, fewer.
+    void baselines_changed(bool some_removed) { baseline_.kept_changed(some_removed); }
     // What its kernel's code is compared with; build_id "": with nothing.
     const BaselineFacts& baseline() const { return baseline_.used(); }
     void event_rules_changed();

@@ -66,6 +66,7 @@ class Worker {
             if (!frame.has_value()) return fail(std::move(frame).error());
             const Question question = TRY(event::decode<Question>(as_bytes(*frame)));
             TRY(answer(question));
+            if (question.baseline.is_last) std::string().swap(baseline_);
         }
     }
 
@@ -253,6 +254,11 @@ class Worker {
         }
         if (question.topic == Topic::event_rules) {
             return send_all(frames_of(take_event_rules(question)));
+        }
+        if (question.topic == Topic::baseline) {
+            if (auto taken = collect_baseline(question.baseline); !taken.has_value()) {
+                return send_failure(taken.error());
+            }
         }
         if (question.topic == Topic::evidence) return evidence(question);
         if (question.topic == Topic::watch) return watch(question);
@@ -536,21 +542,26 @@ class Worker {
     }
 
     // Parts of it may come to a worker that has found no guest yet, or leaves one: with the last
-    // one it must be whole.
-    Result<Listing<event::CheckReport>> take_baseline(const BaselinePart& part) {
+    // one it must be whole. Each is taken once, however often its question is tried.
+    Result<void> collect_baseline(const BaselinePart& part) {
         if (part.is_first) baseline_.clear();
         if (baseline_.size() + part.bytes.size() > limits::kMaxBaselineBytes) {
             baseline_.clear();
             return fail(Code::limit, "the baseline is longer than any kernel's");
         }
         baseline_ += part.bytes;
+        return {};
+    }
+
+    Result<Listing<event::CheckReport>> take_baseline(const BaselinePart& part) {
         if (!part.is_last) return Listing<event::CheckReport>{};
-        const std::string packed = std::exchange(baseline_, {});
-        if (packed.empty()) {
+        if (baseline_.empty()) {
             guest_->forget_built();
             return Listing<event::CheckReport>{};
         }
-        TRY(guest_->know_built(TRY(guest_linux::unpack_built_kernel(as_bytes(packed)))));
+        auto built = TRY(guest_linux::unpack_built_kernel(as_bytes(baseline_)));
+        built.is_seen |= part.is_seen;
+        TRY(guest_->know_built(std::move(built)));
         return Listing<event::CheckReport>{};
     }
 

@@ -135,7 +135,10 @@ void JobRunner::next_job() {
     answer_bytes_ = 0;
     if (auto sent = worker_->channel.post(current_->question); !sent.has_value()) {
         // Not from inside the caller: it may be a handler of the worker that is to go.
-        loop_->after(std::chrono::milliseconds(0), [this, error = sent.error()] { lose(error); });
+        deadline_ = loop_->after(std::chrono::milliseconds(0), [this, error = sent.error()] {
+            deadline_ = 0;
+            lose(error);
+        });
         return;
     }
     send_rest();
