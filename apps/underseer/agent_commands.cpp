@@ -58,7 +58,8 @@ std::string result_text(const InstanceStatus& status) {
     std::string text = paused + std::string(to_string(status.last_outcome));
     if (!status.last_reason.empty()) text += ": " + status.last_reason;
     std::size_t gaps = 0;
-    for (const agent::CheckStatus& one : status.each) gaps += one.coverage.gaps.size();
+    for (const agent::CheckStatus& one : status.each)
+        gaps += one.coverage.gaps.size() + one.coverage.limits.size();
     if (gaps > 0) text += fmt::format(" ({})", counted(gaps, "gap"));
     if (status.kernel_outcome != event::Outcome::clean) {
         text += fmt::format("; decoy kernel: {}{}{}", to_string(status.kernel_outcome),

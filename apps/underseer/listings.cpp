@@ -370,6 +370,9 @@ std::string text_of(const event::CheckReport& report) {
     for (const std::string& gap : report.coverage.gaps) {
         out += fmt::format("  not covered: {}\n", printable(gap));
     }
+    for (const std::string& limit : report.coverage.limits) {
+        out += fmt::format("  not known: {}\n", printable(limit));
+    }
     for (const event::Finding& finding : report.findings) {
         out += fmt::format("\n  {} [{}, {}]\n  {}: {}\n", printable(finding.title),
                            to_string(finding.severity), finding.technique, finding.subject_kind,

@@ -623,7 +623,9 @@ std::string coverage_section(const ReportContent& content) {
     for (const event::CheckReport& report : content.checks.answer.items) {
         std::string gaps;
         if (!report.reason.empty()) gaps += html(report.reason) + "<br>";
-        for (const std::string& gap : report.coverage.gaps) gaps += html(gap) + "<br>";
+        for (const auto* texts : {&report.coverage.gaps, &report.coverage.limits}) {
+            for (const std::string& text : *texts) gaps += html(text) + "<br>";
+        }
         const bool of_cpus = report.check == detect::DecoyKernelCheck::kName;
         table.add({fmt::format("Check {} ({}): {}", html(report.check), of_cpus ? "CPUs" : "tasks",
                                html(to_string(report.outcome))),

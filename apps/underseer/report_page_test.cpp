@@ -46,7 +46,7 @@ ReportContent hostile() {
     event::CheckReport report;
     report.outcome = event::Outcome::finding;
     report.check = report.reason = hostile_texts()[0];
-    report.coverage.gaps = hostile_texts();
+    report.coverage.gaps = report.coverage.limits = hostile_texts();
     std::uint32_t pid = 1;
     for (const std::string& text : hostile_texts()) {
         event::Task task;

@@ -19,6 +19,12 @@ bool accuses(const event::CheckReport& report) {
     return !std::ranges::all_of(report.findings, event::is_informational);
 }
 
+void add_once(std::vector<std::string>& texts, std::string text) {
+    if (texts.size() < kMaxGaps && std::ranges::find(texts, text) == texts.end()) {
+        texts.push_back(std::move(text));
+    }
+}
+
 }  // namespace
 
 void add_finding(event::CheckReport& report, event::Finding finding) {
@@ -31,10 +37,11 @@ void add_finding(event::CheckReport& report, event::Finding finding) {
 }
 
 void add_gap(event::CheckReport& report, std::string what) {
-    auto& gaps = report.coverage.gaps;
-    if (gaps.size() < kMaxGaps && std::ranges::find(gaps, what) == gaps.end()) {
-        gaps.push_back(std::move(what));
-    }
+    add_once(report.coverage.gaps, std::move(what));
+}
+
+void add_limit(event::CheckReport& report, std::string what) {
+    add_once(report.coverage.limits, std::move(what));
 }
 
 void settle_doubt(event::CheckReport& report, const std::string& why) {

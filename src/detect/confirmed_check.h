@@ -42,6 +42,9 @@ class ConfirmedCheck final : public Check {
 void add_finding(event::CheckReport& report, event::Finding finding);
 // A part of the guest that could not be looked at. Few of many are told.
 void add_gap(event::CheckReport& report, std::string what);
+// What cannot be said of the guest, where nothing that was found before can be hidden by it. Few of
+// many are told.
+void add_limit(event::CheckReport& report, std::string what);
 // What belongs to somebody who could not be asked accuses nobody, and is not clean either; nor is
 // what the guest may itself have made unreadable, or too much to be looked at. To be called last.
 // `why` is empty where there is no such doubt.

@@ -164,13 +164,17 @@ struct Evidence {
 struct Coverage {
     std::uint64_t looked_at = 0;
     std::uint64_t unreadable = 0;
-    std::vector<std::string> gaps;  // each: what could not be looked at, and why
+    // Each: what could not be looked at, and why. What was found before may be there yet.
+    std::vector<std::string> gaps;
+    // Each: what this check cannot say of this guest, and why. Nothing that was found before hides
+    // there, so it keeps no finding open.
+    std::vector<std::string> limits;
 
     bool operator==(const Coverage&) const = default;
     static constexpr auto fields() {
         return std::tuple{Field{"looked_at", &Coverage::looked_at},
                           Field{"unreadable", &Coverage::unreadable},
-                          Field{"gaps", &Coverage::gaps}};
+                          Field{"gaps", &Coverage::gaps}, Field{"limits", &Coverage::limits}};
     }
 };
 

@@ -348,6 +348,9 @@ std::string scan_event(const Source& source, TimeNs time, const Instance& instan
     event->key("gaps").begin_array();
     for (const std::string& gap : coverage.gaps) event->value(gap);
     event->end_array();
+    event->key("limits").begin_array();
+    for (const std::string& limit : coverage.limits) event->value(limit);
+    event->end_array();
     event.details(details);
     event->end_object();
     return event.take();

@@ -165,12 +165,14 @@ TEST(Ocsf, every_other_class_has_what_it_requires) {
     expect_base(instance, 5001, 2);
     EXPECT_EQ(number(instance.at("device").value(), "type_id"), 6u);
 
-    const auto scan = parsed(scan_event(kSource, kTime, web(), ScanActivity::error,
-                                        "hidden_process", "gone", {.gaps = {"tree: torn"}}, {}));
+    const auto scan =
+        parsed(scan_event(kSource, kTime, web(), ScanActivity::error, "hidden_process", "gone",
+                          {.gaps = {"tree: torn"}, .limits = {"argv: paged out"}}, {}));
     expect_base(scan, 6007, 6);
     EXPECT_EQ(number(scan.at("scan").value(), "type_id"), 2u);
     EXPECT_EQ(number(scan, "status_id"), 2u);
     EXPECT_EQ(scan.at("unmapped").value().at("gaps").value().elements().value().size(), 1u);
+    EXPECT_EQ(scan.at("unmapped").value().at("limits").value().elements().value().size(), 1u);
 
     const auto access = parsed(
         access_event(kSource, kTime, {1000, 4711, "examiner"}, web(), "ps", true, "ps of web-7"));

@@ -408,8 +408,9 @@ void FakeGuest::build_types() {
            "children:list_head@80 sibling:list_head@96 group_leader:ptr@112 thread_pid:ptr@120 "
            "pid_links:hlist_node[4]@128 thread_node:list_head@192 cg_list:list_head@208 "
            "signal:ptr@224 cgroups:ptr@232 comm:char[16]@240 stack:ptr@256 sched_class:ptr@264 "
-           "on_cpu:int@272 thread:thread_struct@280 files:ptr@344 se:sched_entity@352 "
-           "nsproxy:ptr@384 real_cred:ptr@392 ptrace:int@400 io_uring:ptr@408");
+           "on_cpu:int@272 self_exec_id:int@276 thread:thread_struct@280 files:ptr@344 "
+           "se:sched_entity@352 nsproxy:ptr@384 real_cred:ptr@392 ptrace:int@400 "
+           "io_uring:ptr@408");
     offsets_["task_struct.exit_state"] = offset("task_struct", "") + offset("?exit", "exit_state");
     define("rq", 8, "curr:ptr@0");
     define("files_struct", 8, "fdt:ptr@0");

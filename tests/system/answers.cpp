@@ -146,6 +146,7 @@ Answers all_answers(guest_linux::Guest& guest, Search search, std::string_view o
         for (const event::CheckReport& report : reports_of(guest)) {
             auto& gaps = all.gaps[report.check];
             gaps.insert(report.coverage.gaps.begin(), report.coverage.gaps.end());
+            gaps.insert(report.coverage.limits.begin(), report.coverage.limits.end());
             if (report.outcome == event::Outcome::unavailable) gaps.insert(report.reason);
             auto& fields = all.fields[report.check];
             for (const event::Finding& finding : report.findings) {

@@ -229,9 +229,12 @@ class EventRules::Look {
             auto judged = judge_process(listed);
             if (judged.has_value()) {
                 now.emplace(judged->run, std::move(judged->findings));
-            } else {
-                miss(fmt::format("pid {}", listed.pid), judged.error());
+                continue;
             }
+            // Of one that cannot be told from another, nothing is carried over: what was found
+            // about it may hold yet.
+            miss(fmt::format("pid {}", listed.pid), judged.error(),
+                 listed.is_certain ? add_limit : add_gap);
         }
         rules_.processes_ = std::move(now);
         rules_.told_unjudged_ = std::move(told_unjudged_);
@@ -328,7 +331,7 @@ class EventRules::Look {
 
     void look_at_connections() {
         const auto connections = list_connections();
-        if (!connections.has_value()) return miss("sockets", connections.error());
+        if (!connections.has_value()) return miss("sockets", connections.error(), add_gap);
         Judged<Connection> now;
         std::vector<Connection> found;
         for (const auto& [key, seen] : *connections) {
@@ -382,7 +385,7 @@ class EventRules::Look {
 
     void look_at_modules() {
         const auto modules = list_modules();
-        if (!modules.has_value()) return miss("modules", modules.error());
+        if (!modules.has_value()) return miss("modules", modules.error(), add_gap);
         Judged<Module> now;
         std::vector<Module> found;
         for (const auto& [key, module] : *modules) {
@@ -447,10 +450,13 @@ class EventRules::Look {
         return verdict;
     }
 
-    void miss(const std::string& what, const Error& why) {
+    // What was judged before is carried over by the lists alone: what cannot be judged now hides
+    // none of it (add_limit), but what cannot be listed may (add_gap).
+    void miss(const std::string& what, const Error& why,
+              void (*add)(event::CheckReport&, std::string) = add_limit) {
         ++report_.coverage.unreadable;
         std::string text = fmt::format("{}: {}", what, why.to_text());
-        add_gap(report_, text);
+        add(report_, text);
         // No honest guest is too much to be looked at.
         if (why.code == Code::limit) doubt_ = std::move(text);
     }

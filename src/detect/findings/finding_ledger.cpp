@@ -70,7 +70,7 @@ void FindingLedger::see(const std::string& instance_id, const event::Finding& fi
 
 void FindingLedger::miss(const event::CheckReport& report, Entries& entries,
                          std::vector<FindingChange>& changes) {
-    // Where a look had gaps, what it did not show may be in them.
+    // Where a look had gaps, what it did not show may be in them. Not so in its limits.
     if (!report.coverage.gaps.empty()) return;
     std::set<Key> seen;
     for (const event::Finding& finding : report.findings) seen.insert({finding.rule, finding.key});

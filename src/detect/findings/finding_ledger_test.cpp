@@ -81,6 +81,15 @@ TEST(FindingLedger, not_seeing_is_not_knowing) {
     EXPECT_EQ(ledger.open().size(), 1u);
 }
 
+TEST(FindingLedger, what_cannot_be_said_keeps_nothing_open) {
+    FindingLedger ledger;
+    ledger.report("vm", found({hidden("7")}), kSecond);
+    CheckReport limited = kClean;
+    limited.coverage.limits = {"pid 8: its arguments are paged out"};
+    EXPECT_TRUE(ledger.report("vm", limited, 2 * kSecond).empty());
+    EXPECT_EQ(ledger.report("vm", limited, 3 * kSecond).size(), 1u);
+}
+
 TEST(FindingLedger, instances_do_not_mix) {
     FindingLedger ledger;
     ledger.report("a", found({hidden("7")}), kSecond);
