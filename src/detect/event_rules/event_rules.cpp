@@ -5,13 +5,16 @@
 
 #include <algorithm>
 #include <set>
+#include <span>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "base/counted.h"
 #include "base/limits.h"
 #include "detect/confirmed_check.h"
 #include "detect/event_rules/events.h"
 #include "detect/process_report.h"
+#include "guest_linux/task_views.h"
 #include "guest_linux/tasks.h"
 
 namespace underseer::detect {
@@ -21,10 +24,11 @@ namespace {
 using sigma::Category;
 using sigma::Field;
 
-// Of Run::execs: such a program is judged again in the next look.
-constexpr std::uint64_t kUnsettled = ~0ull;
-// Findings of one guest that are kept; a report tells a hundred.
-constexpr std::size_t kMaxKeptFindings = 1000;
+// Findings of one guest that are kept of each severity, so that many that say little take nobody's
+// place that says more; a report tells a hundred.
+constexpr std::int64_t kMaxKeptFindings = 1000;
+constexpr std::size_t kSeverities =
+    static_cast<std::size_t>(last_enumerator(event::Severity{})) + 1;
 // A socket that a server's children have inherited.
 constexpr std::size_t kMaxHolders = 16;
 // Of one finding, all that is shown of an event together: a report is one frame.
@@ -93,7 +97,7 @@ class EventRules::Look {
     event::CheckReport report() {
         report_.check = kName;
         report_.outcome = event::Outcome::clean;
-        kept_ = count(rules_.processes_) + count(rules_.connections_) + count(rules_.modules_);
+        count(rules_.processes_), count(rules_.connections_), count(rules_.modules_);
         const auto listed = list_tasks();
         if (!listed.has_value()) {
             report_.outcome = event::Outcome::unavailable;
@@ -103,9 +107,7 @@ class EventRules::Look {
         look_at(Category::process_creation, Kind::process_start, &Look::look_at_processes);
         look_at(Category::network_connection, Kind::connection, &Look::look_at_connections);
         look_at(Category::driver_load, Kind::module_load, &Look::look_at_modules);
-        tell(rules_.processes_);
-        tell(rules_.connections_);
-        tell(rules_.modules_);
+        tell();
         finish();
         return std::move(report_);
     }
@@ -120,9 +122,11 @@ class EventRules::Look {
         logged.begun = is_looked_at;
     }
 
-    void log(Kind kind, const sigma::Event& event, std::uint64_t start_time = 0) {
+    void log_once(Kind kind, const sigma::Event& event, Judgement& kept,
+                  std::uint64_t start_time = 0) {
         const Logged& logged = rules_.logged_[static_cast<std::size_t>(kind)];
-        if (!logged.wanted || !logged.begun) return;
+        const bool is_known = std::exchange(kept.is_logged, true);
+        if (is_known || !logged.wanted || !logged.begun) return;
         event::ActivityReport& report = rules_.activities_;
         if (report.activities.size() == limits::kMaxActivitiesOfReport) {
             ++report.untold;
@@ -141,26 +145,46 @@ class EventRules::Look {
     };
 
     template <typename Key>
-    static std::size_t count(const Judged<Key>& judged) {
-        std::size_t findings = 0;
-        for (const auto& [key, found] : judged) findings += found.size();
-        return findings;
+    void count(const Judged<Key>& judged) {
+        for (const auto& [key, judgement] : judged) count(judgement, 1);
+    }
+    void count(const Judgement& judgement, int times) {
+        for (const event::Finding& finding : judgement.findings) {
+            kept_[static_cast<std::size_t>(finding.severity)] += times;
+        }
     }
 
     Result<void> list_tasks() {
         TRY(snapshot_.kernel().require({members_.pid, members_.tgid}));
-        for (const GuestVirt address : snapshot_.guest().task_addresses()) {
-            auto task = read_listed(address);
-            if (task.has_value()) {
-                by_pid_.emplace(task->pid, tasks_.size());
-                tasks_.push_back(*task);
-            } else {
-                ++report_.coverage.unreadable;
-                add_gap(report_, task.error().to_text());
+        std::unordered_set<GuestVirt> seen;
+        for (const guest_linux::TaskViewResult& view : snapshot_.guest().task_views()) {
+            note_gap(view);
+            for (const GuestVirt address : view.tasks) {
+                if (seen.insert(address).second) add_task(address);
             }
         }
         if (tasks_.empty()) return fail(Code::unavailable, "no task of the guest could be read");
         return {};
+    }
+
+    // Two views are what lists processes and threads; the others compare.
+    void note_gap(const guest_linux::TaskViewResult& view) {
+        using guest_linux::TaskView;
+        const bool lists = view.view == TaskView::task_list || view.view == TaskView::thread_list;
+        if (!lists || !view.gap) return;
+        std::string text = fmt::format("{}: {}", to_string(view.view), *view.gap);
+        add_gap(report_, text);
+        if (view.broken) doubt_ = std::move(text);
+    }
+
+    void add_task(GuestVirt address) {
+        auto task = read_listed(address);
+        if (!task.has_value()) {
+            return miss(task.error(), add_gap);
+        }
+        by_pid_.emplace(task->pid, tasks_.size());
+        if (task->pid != task->tgid) threads_.emplace(task->tgid, tasks_.size());
+        tasks_.push_back(*task);
     }
 
     Result<Listed> read_listed(GuestVirt address) {
@@ -183,9 +207,9 @@ class EventRules::Look {
     Result<event::Task> read_process(const Listed& listed) {
         auto task = TRY(snapshot_.guest().task(listed.address));
         if (task.state != "Z" && task.state != "X") return task;
-        for (const Listed& thread : tasks_) {
-            if (thread.tgid != listed.pid || thread.pid == listed.pid) continue;
-            auto living = snapshot_.guest().task(thread.address);
+        const auto [begin, end] = threads_.equal_range(listed.pid);
+        for (auto thread = begin; thread != end; ++thread) {
+            auto living = snapshot_.guest().task(tasks_[thread->second].address);
             if (!living.has_value() || living->state == "Z" || living->state == "X") continue;
             living->pid = listed.pid;
             living->start_time = task.start_time;
@@ -194,91 +218,115 @@ class EventRules::Look {
         return task;
     }
 
-    // Of this look; null where it cannot be read.
-    const event::Task* process(const Listed& listed) {
-        const auto known = read_.find(listed.address.value);
-        if (known != read_.end()) return known->second ? &*known->second : nullptr;
-        auto read = read_process(listed);
-        auto& kept = read_[listed.address.value];
-        if (read.has_value()) kept = std::move(*read);
-        return kept ? &*kept : nullptr;
+    // Of this look. Stands until the next event_of().
+    Result<const event::Task*> process(const Listed& listed) {
+        auto known = read_.find(listed.address.value);
+        if (known == read_.end()) {
+            auto read = read_process(listed);
+            if (read.has_value()) text_bytes_ += bytes_of(*read);
+            known = read_.emplace(listed.address.value, std::move(read)).first;
+        }
+        if (!known->second.has_value()) return fail(known->second.error());
+        return &*known->second;
+    }
+
+    static std::size_t bytes_of(const event::Task& task) {
+        std::size_t bytes = 0;
+        if (!task.argv.available()) return bytes;
+        for (const std::string& text : task.argv.value()) bytes += text.size() + sizeof text;
+        return bytes;
     }
 
     Result<sigma::Event> event_of(const Listed& listed) {
-        const event::Task* task = process(listed);
-        if (task == nullptr) return fail(Code::unavailable, "it cannot be read");
-        const auto parent = by_pid_.find(task->ppid.value_or(0));
-        const bool has_parent = parent != by_pid_.end() && parent->first != 0;
-        return event_rules::process_event(*task,
-                                          has_parent ? process(tasks_[parent->second]) : nullptr);
+        // What a guest can fork has no bound, and each may have a long command line.
+        if (text_bytes_ > limits::kMaxTaskTextBytes) forget_processes();
+        const event::Task* task = TRY(process(listed));
+        const auto at = by_pid_.find(task->ppid.value_or(0));
+        const event::Task* parent = nullptr;
+        if (at != by_pid_.end() && at->first != 0) {
+            const auto read = process(tasks_[at->second]);
+            if (read.has_value()) {
+                parent = *read;
+            } else if (read.error().code == Code::limit) {
+                return fail(read.error());
+            }
+        }
+        return event_rules::process_event(*task, parent);
+    }
+
+    void forget_processes() {
+        read_.clear();
+        text_bytes_ = 0;
     }
 
     // Memory that is live is torn, and a process may just have become another program: what was
     // seen is told when it is there a second time.
     void look_again() {
         snapshot_.kernel().forget();
-        read_.clear();
+        forget_processes();
     }
 
     void look_at_processes() {
         Judged<Run> now;
+        std::size_t judged = 0, missed = 0;
         for (const Listed& listed : tasks_) {
             if (listed.of_kernel || listed.pid != listed.tgid) continue;
-            ++report_.coverage.looked_at;
-            if (listed.is_certain && carry_over(rules_.processes_, now, listed.run)) continue;
-            auto judged = judge_process(listed);
-            if (judged.has_value()) {
-                now.emplace(judged->run, std::move(judged->findings));
-                continue;
-            }
-            // Of one that cannot be told from another, nothing is carried over: what was found
-            // about it may hold yet.
-            miss(fmt::format("pid {}", listed.pid), judged.error(),
-                 listed.is_certain ? add_limit : add_gap);
+            const bool is_judged =
+                judge_once(rules_.processes_, now, listed.run, [&](Judgement& kept) {
+                    return judge_process(listed, kept).context(fmt::format("pid {}", listed.pid));
+                });
+            const Judgement& known = now.at(listed.run);
+            if (!is_judged) ++missed;
+            if ((is_judged && !known.has_ended) || !known.findings.empty()) ++judged;
+        }
+        if (missed > 0 && judged == 0) {
+            doubt_ = "no process could be read well enough to be judged";
         }
         rules_.processes_ = std::move(now);
-        rules_.told_unjudged_ = std::move(told_unjudged_);
     }
 
-    struct JudgedProcess {
-        Run run;
-        std::vector<event::Finding> findings;
-    };
-
-    Result<JudgedProcess> judge_process(const Listed& listed) {
+    Result<void> judge_process(const Listed& listed, Judgement& kept) {
         const sigma::Event event = TRY(event_of(listed));
-        JudgedProcess judged{.run = listed.run};
-        if (event[Field::image].state == sigma::Value::State::absent)
-            return judged;  // it has ended
-        // execve() counts before it lays out the arguments: they may come yet, and then are judged.
-        const sigma::Value& arguments = event[Field::command_line];
-        const bool is_complete =
-            arguments.state != sigma::Value::State::known || !arguments.text.empty();
-        if (!is_complete) judged.run.execs = kUnsettled;
-        auto judgement = judge(event);
-        // Where a kernel does not tell one from the next, each would be told in every look.
-        const bool is_new = listed.is_certain && !rules_.told_unjudged_.contains(listed.run);
-        if (is_complete && is_new) log(Kind::process_start, event, listed.run.start_time);
-        if (!judgement.has_value()) {
-            if (is_complete) told_unjudged_.insert(listed.run);
-            return fail(judgement.error());
+        kept.has_ended = event[Field::image].state == sigma::Value::State::absent;
+        if (kept.has_ended) {
+            kept.findings.clear();
+            kept.is_settled = true;
+            return {};
         }
-        const auto verdict = std::move(*judgement);
-        if (verdict.rules.empty()) return judged;
-        look_again();
-        const sigma::Event again = TRY(event_of(listed));
-        if (again.values != event.values) {
-            return fail(Code::unavailable, "it changed while it was looked at");
+        // execve() counts before it lays out the arguments: they may come yet, and then are judged.
+        const bool is_complete = !may_get_arguments(event);
+        const Opinion opinion = judge(is_complete ? event : without_arguments(event));
+        // Where a kernel does not tell one from the next, each would be told in every look.
+        if (is_complete && listed.is_certain) {
+            log_once(Kind::process_start, event, kept, listed.run.start_time);
+        }
+        if (!says_the_same(opinion, kept)) {
+            look_again();
+            const sigma::Event again = TRY(event_of(listed));
+            if (again.values != event.values) {
+                return fail(Code::unavailable, "it changed while it was looked at");
+            }
         }
         // As the other checks of processes have it.
         const std::string key = fmt::format("{}:{:x}", listed.pid, listed.address.value);
-        for (const sigma::Rule* rule : verdict.rules) {
+        kept.findings.clear();
+        for (const sigma::Rule* rule : opinion.rules) {
             event::Finding& finding =
-                judged.findings.emplace_back(finding_of(*rule, event, subject_of(event), key));
+                kept.findings.emplace_back(finding_of(*rule, event, subject_of(event), key));
             finding.subject_kind = "process";
             finding.pid = listed.pid;
         }
-        return judged;
+        kept.is_settled = is_complete && listed.is_certain;
+        return opinion.settle(kept);
+    }
+
+    static bool may_get_arguments(const sigma::Event& event) {
+        const sigma::Value& arguments = event[Field::command_line];
+        return arguments.state == sigma::Value::State::known && arguments.text.empty();
+    }
+    static sigma::Event without_arguments(sigma::Event event) {
+        event[Field::command_line] = sigma::Value::unknown();
+        return event;
     }
 
     static std::string subject_of(const sigma::Event& event) {
@@ -293,7 +341,7 @@ class EventRules::Look {
     using Connections = std::map<Connection, SeenConnection>;
 
     Result<Connections> list_connections() {
-        const auto sockets = TRY(snapshot_.guest().sockets());
+        auto sockets = TRY(snapshot_.guest().sockets().context("sockets"));
         if (sockets.unreadable > 0) {
             report_.coverage.unreadable += sockets.unreadable;
             add_gap(report_, "sockets: " + sockets.first_error);
@@ -305,18 +353,18 @@ class EventRules::Look {
             }
         }
         Connections found;
-        for (const event::Socket& socket : sockets.items) {
+        for (event::Socket& socket : sockets.items) {
             if (!event_rules::is_connection(socket)) continue;
             std::optional<bool> initiated;
             if (socket.type == "tcp") {
                 initiated = !served.contains({socket.net_namespace, socket.local_port});
             }
-            const auto holders = std::min(socket.owner_pids.size(), kMaxHolders);
-            for (std::size_t i = 0; i < holders; ++i) {
-                const std::uint32_t pid = socket.owner_pids[i];
+            const auto owners = std::exchange(socket.owner_pids, {});
+            for (const std::uint32_t pid :
+                 std::span(owners).first(std::min(owners.size(), kMaxHolders))) {
                 const auto listed = by_pid_.find(pid);
                 if (listed == by_pid_.end()) continue;  // it came since: the next look's
-                found.emplace(Connection{socket.address, tasks_[listed->second].address.value, pid,
+                found.emplace(Connection{tasks_[listed->second].address.value, pid, socket.address,
                                          fmt::format("{}:{}>{}", socket.type, socket.local_port,
                                                      far_end(socket))},
                               SeenConnection{socket, pid, initiated});
@@ -331,46 +379,52 @@ class EventRules::Look {
 
     void look_at_connections() {
         const auto connections = list_connections();
-        if (!connections.has_value()) return miss("sockets", connections.error(), add_gap);
+        if (!connections.has_value()) return miss_list(connections.error());
         Judged<Connection> now;
         std::vector<Connection> found;
         for (const auto& [key, seen] : *connections) {
-            ++report_.coverage.looked_at;
-            if (carry_over(rules_.connections_, now, key)) continue;
-            auto judged = judge_connection(key, seen);
-            if (!judged.has_value()) {
-                miss(fmt::format("pid {} to {}", seen.pid, far_end(seen.socket)), judged.error());
-                continue;
-            }
-            if (!judged->empty()) found.push_back(key);
-            now.emplace(key, std::move(*judged));
+            judge_once(rules_.connections_, now, key, [&](Judgement& kept) {
+                return judge_connection(key, seen, kept, found)
+                    .context(fmt::format("pid {} to {}", seen.pid, far_end(seen.socket)));
+            });
         }
         keep_what_is_there(found, now, [&] { return list_connections(); });
         rules_.connections_ = std::move(now);
     }
 
-    Result<std::vector<event::Finding>> judge_connection(const Connection& key,
-                                                         const SeenConnection& seen) {
-        const Listed& holder = tasks_[by_pid_.at(seen.pid)];
+    // Those of one process follow each other.
+    Result<const sigma::Event*> holder_of(const Listed& listed) {
+        if (holder_.first != listed.address) {
+            holder_.second = TRY(event_of(listed));
+            holder_.first = listed.address;
+        }
+        return &holder_.second;
+    }
+
+    Result<void> judge_connection(const Connection& key, const SeenConnection& seen,
+                                  Judgement& kept, std::vector<Connection>& found) {
+        const sigma::Event* holder = TRY(holder_of(tasks_[by_pid_.at(seen.pid)]));
         const sigma::Event event =
-            event_rules::connection_event(TRY(event_of(holder)), seen.socket, seen.initiated);
-        const auto verdict = TRY(judge(event));
-        log(Kind::connection, event);
-        std::vector<event::Finding> findings;
-        for (const sigma::Rule* rule : verdict.rules) {
-            event::Finding& finding = findings.emplace_back(finding_of(
+            event_rules::connection_event(*holder, seen.socket, seen.initiated);
+        const Opinion opinion = judge(event);
+        log_once(Kind::connection, event, kept);
+        if (!says_the_same(opinion, kept)) found.push_back(key);
+        kept.findings.clear();
+        for (const sigma::Rule* rule : opinion.rules) {
+            event::Finding& finding = kept.findings.emplace_back(finding_of(
                 *rule, event, fmt::format("{} to {}", subject_of(event), far_end(seen.socket)),
                 fmt::format("{}:{:x}:{:x}:{}", key.pid, key.task, key.socket, key.ends)));
             finding.subject_kind = "connection";
             finding.pid = seen.pid;
         }
-        return findings;
+        kept.is_settled = true;
+        return opinion.settle(kept);
     }
 
     using Modules = std::map<Module, event::Module>;
 
     Result<Modules> list_modules() {
-        auto modules = TRY(snapshot_.guest().modules());
+        auto modules = TRY(snapshot_.guest().modules().context("modules"));
         if (modules.unreadable > 0) {
             report_.coverage.unreadable += modules.unreadable;
             add_gap(report_, "modules: " + modules.first_error);
@@ -385,30 +439,32 @@ class EventRules::Look {
 
     void look_at_modules() {
         const auto modules = list_modules();
-        if (!modules.has_value()) return miss("modules", modules.error(), add_gap);
+        if (!modules.has_value()) return miss_list(modules.error());
         Judged<Module> now;
         std::vector<Module> found;
         for (const auto& [key, module] : *modules) {
-            ++report_.coverage.looked_at;
-            if (carry_over(rules_.modules_, now, key)) continue;
-            const sigma::Event event = event_rules::module_event(module);
-            const auto verdict = judge(event);
-            if (!verdict.has_value()) {
-                miss(module.name, verdict.error());
-                continue;
-            }
-            log(Kind::module_load, event);
-            std::vector<event::Finding> findings;
-            for (const sigma::Rule* rule : verdict->rules) {
-                findings.push_back(finding_of(*rule, event, module.name,
-                                              fmt::format("{:x}:{}", module.address, module.name)));
-                findings.back().subject_kind = "module";
-            }
-            if (!findings.empty()) found.push_back(key);
-            now.emplace(key, std::move(findings));
+            judge_once(rules_.modules_, now, key, [&](Judgement& kept) {
+                return judge_module(key, module, kept, found).context(module.name);
+            });
         }
         keep_what_is_there(found, now, [&] { return list_modules(); });
         rules_.modules_ = std::move(now);
+    }
+
+    Result<void> judge_module(const Module& key, const event::Module& module, Judgement& kept,
+                              std::vector<Module>& found) {
+        const sigma::Event event = event_rules::module_event(module);
+        const Opinion opinion = judge(event);
+        log_once(Kind::module_load, event, kept);
+        if (!says_the_same(opinion, kept)) found.push_back(key);
+        kept.findings.clear();
+        for (const sigma::Rule* rule : opinion.rules) {
+            kept.findings.push_back(finding_of(
+                *rule, event, module.name, fmt::format("{:x}:{}", module.address, module.name)));
+            kept.findings.back().subject_kind = "module";
+        }
+        kept.is_settled = true;
+        return opinion.settle(kept);
     }
 
     // Of what was `found` just now; what is not there a second time is new in the next look.
@@ -422,63 +478,112 @@ class EventRules::Look {
         }
     }
 
-    template <typename Key>
-    static bool carry_over(Judged<Key>& before, Judged<Key>& now, const Key& key) {
-        const auto known = before.find(key);
-        if (known == before.end()) return false;
-        now.insert(before.extract(known));
-        return true;
+    // What the rules say of an event.
+    struct Opinion {
+        std::vector<const sigma::Rule*> rules;  // that hold
+        std::optional<Error> lacking;           // why there may be more
+
+        Result<void> settle(Judgement& kept) const {
+            if (!lacking) return {};
+            kept.is_settled = false;
+            return fail(*lacking);
+        }
+    };
+
+    // What is settled holds for as long as it is there; what is not is judged, and where that
+    // cannot be done is as it was: false then.
+    template <typename Key, typename Judge>
+    bool judge_once(Judged<Key>& before, Judged<Key>& now, const Key& key, Judge&& judge) {
+        ++report_.coverage.looked_at;
+        Judgement& kept = now[key];
+        if (auto known = before.extract(key)) kept = std::move(known.mapped());
+        if (kept.is_settled) return true;
+        // It is not even read, and has its turn in the next look.
+        if (work_ > limits::kMaxSigmaWorkOfLook) {
+            ++left_over_;
+            return false;
+        }
+        count(kept, -1);
+        const Result<void> judged = judge(kept);
+        count(kept, 1);
+        if (judged.has_value()) return true;
+        miss(judged.error());
+        return false;
     }
 
-    // Which rules hold; an error where that is not to be known, so that it is asked again.
-    Result<sigma::Matcher::Verdict> judge(const sigma::Event& event) {
-        work_ += (event.size_bytes() + 1) * rules_.matcher_.patterns(event.category);
-        if (work_ > limits::kMaxSigmaWorkOfLook) {
-            return fail(Code::limit, "there is more that is new than one look can judge");
+    Opinion judge(const sigma::Event& event) {
+        // One by which nothing is judged is read to be logged.
+        work_ += (event.size_bytes() + 1) * (rules_.matcher_.patterns(event.category) + 1);
+        const sigma::Matcher::Verdict verdict = rules_.matcher_.judge(event);
+        Opinion opinion;
+        if (verdict.undecided > 0) {
+            opinion.lacking = {Code::unavailable, 0,
+                               fmt::format("what {} ask for could not be read",
+                                           counted(verdict.undecided, "rule", "rules"))};
         }
-        sigma::Matcher::Verdict verdict = rules_.matcher_.judge(event);
-        kept_ += verdict.rules.size();
-        if (kept_ > kMaxKeptFindings) {
-            return fail(Code::limit,
-                        fmt::format("more than {} findings by rules", kMaxKeptFindings));
+        auto kept = kept_;
+        for (const sigma::Rule* rule : verdict.rules) {
+            if (kept[static_cast<std::size_t>(rule->severity)]++ < kMaxKeptFindings) {
+                opinion.rules.push_back(rule);
+            } else {
+                opinion.lacking = {Code::limit, 0,
+                                   fmt::format("more than {} findings by rules of severity {}",
+                                               kMaxKeptFindings, to_string(rule->severity))};
+            }
         }
-        if (verdict.rules.empty() && verdict.undecided > 0) {
-            return fail(Code::unavailable,
-                        fmt::format("what {} ask for could not be read",
-                                    counted(verdict.undecided, "rule", "rules")));
-        }
-        return verdict;
+        return opinion;
+    }
+
+    // Then it was seen a second time, and needs no other look.
+    static bool says_the_same(const Opinion& opinion, const Judgement& kept) {
+        return std::ranges::equal(opinion.rules, kept.findings, {}, &sigma::Rule::name,
+                                  &event::Finding::rule);
     }
 
     // What was judged before is carried over by the lists alone: what cannot be judged now hides
     // none of it (add_limit), but what cannot be listed may (add_gap).
-    void miss(const std::string& what, const Error& why,
-              void (*add)(event::CheckReport&, std::string) = add_limit) {
+    void miss(const Error& why, void (*add)(event::CheckReport&, std::string) = add_limit) {
         ++report_.coverage.unreadable;
-        std::string text = fmt::format("{}: {}", what, why.to_text());
+        std::string text = why.to_text();
         add(report_, text);
         // No honest guest is too much to be looked at.
         if (why.code == Code::limit) doubt_ = std::move(text);
     }
 
-    template <typename Key>
-    void tell(const Judged<Key>& judged) {
-        for (const auto& [key, found] : judged) {
-            for (const event::Finding& finding : found) add_finding(report_, finding);
+    // What cannot be listed at all is not clean.
+    void miss_list(const Error& why) {
+        miss(why, add_gap);
+        doubt_ = why.to_text();
+    }
+
+    // The gravest are told, and of those always the same.
+    void tell() {
+        std::vector<const event::Finding*> all;
+        const auto gather = [&](const auto& judged) {
+            for (const auto& [key, judgement] : judged) {
+                for (const event::Finding& finding : judgement.findings) all.push_back(&finding);
+            }
+        };
+        gather(rules_.processes_), gather(rules_.connections_), gather(rules_.modules_);
+        std::ranges::stable_sort(all, std::greater<>(), &event::Finding::severity);
+        if (all.size() > limits::kMaxFindingsOfReport) {
+            add_gap(report_, fmt::format("{} findings: the {} gravest are told", all.size(),
+                                         limits::kMaxFindingsOfReport));
+            all.resize(limits::kMaxFindingsOfReport);
         }
+        for (const event::Finding* finding : all) add_finding(report_, *finding);
     }
 
     void finish() {
+        if (left_over_ > 0) {
+            ++report_.coverage.unreadable;
+            doubt_ = fmt::format(
+                "there is more that is new than one look can judge: {} left for the next",
+                counted(left_over_, "thing is", "things are"));
+        }
         settle_doubt(report_, doubt_);
-        auto& findings = report_.findings;
-        if (report_.outcome == event::Outcome::unavailable) findings.clear();
+        if (report_.outcome == event::Outcome::unavailable) report_.findings.clear();
         if (report_.outcome == event::Outcome::finding) report_.reason.clear();
-        // The gravest are told, and of those always the same.
-        std::ranges::stable_sort(findings, std::greater<>(), &event::Finding::severity);
-        if (findings.size() <= limits::kMaxFindingsOfReport) return;
-        add_gap(report_, fmt::format("{} findings: the {} gravest are told", findings.size(),
-                                     limits::kMaxFindingsOfReport));
-        findings.resize(limits::kMaxFindingsOfReport);
     }
 
     EventRules& rules_;
@@ -486,12 +591,15 @@ class EventRules::Look {
     Members members_;
     event::CheckReport report_;
     std::vector<Listed> tasks_;
-    std::unordered_map<std::uint32_t, std::size_t> by_pid_;               // in tasks_
-    std::unordered_map<std::uint64_t, std::optional<event::Task>> read_;  // by address
-    std::set<Run> told_unjudged_;                                         // in this look
+    std::unordered_map<std::uint32_t, std::size_t> by_pid_;        // in tasks_
+    std::unordered_multimap<std::uint32_t, std::size_t> threads_;  // by their process, in tasks_
+    std::unordered_map<std::uint64_t, Result<event::Task>> read_;  // by address
+    std::size_t text_bytes_ = 0;                                   // of their arguments
+    std::pair<GuestVirt, sigma::Event> holder_;
+    std::uint64_t left_over_ = 0;
     std::string doubt_;
     std::uint64_t work_ = 0;
-    std::size_t kept_ = 0;
+    std::array<std::int64_t, kSeverities> kept_{};  // findings, by severity
 };
 
 void EventRules::log(const std::vector<event::ActivityKind>& kinds) {

@@ -7,7 +7,6 @@
 #include <compare>
 #include <cstdint>
 #include <map>
-#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -48,15 +47,21 @@ class EventRules {
         auto operator<=>(const Run&) const = default;
     };
     struct Connection {
-        std::uint64_t socket = 0, task = 0, pid = 0;
+        std::uint64_t task = 0, pid = 0, socket = 0;
         std::string ends;
 
         auto operator<=>(const Connection&) const = default;
     };
     using Module = std::pair<std::uint64_t, std::string>;  // address of its struct module, name
-    // What was found about each that is there.
+    struct Judgement {
+        std::vector<event::Finding> findings;
+        bool is_settled = false;  // else it is judged again: not all was to be known
+        bool is_logged = false;
+        bool has_ended = false;  // a process of which nothing is left to be judged
+    };
+    // What is known about each that is there.
     template <typename Key>
-    using Judged = std::map<Key, std::vector<event::Finding>>;
+    using Judged = std::map<Key, Judgement>;
     class Look;
 
     // One who is not asked for is not looked at, and at first all that is there is known.
@@ -67,7 +72,6 @@ class EventRules {
     sigma::Matcher matcher_;
     std::array<Logged, 3> logged_{};  // by event::ActivityKind
     event::ActivityReport activities_;
-    std::set<Run> told_unjudged_;  // logged, but what the rules say is not known yet
     Judged<Run> processes_;
     Judged<Connection> connections_;
     Judged<Module> modules_;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "base/limits.h"
 #include "detect/event_rules/events.h"
 #include "guest_linux/fake_world.h"
 #include "sigma/compile.h"
@@ -106,15 +107,70 @@ TEST_F(EventRulesOfAGuest, say_nothing_when_there_are_none) {
 TEST_F(EventRulesOfAGuest, that_cannot_be_decided_keep_no_finding_open) {
     // The arguments of these processes lie in memory that is not there.
     rules_.know(matcher_of({rule("process_creation", "CommandLine|contains: x"),
+                            rule("process_creation", "Comm: daemon", "low"),
                             rule("driver_load", "ImageLoaded: ours")}));
-    const auto found = look();
-    EXPECT_EQ(found.outcome, Outcome::finding);
+    EXPECT_EQ(look().findings.size(), 2u);
     of_modules().go();
     const auto report = look();
-    EXPECT_TRUE(report.findings.empty());
+    EXPECT_EQ(report.findings.size(), 1u);
     EXPECT_GT(report.coverage.unreadable, 0u);
     EXPECT_FALSE(report.coverage.limits.empty());
     EXPECT_TRUE(report.coverage.gaps.empty());
+}
+
+TEST_F(EventRulesOfAGuest, of_which_no_process_can_be_judged_is_not_clean) {
+    load("process_creation", "CommandLine|contains: x");
+    const auto report = look();
+    EXPECT_EQ(report.outcome, Outcome::unavailable);
+    EXPECT_EQ(report.reason, "no process could be read well enough to be judged");
+}
+
+TEST_F(EventRulesOfAGuest, of_which_one_holds_do_not_settle_the_others) {
+    rules_.know(matcher_of({rule("process_creation", "Comm: daemon"),
+                            rule("process_creation", "{Comm: daemon, CommandLine|contains: x}")}));
+    for (unsigned i = 0; i < 2; ++i) {
+        const auto report = look();
+        ASSERT_EQ(report.findings.size(), 1u) << i;
+        EXPECT_EQ(report.findings[0].rule, "sigma:tested");
+        EXPECT_FALSE(report.coverage.limits.empty()) << i;
+        EXPECT_TRUE(report.coverage.gaps.empty()) << i;
+    }
+}
+
+TEST_F(EventRulesOfAGuest, that_say_little_keep_none_from_its_turn_that_says_more) {
+    std::vector<std::string> rules(1001, rule("driver_load", "ImageLoaded: crc16", "low"));
+    rules.push_back(rule("driver_load", "ImageLoaded: ours", "critical"));
+    rules_.know(matcher_of(rules));
+    const auto report = look();
+    ASSERT_EQ(report.findings.size(), limits::kMaxFindingsOfReport);
+    EXPECT_EQ(report.findings[0].rule, "sigma:tested1001");
+    EXPECT_EQ(report.findings[1].severity, event::Severity::low);
+    EXPECT_EQ(report.coverage.gaps.back().substr(0, 24), "crc16: more than 1000 fi");
+}
+
+TEST_F(EventRulesOfAGuest, that_broke_its_list_of_processes_is_not_clean) {
+    load("process_creation", "Comm: nobody");
+    EXPECT_EQ(look().outcome, Outcome::clean);
+    FakeGuest& guest = world_.guest();
+    const GuestVirt node = guest_->task_addresses().at(3) + guest.offset("task_struct", "tasks");
+    guest.write(node, node.value);
+    guest_->new_epoch();
+    const auto report = look();
+    EXPECT_EQ(report.outcome, Outcome::unavailable);
+    EXPECT_EQ(report.reason.substr(0, 10), "task_list:");
+}
+
+TEST(EventRulesOfAGuestWithoutTypes, are_not_clean) {
+    FakeGuest fake({.btf = false});
+    fake.add_system();
+    fake.finish();
+    const auto guest = Guest::attach(&fake).value();
+    Snapshot snapshot(guest.get());
+    EventRules rules;
+    rules.know(matcher_of({rule("network_connection", "DestinationPort: 4444")}));
+    const auto report = rules.look(snapshot);
+    EXPECT_EQ(report.outcome, Outcome::unavailable);
+    EXPECT_EQ(report.reason.substr(0, 8), "sockets:");
 }
 
 // ---- what an event is --------------------------------------------------------------------------
