@@ -118,6 +118,7 @@ class EventRules::Look {
     void look_at(Category category, Kind kind, void (Look::*look)()) {
         Logged& logged = rules_.logged_[static_cast<std::size_t>(kind)];
         const bool is_looked_at = logged.wanted || rules_.matcher_.judges(category);
+        is_first_ = !logged.begun;
         if (is_looked_at) (this->*look)();
         logged.begun = is_looked_at;
     }
@@ -126,7 +127,7 @@ class EventRules::Look {
                   std::uint64_t start_time = 0) {
         const Logged& logged = rules_.logged_[static_cast<std::size_t>(kind)];
         const bool is_known = std::exchange(kept.is_logged, true);
-        if (is_known || !logged.wanted || !logged.begun) return;
+        if (is_known || !logged.wanted) return;
         event::ActivityReport& report = rules_.activities_;
         if (report.activities.size() == limits::kMaxActivitiesOfReport) {
             ++report.untold;
@@ -231,7 +232,10 @@ class EventRules::Look {
     }
 
     static std::size_t bytes_of(const event::Task& task) {
-        std::size_t bytes = 0;
+        std::size_t bytes = sizeof task;
+        for (const auto* text : {&task.exe, &task.cwd, &task.root, &task.cgroup}) {
+            if (text->available()) bytes += text->value().size();
+        }
         if (!task.argv.available()) return bytes;
         for (const std::string& text : task.argv.value()) bytes += text.size() + sizeof text;
         return bytes;
@@ -497,6 +501,7 @@ class EventRules::Look {
         ++report_.coverage.looked_at;
         Judgement& kept = now[key];
         if (auto known = before.extract(key)) kept = std::move(known.mapped());
+        if (is_first_) kept.is_logged = true;
         if (kept.is_settled) return true;
         // It is not even read, and has its turn in the next look.
         if (work_ > limits::kMaxSigmaWorkOfLook) {
@@ -597,6 +602,7 @@ class EventRules::Look {
     std::size_t text_bytes_ = 0;                                   // of their arguments
     std::pair<GuestVirt, sigma::Event> holder_;
     std::uint64_t left_over_ = 0;
+    bool is_first_ = false;  // what is there was there before
     std::string doubt_;
     std::uint64_t work_ = 0;
     std::array<std::int64_t, kSeverities> kept_{};  // findings, by severity
