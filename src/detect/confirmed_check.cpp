@@ -29,11 +29,15 @@ void add_once(std::vector<std::string>& texts, std::string text) {
 
 void add_finding(event::CheckReport& report, event::Finding finding) {
     report.outcome = event::Outcome::finding;
-    if (report.findings.size() < kMaxSuspicions) {
+    if (!is_full(report)) {
         report.findings.push_back(std::move(finding));
-    } else if (report.findings.size() == kMaxSuspicions) {
+    } else {
         add_gap(report, fmt::format("more than {} suspicions in one look", kMaxSuspicions));
     }
+}
+
+bool is_full(const event::CheckReport& report) {
+    return report.findings.size() >= kMaxSuspicions;
 }
 
 void add_gap(event::CheckReport& report, std::string what) {

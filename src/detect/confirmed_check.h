@@ -40,6 +40,9 @@ class ConfirmedCheck final : public Check {
 
 // Adds as many as a report can tell; the others are counted and told as a gap by the check.
 void add_finding(event::CheckReport& report, event::Finding finding);
+// Then add_finding() keeps no more: one that costs something need not be made, and an empty one
+// tells that there was more.
+bool is_full(const event::CheckReport& report);
 // A part of the guest that could not be looked at. Few of many are told.
 void add_gap(event::CheckReport& report, std::string what);
 // What cannot be said of the guest, where nothing that was found before can be hidden by it. Few of

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
+#include <set>
+#include <tuple>
 #include <unordered_map>
 #include <unordered_set>
 
@@ -21,6 +23,8 @@ constexpr std::size_t kInstructionBytes = 8;  // struct bpf_insn, include/uapi/l
 constexpr std::uint8_t kCallCode = 0x85;      // BPF_JMP | BPF_CALL
 constexpr unsigned kAttempts = 3;
 constexpr std::uint64_t kMaxUsedMaps = 4096;  // of one program; the verifier takes 64
+// Maps and helpers that all programs name; some ten a program are usual.
+constexpr std::size_t kMaxNamed = 8 * limits::kMaxBpfObjects;
 
 class BpfReader {
   public:
@@ -115,12 +119,6 @@ class BpfReader {
         }
     }
 
-    bool has_record(const BpfPlace& place) const {
-        return std::ranges::any_of(records_, [&](const auto& one) {
-            return one.second.program == place.program && one.second.at == place.target.at;
-        });
-    }
-
     // ---- programs ----------------------------------------------------------------------------
 
     struct ReadProgram {
@@ -150,13 +148,26 @@ class BpfReader {
                 if (!views.attached || read->is_of_device) continue;
                 if (program.type == "unspec" && classic.contains(at)) continue;
             }
-            for (const GuestVirt map : read->maps) {
-                maps_.try_emplace(map);
-                users_[map].push_back(program.id);
-            }
+            for (const GuestVirt map : read->maps) use_map(map, program.id);
             used_.emplace(at, std::move(read->maps));
             result_.programs.push_back(std::move(program));
         }
+    }
+
+    void use_map(GuestVirt map, std::uint32_t program) {
+        if (maps_.size() >= limits::kMaxBpfObjects && !maps_.contains(map)) {
+            return result_.gaps.add(
+                "maps that programs use",
+                {Code::limit, 0, fmt::format("more than {}", limits::kMaxBpfObjects)});
+        }
+        maps_.try_emplace(map);
+        users_[map].push_back(program);
+    }
+
+    Result<void> count_named(std::uint64_t more) {
+        named_ += more;
+        if (named_ <= kMaxNamed) return {};
+        return fail(Code::limit, "all programs together name more than can be looked at");
     }
 
     Result<ReadProgram> read_program(GuestVirt at) {
@@ -186,6 +197,7 @@ class BpfReader {
         TRY(read_helpers(at, program));
         const std::uint64_t count = TRY(kernel_.read(aux, map_count_));
         if (count > kMaxUsedMaps) return fail(Code::limit, "it uses more maps than it can");
+        TRY(count_named(count));
         read.maps.resize(count);
         if (count != 0) {
             const GuestVirt maps = TRY(kernel_.read_pointer(aux, used_maps_));
@@ -205,6 +217,7 @@ class BpfReader {
             return fail(Code::limit, "all programs together have more than can be looked at");
         }
         const GuestVirt base = TRY(kernel_.symbol("__bpf_call_base"));
+        std::unordered_set<std::int32_t> called;
         std::vector<std::byte> code(length * kInstructionBytes);
         TRY(kernel_.memory().read(at + instructions_.offset, code));
         for (std::size_t i = 0; i < code.size(); i += kInstructionBytes) {
@@ -212,10 +225,10 @@ class BpfReader {
             if (static_cast<std::uint8_t>(code[i]) != kCallCode || source != 0) continue;
             std::int32_t distance;
             std::memcpy(&distance, code.data() + i + 4, sizeof distance);
-            std::string helper =
-                symbol_text(kernel_, base + static_cast<std::uint64_t>(std::int64_t{distance}));
-            auto& all = program.helpers;
-            if (std::ranges::find(all, helper) == all.end()) all.push_back(std::move(helper));
+            if (!called.insert(distance).second) continue;
+            TRY(count_named(1));
+            program.helpers.push_back(
+                symbol_text(kernel_, base + static_cast<std::uint64_t>(std::int64_t{distance})));
         }
         return {};
     }
@@ -269,13 +282,14 @@ class BpfReader {
     void add_attachments() {
         std::unordered_map<GuestVirt, event::BpfProgram*> programs;
         std::unordered_map<GuestVirt, std::vector<event::BpfAttachment>> attached;
+        std::set<std::tuple<GuestVirt, std::string, std::string, std::uint32_t>> known;
+        std::set<std::pair<GuestVirt, GuestVirt>> recorded;  // program, place
         for (event::BpfProgram& program : result_.programs) {
             programs.emplace(GuestVirt{program.address}, &program);
         }
         const auto attach = [&](GuestVirt at, event::BpfAttachment attachment) {
-            auto& all = attached[at];
-            if (std::ranges::find(all, attachment) == all.end()) {
-                all.push_back(std::move(attachment));
+            if (known.emplace(at, attachment.kind, attachment.target, attachment.link_id).second) {
+                attached[at].push_back(std::move(attachment));
             }
         };
         const auto id_of = [&](GuestVirt at) {
@@ -284,12 +298,13 @@ class BpfReader {
         };
         for (auto& [at, record] : records_) {
             event::BpfLink& link = record.link;
+            recorded.emplace(record.program, record.at);
             link.program_id = id_of(record.program);
             if (record.at) attach(record.program, {link.kind, link.target.value(), link.id});
             result_.links.push_back(std::move(link));
         }
         for (const BpfPlace& place : places_) {
-            if (place.link || has_record(place)) continue;
+            if (place.link || recorded.contains({place.program, place.target.at})) continue;
             attach(place.program, {place.target.kind, place.target.text, 0});
             // What could not be read may be its link.
             if (!place.has_link || !links_listed_ || !records_whole_) continue;
@@ -332,7 +347,7 @@ class BpfReader {
     std::unordered_map<GuestVirt, std::vector<GuestVirt>> used_;       // maps by program
     std::unordered_map<GuestVirt, std::vector<std::uint32_t>> users_;  // programs by map
     std::unordered_map<GuestVirt, std::uint32_t> map_ids_;
-    std::uint64_t instructions_read_ = 0;
+    std::uint64_t instructions_read_ = 0, named_ = 0;
     Field aux_ = kernel_.field("bpf_prog", "aux"), length_ = kernel_.field("bpf_prog", "len"),
           instructions_ = kernel_.field("bpf_prog", {"insnsi", "insns"}),
           type_ = kernel_.field("bpf_prog", "type"),

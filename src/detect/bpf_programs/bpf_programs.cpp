@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <optional>
+#include <span>
+#include <unordered_map>
 
 #include "detect/code_report.h"
 
@@ -15,6 +17,9 @@ namespace {
 using event::BpfLink;
 using event::BpfMap;
 using event::BpfProgram;
+
+// Of what one finding names of a kind.
+constexpr std::size_t kMaxNamed = 32;
 
 constexpr std::string_view kHidesInKernel =
     "Code that hides runs in the kernel: nothing that the guest says of itself can be relied on. "
@@ -89,7 +94,9 @@ constexpr const Rule &kHiddenProgram = kRules[0], &kHiddenMap = kRules[1], &kHid
 class Judge {
   public:
     Judge(Snapshot& snapshot, const guest_linux::BpfObjects& objects, event::CheckReport& report)
-        : snapshot_(snapshot), objects_(objects), report_(report) {}
+        : snapshot_(snapshot), objects_(objects), report_(report) {
+        for (const BpfProgram& program : objects_.programs) programs_.emplace(program.id, &program);
+    }
 
     void judge() {
         for (const BpfProgram& program : objects_.programs) judge(program);
@@ -119,12 +126,13 @@ class Judge {
     void judge(const BpfProgram& program) {
         const Rule* rule = rule_of(program);
         if (rule == nullptr) return;
+        if (is_full(report_)) return add_finding(report_, {});
         event::Finding finding = rule->about(named(program), key_of(program.id, program.address));
         finding.evidence = {{"type", program.type, 0, {}},
                             {"loaded by", fmt::format("uid {}", program.uid), 0, {}},
                             {"attached to", attachments_of(program), 0, {}},
                             {"held by", holders_of(program.address), 0, {}},
-                            {"calls", fmt::format("{}", fmt::join(program.helpers, ", ")), 0, {}},
+                            {"calls", joined(program.helpers, ", "), 0, {}},
                             {"struct bpf_prog", "", program.address, {}}};
         if (program.code != 0) {
             finding.evidence.push_back(code_evidence("code", GuestVirt{program.code}, snapshot_));
@@ -134,12 +142,13 @@ class Judge {
 
     void judge(const BpfMap& map) {
         if (map.listed) return;
+        if (is_full(report_)) return add_finding(report_, {});
         event::Finding finding = kHiddenMap.about(named(map), key_of(map.id, map.address));
         std::vector<std::string> users;
         for (const std::uint32_t id : map.program_ids.value_or({}))
             users.push_back(program_text(id));
         finding.evidence = {{"type", map.type, 0, {}},
-                            {"used by", fmt::format("{}", fmt::join(users, ", ")), 0, {}},
+                            {"used by", joined(users, ", "), 0, {}},
                             {"held by", holders_of(map.address), 0, {}},
                             {"struct bpf_map", "", map.address, {}}};
         add_finding(report_, std::move(finding));
@@ -147,6 +156,7 @@ class Judge {
 
     void judge(const BpfLink& link) {
         if (link.listed) return;
+        if (is_full(report_)) return add_finding(report_, {});
         const std::string what = fmt::format("{} {}", link.kind, link.target.value_or("?"));
         const std::string subject =
             link.address == 0 ? what : fmt::format("{} (id {})", what, link.id);
@@ -163,8 +173,18 @@ class Judge {
     }
 
     std::string program_text(std::uint32_t id) const {
-        const auto program = std::ranges::find(objects_.programs, id, &BpfProgram::id);
-        return program == objects_.programs.end() ? fmt::format("id {}", id) : named(*program);
+        const auto program = programs_.find(id);
+        return program == programs_.end() ? fmt::format("id {}", id) : named(*program->second);
+    }
+
+    // What a guest forges has as many as it likes.
+    static std::string joined(std::span<const std::string> all, std::string_view between) {
+        const auto shown = all.first(std::min(all.size(), kMaxNamed));
+        std::string text = fmt::format("{}", fmt::join(shown, between));
+        if (shown.size() < all.size()) {
+            text += fmt::format("{}and {} more", between, all.size() - shown.size());
+        }
+        return text;
     }
 
     static std::string attachments_of(const BpfProgram& program) {
@@ -173,26 +193,28 @@ class Judge {
         for (const event::BpfAttachment& one : program.attachments.value()) {
             places.push_back(fmt::format("{} {}", one.kind, one.target));
         }
-        return places.empty() ? "nothing that is known"
-                              : fmt::format("{}", fmt::join(places, "; "));
+        return places.empty() ? "nothing that is known" : joined(places, "; ");
     }
 
     // Only asked for where something was found.
     std::string holders_of(std::uint64_t address) {
-        if (!owned_) {
-            owned_ = objects_;
-            add_gaps(report_, snapshot_.guest().add_bpf_owners(*owned_));
-        }
+        if (!holders_) find_holders();
+        const auto found = holders_->find(address);
+        if (found == holders_->end()) return "no process";
         std::vector<std::string> holders;
-        const auto add = [&](const auto& items) {
-            for (const auto& item : items) {
-                if (item.address != address) continue;
-                for (const std::uint32_t pid : item.owner_pids)
-                    holders.push_back(process_text(pid));
+        for (const std::uint32_t pid : found->second) holders.push_back(process_text(pid));
+        return joined(holders, ", ");
+    }
+    void find_holders() {
+        holders_.emplace();
+        guest_linux::BpfObjects owned = objects_;
+        add_gaps(report_, snapshot_.guest().add_bpf_owners(owned));
+        const auto add = [&](auto& items) {
+            for (auto& item : items) {
+                if (!item.owner_pids.empty()) holders_->emplace(item.address, item.owner_pids);
             }
         };
-        add(owned_->programs), add(owned_->maps), add(owned_->links);
-        return holders.empty() ? "no process" : fmt::format("{}", fmt::join(holders, ", "));
+        add(owned.programs), add(owned.maps), add(owned.links);
     }
     std::string process_text(std::uint32_t pid) {
         const event::Task* task = snapshot_.process(pid);
@@ -203,7 +225,8 @@ class Judge {
     Snapshot& snapshot_;
     const guest_linux::BpfObjects& objects_;
     event::CheckReport& report_;
-    std::optional<guest_linux::BpfObjects> owned_;
+    std::unordered_map<std::uint32_t, const BpfProgram*> programs_;  // by number
+    std::optional<std::unordered_map<std::uint64_t, std::vector<std::uint32_t>>> holders_;
 };
 
 }  // namespace
