@@ -64,6 +64,8 @@ struct Modifiers {
     std::string_view compare;  // "<", "<=", ">", ">="
     std::string regex_flags;
 
+    // A value is compared as it stands.
+    bool is_plain() const { return matchers() == 0 && !base64 && !base64offset && !windash; }
     int matchers() const {
         return (contains || startswith || endswith ? 1 : 0) + re + cidr + exists + fieldref +
                !compare.empty();
@@ -357,8 +359,9 @@ class Compiler {
         }
         const bool text_only = made.cased || made.base64 || made.base64offset || made.windash;
         const bool is_text = !(made.re || made.cidr || made.exists || !made.compare.empty());
-        if (made.matchers() > 1 || (text_only && !is_text) ||
-            (made.fieldref && (made.base64 || made.base64offset || made.windash))) {
+        const bool encodes = made.base64 || made.base64offset;
+        if (made.matchers() > 1 || (text_only && !is_text) || (encodes && made.windash) ||
+            (made.fieldref && (encodes || made.windash))) {
             return refuse(node, "these modifiers say two different things of one value: keep one",
                           Code::malformed);
         }
@@ -413,26 +416,31 @@ class Compiler {
         if (node.text.size() > limits::kMaxSigmaPatternBytes) {
             return refuse(node, "a value is longer than any command's", Code::limit);
         }
-        if (node.is_null() && how.matchers() == 0) return Choice{{{.kind = Pattern::Kind::absent}}};
+        if (node.is_null()) {
+            if (!how.is_plain()) {
+                return refuse(node, "a value is missing: nothing would be in everything",
+                              Code::malformed);
+            }
+            return Choice{{{.kind = Pattern::Kind::absent}}};
+        }
         if (how.exists) return exists(node);
         if (how.cidr) return cidr(node);
         if (how.re) return regular(how, node);
         if (how.fieldref) return reference(how, node);
         if (!how.compare.empty()) return number(how, node);
+        TRY(check_known(field, node));
         if (how.base64 || how.base64offset) return encoded(how, node);
-        TRY(check_known(field, how, node));
         return Choice{{TRY(pattern(tokens_of(node.text), how, node))}};
     }
 
     // What no guest tells: users' names are in a file of the guest's, which says what it likes.
-    Result<void> check_known(Field field, const Modifiers& how, const Node& node) {
+    Result<void> check_known(Field field, const Node& node) {
         if (field == Field::initiated && lower(node.text) != "true" &&
             lower(node.text) != "false") {
             return refuse(node, "'Initiated' is true or false", Code::malformed);
         }
         const bool is_number = node.text.find_first_not_of("0123456789") == std::string::npos;
         if (field != Field::user || is_number || lower(node.text) == "root") return {};
-        if (how.matchers() > 0 || node.text.find('*') != std::string::npos) return {};
         return refuse(node, fmt::format("the user '{}' is not known by name: write its number; "
                                         "only 0 is called root",
                                         node.text));
@@ -585,17 +593,18 @@ void RuleSet::add(std::string_view file, std::string_view text) {
         refused.push_back({std::string(file), line, std::move(why)});
         return;
     }
-    regexes_ += regexes_of(*rule);
-    if (regexes_ > limits::kMaxSigmaRegexes) {
-        regexes_ -= regexes_of(*rule);
+    const auto at = std::ranges::lower_bound(rules, rule->name, {}, &Rule::name);
+    const bool replaces = at != rules.end() && at->name == rule->name;
+    const std::size_t regexes = regexes_ + regexes_of(*rule) - (replaces ? regexes_of(*at) : 0);
+    if (regexes > limits::kMaxSigmaRegexes) {
         refused.push_back({std::string(file), 0,
                            fmt::format("all rules together have more than {} regular expressions "
                                        "('re', '?', 'windash'): take some away",
                                        limits::kMaxSigmaRegexes)});
         return;
     }
-    const auto at = std::ranges::lower_bound(rules, rule->name, {}, &Rule::name);
-    if (at != rules.end() && at->name == rule->name) {
+    regexes_ = regexes;
+    if (replaces) {
         *at = std::move(*rule);
     } else {
         rules.insert(at, std::move(*rule));

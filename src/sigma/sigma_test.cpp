@@ -225,6 +225,16 @@ TEST(SigmaRule, IsRefusedByNameAndLine) {
     EXPECT_TRUE(refused("CommandLine|cidr: 10.0.0.0/33").starts_with("7: '10.0.0.0/33' is no net"));
     EXPECT_TRUE(refused("ProcessId|gt: many").starts_with("7: 'many' is no whole number"));
     EXPECT_TRUE(refused("User: www-data").starts_with("7: the user 'www-data' is not known"));
+    EXPECT_TRUE(refused("User|startswith: www").starts_with("7: the user 'www' is not known"));
+    EXPECT_TRUE(refused("User: 'www-*'").starts_with("7: the user 'www-*' is not known"));
+    EXPECT_TRUE(refused("User|base64: www").starts_with("7: the user 'www' is not known"));
+    EXPECT_EQ(refused("User|gte: 1000"), "");
+    EXPECT_EQ(refused("User: null"), "");
+    EXPECT_TRUE(refused("CommandLine|contains:").starts_with("7: a value is missing"));
+    EXPECT_TRUE(refused("CommandLine|contains: [a, null]").starts_with("7: a value is missing"));
+    EXPECT_TRUE(refused("CommandLine|base64offset:").starts_with("7: a value is missing"));
+    EXPECT_TRUE(refused("CommandLine|re:").starts_with("7: a value is missing"));
+    EXPECT_TRUE(refused("CommandLine|windash|base64: x").starts_with("7: these modifiers say"));
     EXPECT_TRUE(refused("CommandLine: []").starts_with("7: 'CommandLine' has an empty list"));
     EXPECT_TRUE(refused("CommandLine: {a: b}").starts_with("7: 'CommandLine' has a map"));
     EXPECT_TRUE(refused("CommandLine: &x a").starts_with("7: an anchor"));
@@ -284,6 +294,19 @@ TEST(SigmaRules, OfOneNameTheLaterOneHolds) {
     ASSERT_EQ(set.refused.size(), 1u);
     EXPECT_EQ(set.refused[0].file, "own/c.yml");
     EXPECT_EQ(set.refused[0].message, "'logsource' is missing");
+}
+
+TEST(SigmaRules, OfOneNameAreCountedOnce) {
+    std::string many = "CommandLine|re: [a";
+    for (std::size_t i = 1; i < limits::kMaxSigmaRegexes; ++i) many += ", a";
+    RuleSet set;
+    set.add("shipped/a.yml", rule_of(many + "]"));
+    set.add("own/a.yml", rule_of(many + "]"));
+    EXPECT_TRUE(set.refused.empty());
+    ASSERT_EQ(set.rules.size(), 1u);
+    EXPECT_EQ(set.rules[0].file, "own/a.yml");
+    set.add("own/b.yml", rule_of("CommandLine|re: a"));
+    EXPECT_EQ(set.refused.size(), 1u);
 }
 
 TEST(SigmaRules, AreRefusedInFewWordsThatATerminalMaySee) {
