@@ -227,6 +227,14 @@ TEST(EventOfAConnection, HasBothItsEnds) {
     EXPECT_EQ(event[Field::destination_ip].text, "203.0.113.5");
     EXPECT_EQ(event[Field::destination_port].text, "443");
     EXPECT_EQ(event[Field::initiated].text, "true");
+    socket.local_address = "::ffff:10.0.0.2";
+    socket.remote_address = "::ffff:203.0.113.5";
+    const sigma::Event mapped = event_rules::connection_event(event, socket, true);
+    EXPECT_EQ(mapped[Field::source_ip].text, "10.0.0.2");
+    EXPECT_EQ(mapped[Field::destination_ip].text, "203.0.113.5");
+    socket.remote_address = "::ffff:1";
+    EXPECT_EQ(event_rules::connection_event(event, socket, true)[Field::destination_ip].text,
+              "::ffff:1");
     socket.state = "LISTEN";
     EXPECT_FALSE(event_rules::is_connection(socket));
 }

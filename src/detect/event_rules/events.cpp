@@ -40,6 +40,13 @@ Value text_of(const event::Observed<T>& observed) {
     return Value::of(fmt::format("{}", observed.value()));
 }
 
+// A socket of both families has "::ffff:203.0.113.5" for 203.0.113.5 (RFC 4291, 2.5.5.2).
+std::string plain_address(const std::string& address) {
+    constexpr std::string_view kMapped = "::ffff:";
+    const bool is_mapped = address.starts_with(kMapped) && address.find('.') != std::string::npos;
+    return is_mapped ? address.substr(kMapped.size()) : address;
+}
+
 }  // namespace
 
 sigma::Event process_event(const event::Task& process, const event::Task* parent) {
@@ -67,9 +74,9 @@ sigma::Event connection_event(sigma::Event holder, const event::Socket& socket,
                               std::optional<bool> initiated) {
     holder.category = sigma::Category::network_connection;
     holder[Field::protocol] = Value::of(socket.type);
-    holder[Field::source_ip] = Value::of(socket.local_address);
+    holder[Field::source_ip] = Value::of(plain_address(socket.local_address));
     holder[Field::source_port] = Value::of(std::to_string(socket.local_port));
-    holder[Field::destination_ip] = Value::of(socket.remote_address);
+    holder[Field::destination_ip] = Value::of(plain_address(socket.remote_address));
     holder[Field::destination_port] = Value::of(std::to_string(socket.remote_port));
     holder[Field::initiated] =
         initiated ? Value::of(*initiated ? "true" : "false") : Value::unknown();
