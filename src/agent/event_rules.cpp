@@ -36,18 +36,25 @@ bool is_rule_file(const fs::path& path) {
 }
 
 // In an order of its own: by folder as named, then by path.
-void add_folder(const fs::path& folder, std::vector<fs::path>& files) {
+Result<void> add_folder(const fs::path& folder, std::vector<fs::path>& files) {
     std::vector<fs::path> found;
     std::error_code error;
     for (fs::recursive_directory_iterator entry(folder, error), end; !error && entry != end;
          entry.increment(error)) {
-        if (found.size() >= limits::kMaxSigmaFiles) break;
-        if (is_rule_file(entry->path()) && entry->is_regular_file(error)) {
-            found.push_back(entry->path());
+        std::error_code unknown;  // then who reads it says why
+        if (!is_rule_file(entry->path()) || entry->is_directory(unknown)) continue;
+        if (found.size() == limits::kMaxSigmaFiles) {
+            return fail(Code::limit,
+                        fmt::format("there are more than {} files of rules: name fewer folders",
+                                    limits::kMaxSigmaFiles));
         }
+        found.push_back(entry->path());
     }
     std::ranges::sort(found);
     files.insert(files.end(), found.begin(), found.end());
+    if (!error) return {};
+    return fail({Code::os, error.value(),
+                 fmt::format("not all of the folder could be read: {}", error.message())});
 }
 
 // O_NONBLOCK: what is no ordinary file must not make anybody wait.
@@ -123,15 +130,16 @@ Result<Introspector> start_compiler() {
     return compiler;
 }
 
-// Folders in their place, as what is in them.
-std::vector<fs::path> files_of(std::span<const std::string> paths) {
+// Folders in their place, as what is in them; what of them could not be had is refused.
+std::vector<fs::path> files_of(std::span<const std::string> paths,
+                               std::vector<sigma::Refusal>& refused) {
     std::vector<fs::path> files;
     for (const std::string& path : paths) {
         std::error_code error;
-        if (fs::is_directory(path, error)) {
-            add_folder(path, files);
-        } else {
+        if (!fs::is_directory(path, error)) {
             files.emplace_back(path);
+        } else if (const auto added = add_folder(path, files); !added.has_value()) {
+            refused.push_back({path, 0, added.error().to_text()});
         }
     }
     return files;
@@ -174,7 +182,8 @@ Result<std::string> RuleCompiler::compile() {
 }
 
 std::vector<fs::path> rule_files(const policy::Policy& policy) {
-    auto files = files_of(policy.sigma_rules.value_or(default_rule_paths()));
+    std::vector<sigma::Refusal> refused;  // told when they are loaded
+    auto files = files_of(policy.sigma_rules.value_or(default_rule_paths()), refused);
     std::erase_if(files, [](const fs::path& file) {
         std::error_code error;
         return !fs::is_regular_file(file, error);
@@ -187,9 +196,9 @@ Result<LoadedRules> load_event_rules(std::span<const std::string> paths, RuleOwn
     LoadedRules loaded;
     std::vector<std::pair<std::string, std::string>> texts;
     std::size_t bytes = 0;
-    for (const fs::path& path : files_of(paths)) {
+    for (const fs::path& path : files_of(paths, loaded.refused)) {
         std::error_code error;
-        if (!must_be_there && !fs::exists(path, error)) continue;
+        if (!must_be_there && !fs::exists(fs::symlink_status(path, error))) continue;
         auto text = read_rule_file(path, owner);
         if (!text.has_value()) {
             loaded.refused.push_back({path.native(), 0, text.error().to_text()});
