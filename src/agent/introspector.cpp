@@ -3,6 +3,9 @@
 #include <fmt/format.h>
 #include <poll.h>
 
+#include <algorithm>
+#include <cerrno>
+
 namespace underseer::agent {
 
 namespace {
@@ -67,22 +70,53 @@ Result<void> Introspector::check_vmm() const {
     return fail(Code::gone, fmt::format("the VM {} has ended", name_));
 }
 
-Result<void> Introspector::send(const Question& question) {
-    auto sent = channel_.send(event::encode(question));
-    if (sent.has_value()) return {};
-    return Unexpected(std::move(sent).context(name_).error());
-}
-
-Result<std::string> Introspector::receive() {
-    pollfd frame_there{channel_.fd(), POLLIN, 0};
-    if (patience_ && ::poll(&frame_there, 1, static_cast<int>(patience_->count())) == 0) {
+Result<void> Introspector::wait(short events) {
+    while (true) {
+        const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
+            deadline_ - std::chrono::steady_clock::now());
+        pollfd channel{channel_.fd(), events, 0};
+        const int timeout = static_cast<int>(std::max<std::int64_t>(left.count(), 0));
+        const int ready = ::poll(&channel, 1, timeout);
+        if (ready > 0) return {};
+        if (ready < 0 && errno == EINTR) continue;
+        if (ready < 0) return fail(os_error("waiting for a worker"));
         child_.kill();
         return fail(
             Code::unavailable,
             fmt::format("{}: no answer within {} s", name_,
                         std::chrono::duration_cast<std::chrono::seconds>(*patience_).count()));
     }
-    auto frame = channel_.receive();
+}
+
+Result<void> Introspector::send_in_time(std::string_view frame) {
+    TRY(channel_.post(frame));
+    while (channel_.has_unsent()) {
+        TRY(wait(POLLOUT));
+        TRY(channel_.flush());
+    }
+    return {};
+}
+
+Result<std::string> Introspector::receive_in_time() {
+    bool is_open = true;
+    while (true) {
+        auto frame = TRY(channel_.next());
+        if (frame) return std::move(*frame);
+        if (!is_open) return fail(Code::not_found, "the other side has closed the channel");
+        TRY(wait(POLLIN));
+        is_open = TRY(channel_.fill());
+    }
+}
+
+Result<void> Introspector::send(const Question& question) {
+    const std::string frame = event::encode(question);
+    auto sent = patience_ ? send_in_time(frame) : channel_.send(frame);
+    if (sent.has_value()) return {};
+    return Unexpected(std::move(sent).context(name_).error());
+}
+
+Result<std::string> Introspector::receive() {
+    auto frame = patience_ ? receive_in_time() : channel_.receive();
     if (frame.has_value()) return frame;
     if (frame.error().code != Code::not_found) return std::move(frame).context(name_);
     const auto ending = child_.wait(std::chrono::seconds(5));

@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "agent/answer.h"
@@ -56,9 +57,12 @@ class Introspector {
     // Layers of the jail that this host did not allow; empty on a normal host as root.
     Result<std::vector<std::string>> missing_layers();
 
-    // For who must not wait for ever: a worker that says nothing for so long is ended, and an
-    // answer then is Code::unavailable.
-    void wait_at_most(std::chrono::milliseconds patience) { patience_ = patience; }
+    // For who must not wait for ever: a worker that has not answered all that it is asked so long
+    // from now is ended, however it spends the time, and an answer then is Code::unavailable.
+    void wait_at_most(std::chrono::milliseconds patience) {
+        patience_ = patience;
+        deadline_ = std::chrono::steady_clock::now() + patience;
+    }
 
     jail::Child& process() { return child_; }
 
@@ -74,6 +78,10 @@ class Introspector {
     Result<void> check_vmm() const;
     Result<std::string> receive();
     Result<void> send(const Question& question);
+    // Until the channel is ready for `events`, or the patience is at its end.
+    Result<void> wait(short events);
+    Result<std::string> receive_in_time();
+    Result<void> send_in_time(std::string_view frame);
 
     std::string name_;
     jail::Child child_;
@@ -81,6 +89,7 @@ class Introspector {
     Fd vmm_;
     std::vector<std::string> missing_layers_;
     std::optional<std::chrono::milliseconds> patience_;
+    std::chrono::steady_clock::time_point deadline_;
 };
 
 template <typename T>
