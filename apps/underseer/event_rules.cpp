@@ -4,6 +4,9 @@
 #include <fmt/ranges.h>
 #include <unistd.h>
 
+#include <algorithm>
+
+#include "agent/paths.h"
 #include "base/counted.h"
 #include "detect/check.h"
 #include "detect/watches.h"
@@ -40,7 +43,8 @@ Result<LoadedRules> named(const Options& options) {
 
 Result<LoadedRules> rules_of_policy(const Options& options) {
     policy::Policy policy;
-    if (::access(options.policy.c_str(), F_OK) == 0) {
+    // Only that of the agent may be missing: where none is installed, the rules by default hold.
+    if (options.policy != agent::kDefaultPolicy || ::access(options.policy.c_str(), F_OK) == 0) {
         policy = TRY(policy::load(options.policy, detect::check_names()));
     }
     return agent::load_event_rules(policy);
@@ -115,6 +119,10 @@ Result<void> use_event_rules(Target& target, const Options& options) {
                                 "policy ([rules]); --direct looks without it",
                                 options.target));
     }
+    const bool is_wanted =
+        options.only.empty() ||
+        std::ranges::find(options.only, detect::EventRules::kName) != options.only.end();
+    if (!is_wanted) return {};
     const bool given = !options.sigma_rules.empty();
     const auto rules =
         TRY(given ? agent::load_event_rules(options.sigma_rules, agent::RuleOwner::anybody,
@@ -124,6 +132,9 @@ Result<void> use_event_rules(Target& target, const Options& options) {
                                             /*must_be_there=*/false));
     for (const sigma::Refusal& refusal : rules.refused) {
         fmt::print(stderr, "underseer: not used: {}\n", printable(agent::to_text(refusal)));
+    }
+    if (given && rules.rules.empty()) {
+        return fail(Code::not_found, "none of the rules that --rules names can be used");
     }
     if (rules.rules.empty()) return {};
     for (std::size_t at = 0; at < rules.form.size(); at += agent::kBaselinePartBytes) {

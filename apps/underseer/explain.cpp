@@ -57,7 +57,10 @@ Result<int> explain(const Options& options) {
     if (options.target.empty() || options.target.starts_with(sigma::kRulePrefix)) {
         const auto loaded = rules_of_policy(options);
         if (!loaded.has_value() && !options.target.empty()) return fail(loaded.error());
-        if (loaded.has_value()) {
+        if (!loaded.has_value()) {
+            fmt::print(stderr, "underseer: without Sigma rules: {}\n",
+                       printable(loaded.error().to_text()));
+        } else {
             for (const sigma::Rule& rule : loaded->rules) rules.push_back(explained(rule));
         }
     }

@@ -206,6 +206,23 @@ TEST_F(EventRules, tell_of_connections_and_modules) {
     EXPECT_TRUE(found.contains("sigma:module"));
 }
 
+// Nor is a guest clean by rules of which none is used.
+TEST_F(EventRules, that_are_named_and_cannot_be_used_are_an_error) {
+    write_rule("wrong", "process_creation", "Hashes: 4321");
+    const auto run = [](std::vector<std::string> arguments) {
+        arguments.insert(arguments.begin(), program_path("underseer"));
+        return run_program(arguments);
+    };
+    const RunResult checked = run(
+        {"check", vm_->name(), "--direct", "--only", "event_rules", "--rules", folder_.native()});
+    EXPECT_NE(checked.status, 0);
+    EXPECT_NE(checked.output.find("none of the rules that --rules names"), std::string::npos)
+        << checked.output;
+    const RunResult listed = run({"rules", "ls", "--policy", folder_ / "none.toml"});
+    EXPECT_NE(listed.status, 0);
+    EXPECT_NE(listed.output.find("none.toml"), std::string::npos) << listed.output;
+}
+
 // What comes with the package: nothing of a clean guest, and of each of these what it is for.
 TEST_F(EventRules, that_are_shipped_know_a_clean_guest_from_one_that_is_not) {
     const std::filesystem::path shipped = UNDERSEER_RULES;
