@@ -37,8 +37,9 @@ constexpr Rule kRules[] = {
               "programs that it runs: cgroups, trampolines of functions, tracepoints, perf events, "
               "XDP, tc and tcx of interfaces, netfilter, network namespaces.",
      .misses = "A program that is in none of these: of a socket, of a map of programs or sockets, "
-               "of a tunnel's route, of an action or a class of tc; one of a perf event whose "
-               "maker has ended.",
+               "of a tunnel's route, of an action or a class of tc, of a netkit device, of several "
+               "functions at once (kprobe_multi, uprobe_multi), of an iterator or of struct_ops; "
+               "one of a perf event whose maker has ended.",
      .benign = "None known: the kernel takes a program out of them at about the same time.",
      .advice = kHidesInKernel},
     {.id = "hidden_bpf_map",
@@ -61,8 +62,9 @@ constexpr Rule kRules[] = {
      .reads = "The kernel's table of BPF links, which bpftool reads to tell where programs are "
               "attached, against the links at these places: cgroups, trampolines of functions, "
               "raw tracepoints, XDP and tcx of interfaces, netfilter, network namespaces.",
-     .misses = "A link of a perf event, of several functions, of an iterator or of struct_ops: no "
-               "place names it.",
+     .misses = "A link of a perf event, of a netkit device, of several functions (kprobe_multi, "
+               "uprobe_multi), of an iterator or of struct_ops: no place that is looked at names "
+               "it.",
      .benign = "None known: the kernel takes a link from its place right after the table.",
      .advice = kHidesInKernel},
     {.id = "bpf_writes_user_memory",
