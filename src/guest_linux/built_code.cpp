@@ -77,8 +77,8 @@ Result<CodeComparison> BuiltCode::compare(Kernel& kernel, const CodeMap& code) {
     CodeComparison result;
     result.pages = pages_;
     if (!has_constants_) {
-        result.uncompared.add("constants of the kernel",
-                              {Code::unavailable, 0, "its file does not say where they are"});
+        result.limits.add("constants of the kernel",
+                          {Code::unavailable, 0, "its file does not say where they are"});
     }
     if (!built_) return result;
     const std::vector<Part> all = TRY(parts(kernel));

@@ -144,7 +144,7 @@ TEST_F(BuiltKernelCode, has_constants_that_are_moved_and_never_altered) {
     put(0, linked(function_).value), put(8, linked(other_).value);
     built_.constants = {{linked(table).value, bytes}};
     EXPECT_EQ(altered(), Places{});
-    EXPECT_TRUE(BuiltCode(built_).compare(*kernel_, code_).value().uncompared.empty());
+    EXPECT_TRUE(BuiltCode(built_).compare(*kernel_, code_).value().limits.empty());
     // A list that the kernel itself splits, and one that it does not.
     for (const auto& [list, is_told] : {std::pair{"!cmt,!mbmtotal,!mbmlocal,!l3cat", false},
                                         std::pair{"!cat,!mbmtotal,!mbmlocal,!l3cat", true}}) {
@@ -169,7 +169,7 @@ TEST_F(BuiltKernelCode, without_constants_says_so_in_every_look) {
     BuiltCode code(built_);
     for (int look = 0; look < 2; ++look) {
         kernel_->new_epoch();
-        EXPECT_EQ(code.compare(*kernel_, code_).value().uncompared.texts.size(), 1u);
+        EXPECT_EQ(code.compare(*kernel_, code_).value().limits.texts.size(), 1u);
     }
 }
 

@@ -20,7 +20,9 @@ constexpr std::size_t kOverlap = 8;  // of a page with its neighbours: no place 
 }  // namespace
 
 std::vector<CodeBaseline::Piece> CodeBaseline::pieces(Kernel& kernel, const CodeMap& code,
-                                                      const PageHashes& text, Gaps& gaps) {
+                                                      const PageHashes& text,
+                                                      CodeComparison& result) {
+    Gaps& gaps = result.uncompared;
     std::vector<Piece> all{{.begin = text.begin, .size_bytes = text.size_bytes}};
     std::uint64_t left = kMaxModuleBytes;
     for (const ModuleCode& module : code.modules) {
@@ -53,7 +55,7 @@ std::vector<CodeBaseline::Piece> CodeBaseline::pieces(Kernel& kernel, const Code
         all.push_back(
             {.begin = place->begin, .size_bytes = place->end - place->begin, .is_constant = true});
     } else {
-        gaps.add("constants of the kernel", place.error());
+        result.limits.add("constants of the kernel", place.error());
     }
     return all;
 }
@@ -61,7 +63,7 @@ std::vector<CodeBaseline::Piece> CodeBaseline::pieces(Kernel& kernel, const Code
 Result<CodeComparison> CodeBaseline::compare(Kernel& kernel, const CodeMap& code,
                                              const PageHashes& text) {
     CodeComparison result;
-    const std::vector<Piece> present = pieces(kernel, code, text, result.uncompared);
+    const std::vector<Piece> present = pieces(kernel, code, text, result);
     // Where modules could not be listed, one that is not there may well be.
     if (code.gaps.empty()) {
         std::erase_if(known_, [&](const auto& known) {

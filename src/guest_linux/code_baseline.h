@@ -57,7 +57,7 @@ class CodeBaseline {
         std::vector<Stretch> elsewhere;
     };
     std::vector<Piece> pieces(Kernel& kernel, const CodeMap& code, const PageHashes& text,
-                              Gaps& gaps);
+                              CodeComparison& result);
     static bool keep_page(Kernel& kernel, Known& known, std::size_t page);
     void compare_page(Kernel& kernel, const PatchSites& sites, Known& known, std::size_t page,
                       CodeComparison& result);

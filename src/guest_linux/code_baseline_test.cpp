@@ -201,8 +201,8 @@ TEST_F(KernelCodeBytes, that_processes_share_are_the_kernels) {
     ASSERT_EQ(compared.altered.size(), 1u);
     EXPECT_EQ(compared.altered[0].place, "vDSO+0x40");
     // This kernel does not say whether it is up, and so which of its constants are so by now.
-    ASSERT_EQ(compared.uncompared.texts.size(), 1u);
-    EXPECT_TRUE(compared.uncompared.texts[0].starts_with("constants of the kernel"));
+    ASSERT_EQ(compared.limits.texts.size(), 1u);
+    EXPECT_TRUE(compared.limits.texts[0].starts_with("constants of the kernel"));
 }
 
 // A guest says where its vDSO begins: that it begins where the code does hides nothing of that.

@@ -25,6 +25,7 @@ struct CodeComparison {
     std::uint64_t unreadable = 0;  // pages that could not be, now or at first
     Gaps gaps;                     // lists of places that could not be read
     Gaps uncompared;               // code that could not be found
+    Gaps limits;                   // what this kernel, or its baseline, does not say in any look
 };
 
 // What the kernel never writes to, but for its middle part, which it writes while it starts

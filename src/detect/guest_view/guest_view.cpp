@@ -198,6 +198,7 @@ class LieDetector {
         if (!altered.has_value()) return doubt(altered.error().to_text());
         add_gaps(report_, altered->gaps);
         add_gaps(report_, altered->uncompared);
+        for (const std::string& limit : altered->limits.texts) add_limit(report_, limit);
         if (altered->unreadable > 0) {
             report_.coverage.unreadable += altered->unreadable;
             doubt(fmt::format("{} pages of code cannot be read", altered->unreadable));

@@ -234,6 +234,7 @@ void judge_comparison(const Terms& terms, const Result<guest_linux::CodeComparis
     }
     add_gaps(report, compared->gaps);
     add_gaps(report, compared->uncompared);
+    for (const std::string& limit : compared->limits.texts) add_limit(report, limit);
     for (const guest_linux::CodeAlteration& one : compared->altered) {
         // Who could not be asked may have been the one. Nobody may write to a constant.
         const auto& gaps = code.gaps.empty() ? compared->gaps : code.gaps;
