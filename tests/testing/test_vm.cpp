@@ -33,6 +33,10 @@ fs::path kernel_directory(const std::string& kernel) {
     return cache_directory() / "kernels" / kernel;
 }
 
+fs::path disk_image() {
+    return cache_directory() / "disks/disk.ext4";
+}
+
 // Waits until the socket is there and takes a connection.
 Result<Fd> connect_to(const std::string& path, Clock::time_point deadline) {
     for (;;) {
@@ -60,20 +64,24 @@ std::string archive_entry(const std::string& name, unsigned mode, const std::str
     return entry;
 }
 
-// The initial RAM disk; with another kernel and its RAM disk in /kexec if one is asked for.
+// The initial RAM disk; with another kernel and its RAM disk in /kexec if one is asked for, and
+// with what goes on from the disk.
 Result<fs::path> initrd_for(const VmSpec& spec, const std::string& directory) {
     constexpr std::size_t kMaxFileBytes = 256u << 20;
     fs::path initrd = kernel_directory(spec.kernel) / "initrd.gz";
-    if (spec.kexec.empty()) return initrd;
-    const fs::path other = kernel_directory(spec.kexec);
+    if (spec.kexec.empty() && !spec.disk) return initrd;
     std::string all = TRY(read_file(initrd, kMaxFileBytes));
     all.resize((all.size() + 3) / 4 * 4);
-    all += archive_entry("kexec", 0040755, {});
-    for (const char* file : {"vmlinuz", "initrd.gz"}) {
-        all += archive_entry(fmt::format("kexec/{}", file), 0100644,
-                             TRY(read_file(other / file, kMaxFileBytes)));
+    if (!spec.kexec.empty()) {
+        const fs::path other = kernel_directory(spec.kexec);
+        all += archive_entry("kexec", 0040755, {});
+        for (const char* file : {"vmlinuz", "initrd.gz"}) {
+            all += archive_entry(fmt::format("kexec/{}", file), 0100644,
+                                 TRY(read_file(other / file, kMaxFileBytes)));
+        }
+        all += archive_entry("TRAILER!!!", 0, {});
     }
-    all += archive_entry("TRAILER!!!", 0, {});
+    if (spec.disk) all += TRY(read_file(kernel_directory(spec.kernel) / "disk.gz", kMaxFileBytes));
     fs::path joined = directory + "/initrd";
     const Fd out = TRY(open_file(joined, O_CREAT | O_WRONLY, 0600));
     TRY(write_all(out.get(), as_bytes(all)));
@@ -129,12 +137,16 @@ std::vector<std::string> command_line(const VmSpec& spec, const std::string& nam
     // microvm has one serial port: the shell takes it, and there is no console.
     // noirqdebug: where interrupts are threaded (RT), QEMU's serial port raises more of them than
     // its driver finds work for, and after megabytes over it the kernel would turn it off.
-    const std::string append = fmt::format("{} quiet panic=-1 noirqdebug {} {}",
-                                           one_port ? "underseer.tty=ttyS0" : "console=ttyS0",
-                                           spec.workload ? "" : "underseer.idle", spec.append);
+    const std::string append = fmt::format(
+        "{} quiet panic=-1 noirqdebug {} {} {}", one_port ? "underseer.tty=ttyS0" : "console=ttyS0",
+        spec.workload ? "" : "underseer.idle", spec.disk ? "rdinit=/disk_init" : "", spec.append);
     if (!spec.uuid.empty()) words.insert(words.end(), {"-uuid", spec.uuid});
     words.insert(words.end(), {"-machine", machine, "-kernel", kernel / "vmlinuz", "-initrd",
                                initrd, "-append", append});
+    if (spec.disk) {
+        words.insert(words.end(), {"-drive", fmt::format("file={},format=raw,if=virtio,snapshot=on",
+                                                         disk_image().native())});
+    }
     if (!spec.incoming.empty()) {
         words.insert(words.end(), {"-incoming", fmt::format("exec:cat {}", spec.incoming)});
     }
@@ -177,6 +189,11 @@ Result<TestVm> TestVm::boot(const VmSpec& spec) {
         return fail(Code::unavailable, fmt::format("the guest kernel {} is not at hand; "
                                                    "tools/guests/make.py {} makes it",
                                                    spec.kernel, spec.kernel));
+    }
+    if (spec.disk && (!fs::exists(disk_image()) || !fs::exists(kernel / "disk.gz"))) {
+        return fail(Code::unavailable, fmt::format("the disk of guests with real programs is not "
+                                                   "at hand; tools/guests/make.py disk {} makes it",
+                                                   spec.kernel));
     }
     std::string pattern = (fs::temp_directory_path() / "underseer-vm-XXXXXX").string();
     if (::mkdtemp(pattern.data()) == nullptr) return fail(os_error("making a directory"));

@@ -32,6 +32,9 @@ struct VmSpec {
     std::string mac;  // of a network card, with nothing at its other end; none if empty
     std::string uuid;
     bool workload = true;  // the processes of tests/testing/guest/workload.c
+    // Debian's programs, on a disk (tools/guests/make.py), and /bin/load
+    // (tests/testing/guest/load.sh).
+    bool disk = false;
     bool wait = true;      // until the guest answers, not just the VMM
     std::string kexec;     // another kernel, laid into the guest for TestVm::kexec()
     std::string incoming;  // a file of TestVm::save_to() to go on from

@@ -51,6 +51,15 @@ CHROOT_TOOLS = ["make", "dash", "bash", "coreutils", "findutils", "grep", "sed",
 # needs for BPF.
 EXTRA_MODULES = ["dummy", "sch_ingress", "cls_bpf", "nfnetlink", "zram", "zsmalloc", "failover", "net_failover", "virtio", "virtio_net",
                  "virtio_pci", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_ring"]
+# User space of a guest with real programs in it: a disk of this suite, which guests of all kernels share, and
+# modules of each kernel (with those that they need): of that disk, and some to load and to take out again.
+DISK_SUITE = "bookworm"
+DISK_PACKAGES = ["dash", "bash", "coreutils", "findutils", "grep", "sed", "mawk", "util-linux", "mount", "procps", "kmod",
+                 "iproute2", "busybox-static", "gcc", "libc6-dev", "make", "runc", "bpftrace", "linux-perf", "trace-cmd",
+                 "gdb", "strace", "auditd"]
+DISK_MODULES = ["virtio_pci", "virtio_blk", "crc32c_generic", "ext4", "overlay", "bridge", "veth", "loop", "tun", "xfs",
+                "btrfs", "nf_tables", "nft_chain_nat"]
+DISK_MIB = 2048
 
 
 def cache_dir():
@@ -287,16 +296,21 @@ def chroot_of(suite, compiler, kbuild):
         shutil.rmtree(old)
     say(f"{suite.name}: making a chroot with {' '.join(compiler)}")
     unfinished = root.with_suffix(".part")
-    subprocess.run(["mmdebstrap", "--quiet", "--mode=root", "--variant=extract", *host_apt_options(),
-                    "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr",
-                    f"--include={','.join(packages)}", suite.name, unfinished, suite.dir / "sources.list"],
-                   check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    if not (unfinished / "usr/bin/awk").exists():  # that link is made when mawk is configured
-        (unfinished / "usr/bin/awk").symlink_to("mawk")
-    for sub in ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info"):
-        shutil.rmtree(unfinished / sub, ignore_errors=True)
+    unpack_root(suite, packages, unfinished)
     unfinished.rename(root)
     return root
+
+
+def unpack_root(suite, packages, root):
+    """Packages and all that they depend on, unpacked into a root of their own."""
+    subprocess.run(["mmdebstrap", "--quiet", "--mode=root", "--variant=extract", *host_apt_options(),
+                    "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr",
+                    f"--include={','.join(packages)}", suite.name, root, suite.dir / "sources.list"],
+                   check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    if not (root / "usr/bin/awk").exists():  # that link is made when mawk is configured
+        (root / "usr/bin/awk").symlink_to("mawk")
+    for sub in ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info"):
+        shutil.rmtree(root / sub, ignore_errors=True)
 
 
 def host_headers(suite, packages, folder):
@@ -372,6 +386,19 @@ def build_fixtures(name, folder):
     return modules
 
 
+def pack(tree, archive):
+    """Packs a folder as an initial RAM disk."""
+    files = subprocess.run(["find", "."], cwd=tree, check=True, stdout=subprocess.PIPE).stdout
+    packed = subprocess.run(["cpio", "-o", "-H", "newc", "--quiet"], cwd=tree, input=files, check=True,
+                            stdout=subprocess.PIPE).stdout
+    archive.write_bytes(gzip.compress(packed, 1))
+
+
+def point_to(link, target):
+    link.unlink(missing_ok=True)
+    link.symlink_to(target.name)
+
+
 def build_initrd(name, folder):
     init = GUEST / "init.sh"
     # The package has no intruder: its demo hides a process and does nothing else.
@@ -401,36 +428,105 @@ def build_initrd(name, folder):
                     (tree / f"lib/modules/{module}.ko").write_bytes(data)
             for module in modules:
                 shutil.copy(module, tree / "lib/modules")
-            files = subprocess.run(["find", "."], cwd=tree, check=True, stdout=subprocess.PIPE).stdout
-            packed = subprocess.run(["cpio", "-o", "-H", "newc", "--quiet"], cwd=tree, input=files,
-                                    check=True, stdout=subprocess.PIPE).stdout
-            initrd.write_bytes(gzip.compress(packed, 1))
-    link = folder / "initrd.gz"
-    link.unlink(missing_ok=True)
-    link.symlink_to(initrd.name)
+            pack(tree, initrd)
+    point_to(folder / "initrd.gz", initrd)
     return bool(modules)
+
+
+def with_dependencies(folder, names):
+    """{name: bytes} of those modules of a kernel and of all that they need, in the order to load them."""
+    found = {}
+
+    def take(name):
+        # A module's file may have dashes where its name has underscores.
+        data = kernel_module(folder, name) or kernel_module(folder, name.replace("_", "-"))
+        if name in found or not data:
+            return
+        depends = re.search(rb"\0depends=([^\0]*)\0", data)
+        for needed in depends.group(1).decode().split(",") if depends else []:
+            take(needed)
+        found[name] = data
+
+    for name in names:
+        take(name)
+    return found
+
+
+def build_disk_initrd(name, folder):
+    """What an initial RAM disk needs besides to go on from the disk; unpacked over initrd.gz."""
+    scripts = [GUEST / "disk_init.sh", GUEST / "load.sh"]
+    if not all(script.exists() for script in scripts):  # the package has none
+        return
+    digest = hashlib.sha256(b"\0".join(script.read_bytes() for script in scripts) +
+                            repr(DISK_MODULES).encode()).hexdigest()[:16]
+    initrd = folder / f"disk-{digest}.gz"
+    if not initrd.exists():
+        with tempfile.TemporaryDirectory() as work:
+            tree = pathlib.Path(work)
+            for sub in ("disk", "bin", "lib/modules/disk"):
+                (tree / sub).mkdir(parents=True)
+            for place, script in zip((tree / "disk_init", tree / "bin/load"), scripts):
+                shutil.copy(script, place)
+                place.chmod(0o755)
+            for number, (module, data) in enumerate(with_dependencies(folder, DISK_MODULES).items()):
+                (tree / f"lib/modules/disk/{number:02}-{module}.ko").write_bytes(data)
+            pack(tree, initrd)
+    point_to(folder / "disk.gz", initrd)
+
+
+def build_disk():
+    """The disk of guests with real programs; False (and said why) when it cannot be made."""
+    digest = hashlib.sha256(f"{DISK_SUITE} {DISK_PACKAGES} {DISK_MIB}".encode()).hexdigest()[:16]
+    folder = cache_dir() / "disks"
+    image = folder / f"disk-{digest}.ext4"
+    if not image.exists():
+        if os.geteuid() != 0 or not shutil.which("mmdebstrap") or not shutil.which("mke2fs"):
+            say("disk: not made: that takes root, mmdebstrap and mke2fs")
+            return False
+        say(f"disk: unpacking {' '.join(DISK_PACKAGES)} of {DISK_SUITE}")
+        folder.mkdir(exist_ok=True)
+        for old in folder.glob("disk-*"):  # of other packages, or left unfinished
+            old.unlink()
+        suite = Suite(DISK_SUITE)
+        try:
+            suite.update()
+            with tempfile.TemporaryDirectory(dir=folder) as work:
+                root = pathlib.Path(work) / "root"
+                unpack_root(suite, DISK_PACKAGES, root)
+                unfinished = image.with_suffix(".part")
+                subprocess.run(["mke2fs", "-q", "-t", "ext4", "-d", root, unfinished, f"{DISK_MIB}M"], check=True,
+                               text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                unfinished.rename(image)
+        except subprocess.CalledProcessError as error:
+            say(f"disk: could not be made: {(error.stderr or str(error)).strip()[-2000:]}")
+            return False
+    point_to(folder / "disk.ext4", image)
+    return True
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--list", action="store_true", help="print what is there as JSON, make nothing")
     parser.add_argument("kernels", nargs="*", metavar="KERNEL",
-                        help=", ".join([*KERNELS, *OWN_KERNELS]))
+                        help=", ".join([*KERNELS, *OWN_KERNELS, "disk"]))
     options = parser.parse_args()
     for name in options.kernels:
-        if name not in KERNELS and name not in OWN_KERNELS:
+        if name not in [*KERNELS, *OWN_KERNELS, "disk"]:
             raise SystemExit(f"guests: there is no kernel '{name}'; there are "
                              f"{', '.join([*KERNELS, *OWN_KERNELS])}")
     # One at a time: several worktrees share the cache.
     lock = open(cache_dir() / "lock", "w")
     fcntl.flock(lock, fcntl.LOCK_EX)
     made = {}
-    for name in options.kernels or KERNELS:
+    if not options.list and (not options.kernels or "disk" in options.kernels) and build_disk():
+        say("disk: ready")
+    for name in [name for name in options.kernels or KERNELS if name != "disk"]:
         folder = cache_dir() / "kernels" / name
         if not options.list:
             folder = fetch_kernel(name) if name in KERNELS else build_own_kernel(name)
             if folder:
                 fixtures = build_initrd(name, folder)
+                build_disk_initrd(name, folder)
                 say(f"{name}: ready ({(folder / 'release').read_text().strip()}"
                     f"{', with our modules' if fixtures else ''})")
         if folder and (folder / "initrd.gz").exists():
