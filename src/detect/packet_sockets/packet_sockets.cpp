@@ -81,7 +81,8 @@ event::CheckReport inspect(Snapshot& snapshot) {
     std::map<std::uint32_t, std::string> holders;  // and what kind of socket
     for (const event::Socket& socket : sockets->items) {
         const bool packet = socket.family == "packet";
-        if (!packet && socket.type != "raw") continue;
+        // Those of netlink are raw by their type, and lead to the kernel.
+        if (!packet && (socket.type != "raw" || socket.family == "netlink")) continue;
         for (const std::uint32_t pid : socket.owner_pids) {
             holders.try_emplace(pid, packet ? "packet" : "raw " + socket.family);
         }
