@@ -539,7 +539,7 @@ std::string interfaces_section(const std::vector<event::NetworkInterface>& inter
     for (const event::NetworkInterface& item : interfaces) {
         table.add({std::to_string(item.net_namespace), html(item.name),
                    fmt::format("<code>{:#x}</code>{}", item.flags,
-                               item.promiscuous ? " promiscuous" : ""),
+                               item.promiscuity > 0 ? " promiscuous" : ""),
                    std::to_string(item.mtu), html(item.mac),
                    item.addresses.available()
                        ? folded(fmt::format("{}", fmt::join(item.addresses.value(), ", ")))

@@ -236,7 +236,8 @@ struct NetworkInterface {
     std::string mac;
     std::string permanent_mac;
     Observed<std::vector<std::string>> addresses;  // "10.0.0.2/24", "fe80::1/64"
-    bool promiscuous = false;
+    std::uint32_t promiscuity = 0;                 // how many want it to take packets for others
+    Observed<std::string> bridge;                  // that it is a port of; empty: of none
 
     bool operator==(const NetworkInterface&) const = default;
     static constexpr auto fields() {
@@ -248,7 +249,8 @@ struct NetworkInterface {
                           Field{"mac", &NetworkInterface::mac},
                           Field{"permanent_mac", &NetworkInterface::permanent_mac},
                           Field{"addresses", &NetworkInterface::addresses},
-                          Field{"promiscuous", &NetworkInterface::promiscuous}};
+                          Field{"promiscuity", &NetworkInterface::promiscuity},
+                          Field{"bridge", &NetworkInterface::bridge}};
     }
 };
 

@@ -47,10 +47,14 @@ constexpr Struct kStructs[] = {
     // interfaces
     {"net", 64, "list:list_head@0 ns:ns_common@16 dev_base_head:list_head@32"},
     {"bpf_xdp_entity", 16, "prog:ptr@0 link:ptr@8"},
-    {"net_device", 184,
+    {"adjacent_devices", 32, "upper:list_head@0 lower:list_head@16"},
+    {"netdev_adjacent", 32, "dev:ptr@0 master:char@8 list:list_head@16"},
+    {"rtnl_link_ops", 8, "kind:ptr@0"},
+    {"net_device", 224,
      "name:char[16]@0 dev_list:list_head@16 ifindex:int@32 flags:int@36 mtu:int@40 "
      "promiscuity:int@44 dev_addr:ptr@48 addr_len:char@56 perm_addr:char[32]@64 ip_ptr:ptr@96 "
-     "ip6_ptr:ptr@104 nd_net:ptr@112 xdp_state:bpf_xdp_entity[3]@120"},
+     "ip6_ptr:ptr@104 nd_net:ptr@112 xdp_state:bpf_xdp_entity[3]@120 adj_list:adjacent_devices@168 "
+     "rtnl_link_ops:ptr@200"},
     {"in_device", 8, "ifa_list:ptr@0"},
     {"in_ifaddr", 16, "ifa_next:ptr@0 ifa_local:int@8 ifa_prefixlen:char@12"},
     {"inet6_dev", 24, "addr_list:list_head@8"},
@@ -447,12 +451,13 @@ void FakeWorld::build_maps() {
 // ---- interfaces -------------------------------------------------------------------------------
 
 GuestVirt FakeWorld::add_device(GuestVirt net, std::uint32_t index, std::string_view name) {
-    const GuestVirt device = place(184);
+    const GuestVirt device = place(224);
     std::memcpy(guest_.host(at(device, "net_device", "name")), name.data(), name.size());
     set(device, "net_device", "nd_net", net.value);
     set(device, "net_device", "ifindex", index);
     set(device, "net_device", "mtu", 1500u);
     set(device, "net_device", "addr_len", std::uint8_t{6});
+    guest_.list_init(at(device, "net_device", "adj_list"));
     guest_.list_add_tail(at(device, "net_device", "dev_list"), at(net, "net", "dev_base_head"));
     return device;
 }
@@ -467,7 +472,7 @@ void FakeWorld::build_interfaces() {
     guest_.list_add_tail(at(net_, "net", "list"), head);
 
     const GuestVirt lo = add_device(net_, 1, "lo"), eth0 = add_device(net_, 2, "eth0"),
-                    tap = add_device(net_, 3, "tap0");
+                    tap = add_device(net_, 3, "tap0"), bridge = add_device(net_, 4, "br0");
     eth0_ = eth0;
     const auto mac = [&](GuestVirt device, std::string_view now, std::string_view permanent) {
         set(device, "net_device", "dev_addr", text(now).value);
@@ -478,6 +483,13 @@ void FakeWorld::build_interfaces() {
     mac(tap, "\x52\x54\x66\x01\x02\x04", "\x52\x54\x66\x01\x02\x04");
     set(eth0, "net_device", "flags", 0x1003u);
     set(eth0, "net_device", "promiscuity", 1u);
+    mac(bridge, "\x52\x54\x66\x01\x02\x04", "\x52\x54\x66\x01\x02\x04");
+    const GuestVirt kind = place(8), above = place(32);
+    set(kind, "rtnl_link_ops", "kind", text("bridge").value);
+    set(bridge, "net_device", "rtnl_link_ops", kind.value);
+    set(above, "netdev_adjacent", "dev", bridge.value);
+    set(above, "netdev_adjacent", "master", std::uint8_t{1});
+    guest_.list_add_tail(at(above, "netdev_adjacent", "list"), at(tap, "net_device", "adj_list"));
     const GuestVirt v4 = place(8), first = place(16), second = place(16);
     set(eth0, "net_device", "ip_ptr", v4.value);
     set(v4, "in_device", "ifa_list", first.value);
@@ -496,14 +508,17 @@ void FakeWorld::build_interfaces() {
 
     const auto expect = [&](std::uint32_t index, std::string name, std::uint32_t flags,
                             std::string now, std::string permanent,
-                            std::vector<std::string> addresses, bool promiscuous) {
+                            std::vector<std::string> addresses, std::uint32_t promiscuity,
+                            std::string bridge_name) {
         interfaces.push_back({kNetNamespace, index, std::move(name), flags, 1500, std::move(now),
-                              std::move(permanent), std::move(addresses), promiscuous});
+                              std::move(permanent), std::move(addresses), promiscuity,
+                              std::move(bridge_name)});
     };
-    expect(1, "lo", 0, "00:00:00:00:00:00", "00:00:00:00:00:00", {}, false);
+    expect(1, "lo", 0, "00:00:00:00:00:00", "00:00:00:00:00:00", {}, 0, "");
     expect(2, "eth0", 0x1003, "52:54:66:01:02:03", "52:54:66:0a:0b:0c",
-           {"10.0.0.2/24", "192.0.2.1/32", "fe80::1/64"}, true);
-    expect(3, "tap0", 0, "52:54:66:01:02:04", "52:54:66:01:02:04", {}, false);
+           {"10.0.0.2/24", "192.0.2.1/32", "fe80::1/64"}, 1, "");
+    expect(3, "tap0", 0, "52:54:66:01:02:04", "52:54:66:01:02:04", {}, 0, "br0");
+    expect(4, "br0", 0, "52:54:66:01:02:04", "52:54:66:01:02:04", {}, 0, "");
     leave_list("interfaces", at(tap, "net_device", "dev_list"));
 }
 

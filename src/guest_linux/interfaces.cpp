@@ -13,6 +13,7 @@ namespace underseer::guest_linux {
 namespace {
 
 constexpr std::uint64_t kMaxHardwareAddress = 32;  // MAX_ADDR_LEN, include/linux/netdevice.h
+constexpr std::size_t kMaxKindBytes = 16;
 
 class InterfaceReader {
   public:
@@ -49,13 +50,34 @@ class InterfaceReader {
         result.index = static_cast<std::uint32_t>(TRY(kernel_.read(device, index_)));
         result.flags = static_cast<std::uint32_t>(TRY(kernel_.read(device, flags_)));
         result.mtu = static_cast<std::uint32_t>(TRY(kernel_.read(device, mtu_)));
-        result.promiscuous = TRY(kernel_.read(device, promiscuity_)) != 0;
+        result.promiscuity = static_cast<std::uint32_t>(TRY(kernel_.read(device, promiscuity_)));
+        result.bridge = observed(bridge_of(device));
         const std::uint64_t length =
             std::min(TRY(kernel_.read(device, address_length_)), kMaxHardwareAddress);
         result.mac = TRY(hardware_address(TRY(kernel_.read_pointer(device, address_)), length));
         result.permanent_mac = TRY(hardware_address(device + permanent_address_.offset, length));
         result.addresses = observed(addresses(device));
         return result;
+    }
+
+    // The device that it has been put under (netdev_master_upper_dev_get(), net/core/dev.c: the
+    // first of those above it, if that is its master), when that is a bridge.
+    Result<std::string> bridge_of(GuestVirt device) {
+        TRY(kernel_.require(
+            {above_, above_node_, above_device_, is_master_, link_operations_, kind_}));
+        GuestVirt above;
+        TRY(kernel_.walk_list(device + above_.offset, [&](GuestVirt node) {
+            above = node - above_node_.offset;
+            return false;
+        }));
+        if (!above || TRY(kernel_.read(above, is_master_)) == 0) return std::string();
+        const GuestVirt master = TRY(kernel_.read_pointer(above, above_device_));
+        const GuestVirt operations = TRY(kernel_.read_pointer(master, link_operations_));
+        if (!operations) return std::string();
+        const GuestVirt kind = TRY(kernel_.read_pointer(operations, kind_));
+        if (TRY(kernel_.memory().read_cstring(kind, kMaxKindBytes)) != "bridge")
+            return std::string();
+        return kernel_.read_text(master, name_);
     }
 
     Result<std::string> hardware_address(GuestVirt at, std::uint64_t length) {
@@ -119,6 +141,12 @@ class InterfaceReader {
     Field flags_ = kernel_.field("net_device", "flags");
     Field mtu_ = kernel_.field("net_device", "mtu");
     Field promiscuity_ = kernel_.field("net_device", "promiscuity");
+    Field above_ = kernel_.field("net_device", "adj_list.upper");
+    Field above_node_ = kernel_.field("netdev_adjacent", "list");
+    Field above_device_ = kernel_.field("netdev_adjacent", "dev");
+    Field is_master_ = kernel_.field("netdev_adjacent", "master");
+    Field link_operations_ = kernel_.field("net_device", "rtnl_link_ops");
+    Field kind_ = kernel_.field("rtnl_link_ops", "kind");
     Field address_ = kernel_.field("net_device", "dev_addr");
     Field address_length_ = kernel_.field("net_device", "addr_len");
     Field permanent_address_ = kernel_.field("net_device", "perm_addr");

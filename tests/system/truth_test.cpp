@@ -489,8 +489,9 @@ TEST_P(EveryKernel, interfaces_match_in_every_namespace) {
             "{} {} {} {} 0x{:x}{}{}", item.name, item.index, item.mac, item.mtu, item.flags,
             item.addresses.value().empty() ? "" : " ", fmt::join(item.addresses.value(), " ")));
         seen[item.net_namespace].insert(fmt::format("{} {}", item.name, item.permanent_mac));
-        EXPECT_EQ(item.promiscuous, item.name == "dummy7") << item.name;
-        promiscuous |= item.promiscuous;
+        EXPECT_EQ(item.promiscuity, item.name == "dummy7" ? 1u : 0u) << item.name;
+        EXPECT_EQ(item.bridge.value(), "") << item.name;
+        promiscuous |= item.promiscuity > 0;
     }
     EXPECT_EQ(seen, truth);
     EXPECT_EQ(truth.size(), 2u) << "the guest's own and its container's";

@@ -59,9 +59,11 @@ constexpr Rule kRules[] = {
      .confidence = 90,
      .technique = "T1040",
      .subject_kind = "interface",
-     .reads = "The kernel's count of those who want an interface to take all packets.",
+     .reads =
+         "The kernel's count of those who want an interface to take all packets. A bridge wants "
+         "that of its ports by itself: for one of these it takes a second.",
      .misses = "Who listens to what comes anyway.",
-     .benign = "Bridges, bonds, virtual machines and containers inside, packet dumpers.",
+     .benign = "Bonds, virtual machines inside, packet dumpers.",
      .advice = "Who asked for it? underseer check --only packet_sockets."},
     {.id = "changed_mac",
      .title = "Interface with another hardware address than it came with",
@@ -169,9 +171,11 @@ std::string judge_interfaces(Snapshot& snapshot, event::CheckReport& report) {
     };
     for (const event::NetworkInterface& one : interfaces->items) {
         const bool says_so = (one.flags & kPromiscuous) != 0;
-        if (one.promiscuous) {
-            tell(kRules[says_so ? kMode : kHiddenMode], one, "flags",
-                 fmt::format("{:#x}", one.flags));
+        const bool of_bridge = one.bridge.available() && !one.bridge.value().empty();
+        if (one.promiscuity > 0 && !says_so) {
+            tell(kRules[kHiddenMode], one, "flags", fmt::format("{:#x}", one.flags));
+        } else if (one.promiscuity > (of_bridge ? 1u : 0u)) {
+            tell(kRules[kMode], one, "flags", fmt::format("{:#x}", one.flags));
         }
         const bool has_permanent = one.permanent_mac.find_first_not_of("0:") != std::string::npos;
         if (has_permanent && one.mac != one.permanent_mac) {
