@@ -96,7 +96,20 @@ const Result<guest_linux::BpfObjects>& Snapshot::bpf() {
 }
 
 const guest_linux::DispatchReport& Snapshot::system_calls() {
-    return once(system_calls_, [&] { return guest_->system_calls(); });
+    return once(system_calls_, [&] {
+        guest_linux::DispatchReport gates = guest_->system_calls();
+        // Tracers may call at the begin of the kernel's switch as of any function, and probes be
+        // anywhere in it: whom these lead to is judged where they are registered (hooks()).
+        std::erase_if(gates.misdirected, [&](const guest_linux::Misdirection& one) {
+            using Kind = guest_linux::CodeOwner::Kind;
+            if (!code().has_value()) return false;
+            const auto owner = code()->owner_of(one.target);
+            return owner && (owner->kind == Kind::kprobes ||
+                             (one.is_trace_site &&
+                              (owner->kind == Kind::ftrace || owner->kind == Kind::bpf)));
+        });
+        return gates;
+    });
 }
 
 const guest_linux::BindingList& Snapshot::bindings() {

@@ -87,13 +87,18 @@ class SyscallInspector {
         if (!end || *end - begin > kMaxCodeBytes) return fail(Code::unavailable, "it has no end");
         std::vector<std::byte> code(*end - begin);
         TRY(kernel_.memory().read(begin, code));
+        // The first instruction, or the second behind an endbr64 or what that was overwritten with
+        // (apply_seal_endbr(), arch/x86/kernel/alternative.c).
+        const auto is_trace_site = [&](GuestVirt at) { return at == begin || at == begin + 4; };
         Disassembler disassembler;
         const std::size_t decoded = disassembler.decode(code, begin, [&](const Instruction& one) {
             if (!one.target || (*one.target >= begin && *one.target < *end)) return true;
             ++report_.gates;
-            if (!answers(*one.target, {}) && !is_thunk(*one.target)) {
+            const bool is_traced = is_trace_site(one.at) && is_ftrace(*one.target);
+            if (!answers(*one.target, {}) && !is_thunk(*one.target) && !is_traced) {
                 report_.misdirected.push_back({fmt::format("{}+{:#x}", name, one.at - begin),
-                                               "a system call's function", *one.target, one.at});
+                                               "a system call's function", *one.target, one.at,
+                                               is_trace_site(one.at)});
             }
             return true;
         });
@@ -124,6 +129,15 @@ class SyscallInspector {
                      name.starts_with("its_") || name.starts_with("retbleed_") ||
                      name.starts_with("entry_") || name == "__fentry__" ||
                      name.starts_with("__sanitizer_") || name.starts_with("call_depth_");
+        });
+        return found;
+    }
+
+    // ftrace's own entries, for functions with several tracers (arch/x86/kernel/ftrace_64.S).
+    bool is_ftrace(GuestVirt target) const {
+        bool found = false;
+        for_each_name(target, [&](std::string_view name) {
+            found |= name == "ftrace_caller" || name == "ftrace_regs_caller";
         });
         return found;
     }

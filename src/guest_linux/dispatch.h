@@ -11,10 +11,11 @@ namespace underseer::guest_linux {
 
 // One place from which the kernel goes on somewhere else than it was built to.
 struct Misdirection {
-    std::string gate;      // "getdents64 (sys_call_table[217])", "interrupt 0x81"
-    std::string expected;  // "__x64_sys_getdents64"
-    GuestVirt target;      // where it goes
-    GuestVirt record;      // where that is written
+    std::string gate;            // "getdents64 (sys_call_table[217])", "interrupt 0x81"
+    std::string expected;        // "__x64_sys_getdents64"
+    GuestVirt target;            // where it goes
+    GuestVirt record;            // where that is written
+    bool is_trace_site = false;  // at the begin of a function, where ftrace puts its calls
 };
 
 struct DispatchReport {

@@ -89,10 +89,20 @@ TEST_F(Dispatch, exchanged_entries_of_the_table_are_found) {
     ASSERT_EQ(misdirected_calls().size(), 1u);
 }
 
+// Its compiler puts no call at the begin of this one: a jump there stands for it.
+TEST_F(Dispatch, of_a_call_of_ftrace_at_the_begin_of_the_switch_is_said_where_it_is) {
+    jump(0, evil_);
+    const auto report = inspect_syscalls(*kernel_);
+    ASSERT_FALSE(report.misdirected.empty());
+    EXPECT_EQ(report.misdirected[0].gate, "x64_sys_call+0x0");
+    EXPECT_TRUE(report.misdirected[0].is_trace_site);
+}
+
 TEST_F(Dispatch, a_jump_of_the_switch_that_leads_elsewhere_is_found) {
     jump(6, evil_);
     const auto found = misdirected_calls();
     ASSERT_EQ(found.size(), 1u);
+    EXPECT_FALSE(found[0].is_trace_site);
     EXPECT_EQ(found[0].gate, "x64_sys_call+0x6");
     EXPECT_EQ(found[0].record, switch_ + 6);
     EXPECT_EQ(found[0].target, evil_);

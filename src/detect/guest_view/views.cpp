@@ -211,6 +211,10 @@ constexpr std::array<std::string_view, 6> kPrefixes{"__x64_sys_",         "__ia3
                                                     "__ia32_compat_sys_", "__se_sys_",
                                                     "__do_sys_",          "__x64_compat_sys_"};
 
+// Through which every system call goes since 6.9 (arch/x86/entry/syscall_64.c).
+constexpr std::array<std::string_view, 3> kEveryCall{"x64_sys_call", "x32_sys_call",
+                                                     "ia32_sys_call"};
+
 bool has(std::span<const std::string_view> names, std::string_view name) {
     return std::ranges::any_of(names, [&](std::string_view one) {
         return one.ends_with('*') ? name.starts_with(one.substr(0, one.size() - 1)) : name == one;
@@ -225,6 +229,7 @@ std::span<const View> views() {
 
 bool is_on_the_way(const View& view, std::string_view function) {
     function = function.substr(0, function.find('.'));
+    if (has(kEveryCall, function)) return true;
     for (const std::string_view prefix : kPrefixes) {
         if (function.starts_with(prefix)) {
             return has(view.system_calls, function.substr(prefix.size()));

@@ -119,7 +119,10 @@ enum : std::size_t {
 
 // By which programs in the guest see files, processes, modules and sockets, and act on processes.
 // The names of system calls' functions begin with __x64_sys_ or __ia32_.
-constexpr std::array<std::string_view, 34> kViewFunctions{"getdents",
+constexpr std::array<std::string_view, 37> kViewFunctions{"x64_sys_call",
+                                                          "x32_sys_call",
+                                                          "ia32_sys_call",
+                                                          "getdents",
                                                           "getdents64",
                                                           "kill",
                                                           "tkill",
