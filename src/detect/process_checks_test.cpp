@@ -161,7 +161,7 @@ TEST_F(ProcessChecks, tell_credentials_that_cannot_be_read_and_accuse_nobody) {
         << report.coverage.gaps[0];
 }
 
-TEST_F(ProcessChecks, find_a_tracer_once_however_many_it_traces) {
+TEST_F(ProcessChecks, find_a_tracers_program_once_however_many_it_traces) {
     const auto trace = [&](GuestVirt task, GuestVirt by) {
         fake_.write(task + fake_.offset("task_struct", "ptrace"), 1u);
         fake_.write(task + fake_.offset("task_struct", "parent"), by.value);

@@ -67,6 +67,15 @@ event::Finding about_process(const Rule& rule, const event::Task& process, Snaps
     return finding;
 }
 
+event::Finding about_program(const Rule& rule, const std::string& file, const event::Task& process,
+                             Snapshot& snapshot) {
+    event::Finding finding = about_process(rule, process, snapshot);
+    if (file.empty()) return finding;
+    finding.evidence.insert(finding.evidence.begin(), {"process", finding.subject, 0, {}});
+    finding.subject = finding.key = file;
+    return finding;
+}
+
 event::CheckReport judge_tasks(
     Snapshot& snapshot, Among among,
     const std::function<Result<void>(const event::Task&, event::CheckReport&)>& judge) {

@@ -13,6 +13,11 @@ namespace underseer::detect {
 // command line, user, parent, container.
 event::Finding about_process(const Rule& rule, const event::Task& process, Snapshot& snapshot);
 
+// The same about what a program does, whichever of its processes: one finding for all of them, that
+// of `file` (with its path).
+event::Finding about_program(const Rule& rule, const std::string& file, const event::Task& process,
+                             Snapshot& snapshot);
+
 // Whether it runs a program: not so a kernel thread, and a process that has ended.
 inline bool has_program(const event::Task& process) {
     return !process.kernel_thread && process.state != "Z" && process.state != "X";

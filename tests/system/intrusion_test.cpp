@@ -74,12 +74,20 @@ class Intrusion : public ::testing::TestWithParam<std::string> {
             }
         }
     }
-    // Exactly this one, about that process.
-    void expect_finding(const std::string& rule, std::uint32_t pid) {
+    // Exactly this one, about that process, or about its program.
+    void expect_finding(const std::string& rule, std::uint32_t pid,
+                        const std::string& program = {}) {
         const auto found = findings();
         ASSERT_EQ(found.size(), 1u) << "of " << rule;
         EXPECT_EQ(found[0].rule, rule);
-        EXPECT_TRUE(found[0].subject.ends_with(fmt::format("(pid {})", pid))) << found[0].subject;
+        EXPECT_EQ(found[0].pid, pid);
+        const std::string of_process = fmt::format("(pid {})", pid);
+        if (program.empty()) {
+            EXPECT_TRUE(found[0].subject.ends_with(of_process)) << found[0].subject;
+        } else {
+            EXPECT_EQ(found[0].subject, program);
+            EXPECT_TRUE(found[0].evidence[0].text.ends_with(of_process));
+        }
     }
 
     // Exactly that something which begins with this was altered, when the eight bytes at a place
@@ -223,7 +231,7 @@ TEST_P(Intrusion, root_out_of_nothing) {
 TEST_P(Intrusion, debugger) {
     const auto victim = intrude("rest");
     const auto pid = intrude(fmt::format("trace {}", victim));
-    expect_finding("traced_process", pid);
+    expect_finding("traced_process", pid, "/bin/intruder");
     end_intruders();
 }
 
@@ -236,7 +244,7 @@ TEST_P(Intrusion, dropped_program_that_traces) {
 
 TEST_P(Intrusion, sniffer) {
     const auto pid = intrude("packets");
-    expect_finding("other_sniffer", pid);
+    expect_finding("other_sniffer", pid, "/bin/intruder");
     end_intruders();
 }
 
@@ -372,7 +380,7 @@ TEST_P(Intrusion, program_that_no_file_is_behind) {
 
 TEST_P(Intrusion, debuggers_breakpoints) {
     const auto pid = intrude("breakpoints");
-    expect_finding("breakpoints_in_program", pid);
+    expect_finding("breakpoints_in_program", pid, "/bin/intruder");
     end_intruders();
 }
 

@@ -689,9 +689,9 @@ TEST_P(EveryKernel, of_a_hundred_things_reported_ninety_nine_have_a_name) {
 // Some of what the workload does to be listed right is what an intruder does, and no more is told.
 TEST_P(EveryKernel, checks_find_what_there_is_to_be_found) {
     const std::multiset<std::string> wanted{
-        "deleted_program", "disguised_process", "memory_only_program",
-        "other_sniffer",   "other_sniffer",     "preloaded_foreign_library",
-        "traced_process",  "changed_mac",       "promiscuous_interface"};
+        "deleted_program", "disguised_process",         "memory_only_program",
+        "other_sniffer",   "preloaded_foreign_library", "traced_process",
+        "changed_mac",     "promiscuous_interface"};
     const auto reports = ask<event::CheckReport>(Topic::checks);
     ASSERT_EQ(reports.size(), detect::all_checks().size() - 1);  // there are no rules of events
     std::multiset<std::string> rules;

@@ -61,14 +61,15 @@ void FindingLedger::see(const std::string& instance_id, const event::Finding& fi
         changes.push_back({Change::opened, entry.open, {}});
         return;
     }
-    const bool changed = !says_the_same(entry.open.finding, finding);
+    const bool changed = finding.severity != event::Severity::informational &&
+                         !says_the_same(entry.open.finding, finding);
     entry.open.finding = finding;
     if (!changed && now_ns - entry.told_ns < kRepeatNs) return;
     entry.told_ns = now_ns;
     changes.push_back({Change::updated, entry.open, {}});
 }
 
-void FindingLedger::miss(const event::CheckReport& report, Entries& entries,
+void FindingLedger::miss(const event::CheckReport& report, std::uint64_t now_ns, Entries& entries,
                          std::vector<FindingChange>& changes) {
     // Where a look had gaps, what it did not show may be in them. Not so in its limits.
     if (!report.coverage.gaps.empty()) return;
@@ -79,7 +80,10 @@ void FindingLedger::miss(const event::CheckReport& report, Entries& entries,
         const event::Finding& finding = entry.open.finding;
         const bool of_this_check = is_rule_of(finding.rule, report.check) ||
                                    (finding.rule == "finding_flood" && finding.key == report.check);
-        if (!of_this_check || seen.contains(it->first) || ++entry.absent_looks < kLooksToClose) {
+        const bool may_come_again = finding.severity == event::Severity::informational &&
+                                    now_ns - entry.open.last_seen < kRepeatNs;
+        if (!of_this_check || seen.contains(it->first) || ++entry.absent_looks < kLooksToClose ||
+            may_come_again) {
             ++it;
             continue;
         }
@@ -94,7 +98,7 @@ std::vector<FindingChange> FindingLedger::report(const std::string& instance_id,
     std::vector<FindingChange> changes;
     if (report.outcome == event::Outcome::unavailable) return changes;
     Entries& entries = instances_[instance_id];
-    miss(report, entries, changes);
+    miss(report, now_ns, entries, changes);
     for (const event::Finding& finding : report.findings) {
         const bool known = entries.contains({finding.rule, finding.key});
         if (known || entries.size() < kMaxOpenOfInstance) {

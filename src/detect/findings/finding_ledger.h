@@ -17,7 +17,9 @@ class FindingLedger {
   public:
     // Absent from this many complete looks in a row: it is gone. One look may have been unlucky.
     static constexpr unsigned kLooksToClose = 2;
-    // A finding that lasts is said again after this long even when nothing about it changes.
+    // A finding that lasts is said again after this long even when nothing about it changes. What
+    // is informational is said no more often: debuggers and tracers come and go all day, and so it
+    // is not closed either before it has been absent for as long.
     static constexpr std::uint64_t kRepeatNs = 3'600ull * 1'000'000'000;
     // A guest can make findings as fast as it can make processes; beyond this many of one instance
     // one finding stands for the rest.
@@ -48,7 +50,7 @@ class FindingLedger {
 
     void see(const std::string& instance_id, const event::Finding& finding, std::uint64_t now_ns,
              Entries& entries, std::vector<event::FindingChange>& changes);
-    static void miss(const event::CheckReport& report, Entries& entries,
+    static void miss(const event::CheckReport& report, std::uint64_t now_ns, Entries& entries,
                      std::vector<event::FindingChange>& changes);
 
     std::map<std::string, Entries> instances_;

@@ -66,6 +66,27 @@ TEST(FindingLedger, it_is_closed_after_two_complete_looks_without_it) {
     EXPECT_NE(again[0].open.uid, closed[0].open.uid);
 }
 
+TEST(FindingLedger, what_is_informational_may_come_and_go_for_an_hour) {
+    FindingLedger ledger;
+    const auto debugged = [](const std::string& whom) {
+        event::Finding finding = hidden("gdb", whom);
+        finding.severity = event::Severity::informational;
+        return found({finding});
+    };
+    EXPECT_EQ(ledger.report("vm", debugged("a"), kSecond).size(), 1u);
+    std::uint64_t now = kSecond;
+    for (unsigned i = 0; i < 100; ++i) {
+        EXPECT_TRUE(ledger.report("vm", kClean, now += 10 * kSecond).empty());
+        EXPECT_TRUE(ledger.report("vm", kClean, now += 10 * kSecond).empty());
+        EXPECT_TRUE(ledger.report("vm", debugged("b"), now += 10 * kSecond).empty());
+    }
+    EXPECT_EQ(ledger.open()[0].count, 101u);
+    EXPECT_TRUE(ledger.report("vm", kClean, now + kSecond).empty());
+    const auto closed = ledger.report("vm", kClean, now + FindingLedger::kRepeatNs);
+    ASSERT_EQ(closed.size(), 1u);
+    EXPECT_EQ(closed[0].change, Change::closed);
+}
+
 TEST(FindingLedger, not_seeing_is_not_knowing) {
     FindingLedger ledger;
     ledger.report("vm", found({hidden("7")}), kSecond);

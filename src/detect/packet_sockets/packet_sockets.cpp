@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <map>
+#include <set>
 
 #include "detect/process_report.h"
 
@@ -52,9 +53,9 @@ constexpr Rule kRules[] = {
      .severity = event::Severity::informational,
      .confidence = 60,
      .technique = "T1040",
-     .subject_kind = "process",
+     .subject_kind = "file",
      .reads = "As foreign_sniffer, for programs in the system's folders whose names are not those "
-              "of a DHCP client, a packet dumper, a router or the like.",
+              "of a DHCP client, a packet dumper, a router or the like; one finding for each.",
      .misses = "As foreign_sniffer, and a program under such a name.",
      .benign = "Any monitoring or routing program that this list does not have.",
      .advice = "Is this its work?"},
@@ -87,6 +88,7 @@ event::CheckReport inspect(Snapshot& snapshot) {
             holders.try_emplace(pid, packet ? "packet" : "raw " + socket.family);
         }
     }
+    std::set<std::string> others;
     for (const auto& [pid, kind] : holders) {
         const event::Task* holder = snapshot.process(pid);
         if (holder == nullptr) {
@@ -102,7 +104,9 @@ event::CheckReport inspect(Snapshot& snapshot) {
         const std::string& exe = holder->exe.value();
         const bool foreign = !is_system(exe) || is_deleted(exe);
         if (!foreign && std::ranges::find(kKnown, base_name(exe)) != kKnown.end()) continue;
-        event::Finding finding = about_process(foreign ? kForeign : kOther, *holder, snapshot);
+        if (!foreign && !others.insert(exe).second) continue;
+        event::Finding finding = foreign ? about_process(kForeign, *holder, snapshot)
+                                         : about_program(kOther, exe, *holder, snapshot);
         finding.evidence.push_back({"socket", kind, 0, {}});
         add_finding(report, std::move(finding));
     }

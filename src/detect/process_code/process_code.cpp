@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <map>
+#include <set>
 
 #include "detect/process_report.h"
 
@@ -55,10 +56,12 @@ constexpr Rule kRules[] = {
      .severity = event::Severity::informational,
      .confidence = 90,
      .technique = "T1055.008",
-     .subject_kind = "process",
-     .reads = "As altered_program_code, where all that differs are one-byte breakpoints.",
-     .misses = "As altered_program_code.",
-     .benign = "A debugger, and uprobes of perf, bpftrace and the like.",
+     .subject_kind = "file",
+     .reads = "As altered_program_code, where all that differs are one-byte breakpoints; one "
+              "finding for each file, whichever processes run it.",
+     .misses = "As altered_program_code, and those of a process that is traced: see "
+               "traced_process.",
+     .benign = "Uprobes of perf, bpftrace and the like, and what a debugger has left.",
      .advice = "Is somebody debugging or tracing in this instance?"},
     {.id = "writable_program_code",
      .title = "Program with memory that is writable and executable",
@@ -73,10 +76,8 @@ constexpr Rule kRules[] = {
 };
 enum : std::size_t { kAltered, kInMemory, kBreakpoints, kWritable };
 
-event::Finding about_page(const Rule& rule, const event::Task& process, const CodeArea& area,
-                          const AlteredPage& page, Snapshot& snapshot) {
-    event::Finding finding = about_process(rule, process, snapshot);
-    finding.key += fmt::format(":{:x}", page.at.value);
+// What shows it, about `finding`.
+event::Finding with_page(event::Finding finding, const CodeArea& area, const AlteredPage& page) {
     guest_linux::Disassembler disassembler;
     const auto shown = [&](const char* name, const std::string& bytes) {
         return event::Evidence{name, disassembler.text(as_bytes(bytes), page.at, kInstructions),
@@ -93,17 +94,20 @@ event::Finding about_page(const Rule& rule, const event::Task& process, const Co
     return finding;
 }
 
+// `with_breakpoints`: files of which that was told; null where it need not be.
 void judge_area(const event::Task& process, const CodeArea& area, Snapshot& snapshot,
-                event::CheckReport& report) {
-    bool told_breakpoints = false;
+                std::set<std::string>* with_breakpoints, event::CheckReport& report) {
     for (const AlteredPage& page : area.altered) {
         if (page.only_breakpoints) {
-            if (!std::exchange(told_breakpoints, true)) {
-                add_finding(report,
-                            about_page(kRules[kBreakpoints], process, area, page, snapshot));
-            }
+            const std::string& file = area.area.path;
+            if (with_breakpoints == nullptr || !with_breakpoints->insert(file).second) continue;
+            add_finding(report,
+                        with_page(about_program(kRules[kBreakpoints], file, process, snapshot),
+                                  area, page));
         } else {
-            add_finding(report, about_page(kRules[kAltered], process, area, page, snapshot));
+            event::Finding finding = about_process(kRules[kAltered], process, snapshot);
+            finding.key += fmt::format(":{:x}", page.at.value);
+            add_finding(report, with_page(std::move(finding), area, page));
         }
     }
     if (area.head.starts_with(kElf)) {
@@ -126,6 +130,8 @@ std::span<const Rule> rules() {
 
 event::CheckReport inspect(Snapshot& snapshot) {
     std::map<std::string, const event::Task*> writable;  // by program: one finding each
+    std::set<std::string> with_breakpoints;
+    const auto ptrace = snapshot.kernel().field("task_struct", "ptrace");
     std::uint64_t unknown = 0;
     event::CheckReport report = judge_tasks(
         snapshot, Among::processes,
@@ -137,9 +143,12 @@ event::CheckReport inspect(Snapshot& snapshot) {
                 add_gap(found, fmt::format("{} (pid {}): {}", process.comm, process.pid,
                                            areas.first_error));
             }
+            // Where that is not known, they are told.
+            const bool is_traced = ptrace.known() && TRY(snapshot.kernel().read(
+                                                         GuestVirt{process.address}, ptrace)) != 0;
             for (const CodeArea& area : areas.items) {
                 unknown += area.unknown;
-                judge_area(process, area, snapshot, found);
+                judge_area(process, area, snapshot, is_traced ? nullptr : &with_breakpoints, found);
                 const bool writes = area.area.permissions.find('w') != std::string::npos;
                 if (writes && area.pages > 0 && process.exe.available()) {
                     writable.try_emplace(process.exe.value(), &process);

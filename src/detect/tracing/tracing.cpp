@@ -35,8 +35,9 @@ constexpr Rule kRules[] = {
      .severity = event::Severity::informational,
      .confidence = 90,
      .technique = "T1055.008",
-     .subject_kind = "process",
-     .reads = "As traced_by_dropped_program, whatever the tracer.",
+     .subject_kind = "file",
+     .reads = "As traced_by_dropped_program, whatever the tracer; one finding for each tracer's "
+              "program.",
      .misses = "As traced_by_dropped_program.",
      .benign = "Debuggers, strace, crash handlers, build tools that watch file accesses.",
      .advice = "Is somebody debugging in this instance?"},
@@ -58,8 +59,9 @@ event::CheckReport inspect(Snapshot& snapshot) {
     if (const auto known = kernel.require({ptrace, parent}); !known.has_value()) {
         return {.outcome = event::Outcome::unavailable, .reason = known.error().to_text()};
     }
-    // One finding a tracer, however many it traces.
+    // One finding a tracer, or a tracer's program, however many it traces.
     std::map<std::uint32_t, std::set<std::string>> traced;
+    std::set<std::string> programs;
     event::CheckReport report = judge_tasks(
         snapshot, Among::threads,
         [&](const event::Task& task, event::CheckReport&) -> Result<void> {
@@ -81,8 +83,11 @@ event::CheckReport inspect(Snapshot& snapshot) {
                                         tracer->exe.reason()));
             continue;
         }
-        event::Finding finding = about_process(
-            is_dropped(tracer->exe.value()) ? kByDropped : kTraced, *tracer, snapshot);
+        const std::string& exe = tracer->exe.value();
+        const bool dropped = is_dropped(exe);
+        if (!dropped && !programs.insert(exe).second) continue;
+        event::Finding finding = dropped ? about_process(kByDropped, *tracer, snapshot)
+                                         : about_program(kTraced, exe, *tracer, snapshot);
         finding.evidence.push_back({"traces", fmt::format("{}", fmt::join(names, ", ")), 0, {}});
         add_finding(report, std::move(finding));
     }
