@@ -2,24 +2,14 @@
 // by changing the guest's memory from outside, which is what such a module does, on every kernel.
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 #include <unistd.h>
 
-#include <algorithm>
-#include <chrono>
-#include <map>
-#include <set>
-
-#include "detect/check.h"
 #include "hidden_processes.h"
 #include "outside_rootkit.h"
 #include "testing/test_agent.h"
 
 namespace underseer::testing {
 namespace {
-
-using agent::Question;
-using agent::Topic;
 
 class Hiding : public HiddenProcesses {
   protected:
@@ -213,77 +203,6 @@ TEST(HidingAgent, many_with_endless_command_lines_are_all_told) {
     const std::string text(evidence.at("text").value().as_string().value());
     EXPECT_TRUE(text.starts_with("/bin/workload sleeper aaa")) << text.substr(0, 80);
     EXPECT_TRUE(text.ends_with("aaa ..")) << text.size();
-}
-
-class Load : public ::testing::TestWithParam<std::string> {};
-INSTANTIATE_TEST_SUITE_P(, Load, ::testing::ValuesIn(all_kernels()), test_name);
-
-// Two minutes on one kernel, half an hour on each in the nightly run.
-TEST_P(Load, of_every_kind_makes_no_false_alarm) {
-    if (!nightly() && GetParam() != "6.1-cloud") GTEST_SKIP() << "in the nightly run only";
-    auto vm = TestVm::boot({.kernel = GetParam(), .memory_mib = 1024, .vcpus = 2});
-    if (!vm.has_value() && vm.error().code == Code::unavailable) {
-        GTEST_SKIP() << vm.error().to_text();
-    }
-    ASSERT_TRUE(vm.has_value()) << vm.error().to_text();
-    agent::Introspector introspector = attach(*vm);
-    ASSERT_TRUE(use_shipped_rules(introspector).has_value());
-    // What the guest's other processes do to be listed right is found from the first: when the last
-    // of them has done it.
-    vm->output_of(
-        "until ls -l /proc/*/exe 2> /dev/null | grep -q 'short-lived (deleted)'; do "
-        "sleep 0.1; done");
-    std::set<std::string> known;
-    const auto name_of = [](const event::Finding& finding) {
-        return finding.rule + " " + finding.key;
-    };
-    const auto before = introspector.ask<event::CheckReport>({.topic = Topic::checks});
-    ASSERT_TRUE(before.has_value()) << before.error().to_text();
-    for (const event::CheckReport& report : before->items) {
-        for (const event::Finding& finding : report.findings) known.insert(name_of(finding));
-    }
-    vm->output_of("/bin/workload mix > /dev/null & true");
-    vm->output_of(
-        "while :; do rmmod nfnetlink; insmod /lib/modules/nfnetlink.ko; sleep 1; done "
-        "> /dev/null 2>&1 & true");
-    const unsigned minutes = nightly() ? 30 : 2;
-    const auto end = std::chrono::steady_clock::now() + std::chrono::minutes(minutes);
-    unsigned looks = 0;
-    std::map<std::string, unsigned> clean, unavailable;
-    std::set<std::string> informational;
-    std::uint64_t looked_at = 0;
-    for (; std::chrono::steady_clock::now() < end; ++looks) {
-        const auto answer = introspector.ask<event::CheckReport>(
-            Question{.topic = Topic::checks, .deep = looks % 2 == 1});
-        ASSERT_TRUE(answer.has_value()) << answer.error().to_text();
-        for (const event::CheckReport& report : answer->items) {
-            for (const event::Finding& finding : report.findings) {
-                if (known.contains(name_of(finding))) continue;
-                if (finding.severity == event::Severity::informational) {
-                    informational.insert(name_of(finding));
-                    continue;
-                }
-                ADD_FAILURE() << finding.rule << ": " << finding.subject << ", "
-                              << finding.evidence[0].text << ", " << finding.evidence[1].text;
-            }
-            const bool blind = report.outcome == event::Outcome::unavailable;
-            ++(blind ? unavailable : clean)[report.check];
-            looked_at += report.coverage.looked_at;
-        }
-    }
-    fmt::print("{} looks at {} tasks and processes\n", looks, looked_at);
-    for (const auto& [check, times] : clean) {
-        fmt::print("{}: {} clean, {} unavailable\n", check, times, unavailable[check]);
-        EXPECT_LT(unavailable[check], times / 10 + 1) << check;
-    }
-    EXPECT_EQ(clean.size(), detect::all_checks().size());
-    // More often than an agent that looks every ten seconds.
-    EXPECT_GT(looks, 6 * minutes);
-    EXPECT_LE(informational.size(), 5u) << fmt::format("{}", fmt::join(informational, "; "));
-    // The load is still there: what it does to the guest has not ended it.
-    const auto tasks = introspector.ask<event::Task>(Question{.topic = Topic::tasks});
-    ASSERT_TRUE(tasks.has_value()) << tasks.error().to_text();
-    EXPECT_GT(std::ranges::count(tasks->items, "workload", &event::Task::comm), 20);
 }
 
 }  // namespace
