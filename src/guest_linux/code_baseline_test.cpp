@@ -28,6 +28,8 @@ class KernelCodeBytes : public testing::Test {
         other_ = fake_.add_function("do_something_else", "\xc3");
         end_ = fake_.add_function("last_function", "\xc3");
         fake_.add_symbol("_etext", 'T', end_.value + 6000);
+        ftraces_entry_ = end_ + 512;
+        fake_.add_symbol("ftrace_caller", 'T', ftraces_entry_.value);
         label_ = function_ + 16, call_ = function_ + 32;
         const GuestVirt labels = fake_.allocate(16), calls = fake_.allocate(8),
                         key = fake_.allocate(16);
@@ -91,7 +93,8 @@ class KernelCodeBytes : public testing::Test {
     std::unique_ptr<Kernel> kernel_;
     CodeMap code_;
     CodeBaseline baseline_;
-    GuestVirt function_, other_, end_, label_, call_, outside_, module_, module_code_, vdso_;
+    GuestVirt function_, other_, end_, label_, call_, outside_, module_, module_code_, vdso_,
+        ftraces_entry_;
 };
 
 TEST_F(KernelCodeBytes, that_stay_as_they_are_are_no_alteration) {
@@ -134,6 +137,14 @@ TEST_F(KernelCodeBytes, may_call_ftrace_where_a_function_begins) {
     EXPECT_TRUE(altered().empty());
     branch('\xe8', function_, end_);
     EXPECT_EQ(altered(), std::vector{function_});
+}
+
+// Functions that were built in vain have no name, and ftrace has a record of them all the same.
+TEST_F(KernelCodeBytes, may_call_ftraces_own_entry_anywhere) {
+    branch('\xe8', function_ + 60, ftraces_entry_);
+    EXPECT_TRUE(altered().empty());
+    branch('\xe9', function_ + 60, ftraces_entry_);
+    EXPECT_EQ(altered(), std::vector{function_ + 60});
 }
 
 TEST_F(KernelCodeBytes, that_are_nothing_are_so_only_where_a_function_begins) {
