@@ -1,5 +1,6 @@
-// What a guest feels of being watched: work inside it with an agent at its default schedule and
-// without one, in turns, on a guest of one CPU. And what the agent takes meanwhile. TCG guests.
+// What a guest feels of being watched: work inside it without anybody who watches, with an agent at
+// its default policy and the rules that come with it, and with auditd in the guest itself, in
+// turns, on a guest of one CPU. And what the agent takes meanwhile. TCG guests.
 //
 //     workload_bench [ROUNDS]    9 unless said otherwise: some 2 % can be told apart; 25: some 1 %
 #include <fmt/format.h>
@@ -20,7 +21,7 @@ using namespace underseer;
 using testing::TestAgent;
 using testing::TestVm;
 
-constexpr double kSeconds = 4;
+constexpr double kSeconds = 3;
 
 double median(std::vector<double> values) {
     const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
@@ -53,6 +54,10 @@ Ratio ratio_of(const std::vector<double>& with, const std::vector<double>& witho
     return {ratios[ratios.size() / 2], ratios[beyond], ratios[ratios.size() - 1 - beyond]};
 }
 
+std::string text_of(const Ratio& ratio) {
+    return fmt::format("{:.3f} ({:.3f} to {:.3f})", ratio.middle, ratio.low, ratio.high);
+}
+
 std::vector<double> measure(TestVm& vm, const std::string& work) {
     std::istringstream line(
         vm.output_of(fmt::format("/bin/workload measure_{} {}", work, kSeconds)));
@@ -62,6 +67,7 @@ std::vector<double> measure(TestVm& vm, const std::string& work) {
     return numbers;
 }
 
+// What a round's numbers of one kind of work are.
 struct Column {
     const char* work;
     std::size_t index;
@@ -70,9 +76,15 @@ struct Column {
 constexpr Column kColumns[] = {{"gap", 0, "longest gap of a clock loop, us"},
                                {"spin", 0, "CPU-bound, rounds/s"},
                                {"forks", 0, "forks/s"},
+                               {"starts", 0, "programs started/s"},
                                {"requests", 0, "requests/s"},
-                               {"requests", 1, "request, median us"},
-                               {"requests", 2, "request, p99 us"}};
+                               {"paced", 0, "1000 requests/s, median us"},
+                               {"paced", 1, "1000 requests/s, p99 us"},
+                               {"paced", 2, "1000 requests/s, p99.9 us"}};
+
+// Who watches meanwhile.
+enum Arm : std::size_t { kNobody, kAgent, kAuditd };
+constexpr std::size_t kArms = 3;
 
 }  // namespace
 
@@ -82,25 +94,30 @@ int main(int argc, char** argv) {
         fmt::print(stderr, "usage: workload_bench [ROUNDS]\n");
         return 2;
     }
-    auto booted = TestVm::boot({.workload = false});
+    auto booted = TestVm::boot({.memory_mib = 1024, .workload = false, .disk = true});
     if (!booted.has_value()) {
         fmt::print(stderr, "{}\n", booted.error().to_text());
         return 1;
     }
     TestVm& vm = *booted;
-    TestAgent agent("");
-    std::map<std::string, std::vector<std::vector<double>>> with, without;
+    TestAgent agent(fmt::format("[rules]\nsigma = [\"{}\"]\n", UNDERSEER_RULES));
+    // As it is where nobody has asked for the kernel's audit.
+    vm.output_of("load no_audit");
+    std::map<std::string, std::vector<std::vector<double>>> measured[kArms];
     std::vector<double> cpu, worker_rss;
     for (int round = 0; round < rounds; ++round) {
-        for (const bool watched : {round % 2 == 0, round % 2 != 0}) {
-            if (watched) {
+        for (std::size_t turn = 0; turn < kArms; ++turn) {
+            const auto arm = static_cast<Arm>((turn + static_cast<std::size_t>(round)) % kArms);
+            if (arm == kAgent) {
                 agent.start();
                 agent.wait_until_watched(vm.name());
             }
-            for (const char* work : {"gap", "spin", "forks", "requests"}) {
-                (watched ? with : without)[work].push_back(measure(vm, work));
+            if (arm == kAuditd) vm.output_of("load audit");
+            for (const char* work : {"gap", "spin", "forks", "starts", "requests", "paced"}) {
+                measured[arm][work].push_back(measure(vm, work));
             }
-            if (watched) {
+            if (arm == kAuditd) vm.output_of("load no_audit");
+            if (arm == kAgent) {
                 const auto status = agent.instance(vm.name()).value();
                 const auto number = [&](const char* key) {
                     return static_cast<double>(status.at(key).value().as_uint().value());
@@ -111,18 +128,25 @@ int main(int argc, char** argv) {
             }
         }
     }
-    fmt::print("one guest, {} rounds of {} s, the agent at its default schedule\n", rounds,
-               kSeconds);
-    fmt::print("{:<34}{:>12}{:>12}{:>14}   {}\n", "", "without", "with", "with/without",
-               "95 % interval");
+    fmt::print(
+        "one guest, {} rounds of {} s each; ratios are those of a round, their median and its 95 % "
+        "interval\n",
+        rounds, kSeconds);
+    fmt::print("{:<33}{:>9}{:>9}{:>9}   {:<26}{:<26}{}\n", "", "nobody", "agent", "auditd",
+               "agent/nobody", "auditd/nobody", "agent/auditd");
     for (const Column& column : kColumns) {
-        std::vector<double> on, off;
-        for (const auto& numbers : with[column.work]) on.push_back(numbers[column.index]);
-        for (const auto& numbers : without[column.work]) off.push_back(numbers[column.index]);
-        const Ratio ratio = ratio_of(on, off);
-        fmt::print("{:<34}{:>12.1f}{:>12.1f}{:>14.3f}   {:.3f} to {:.3f}\n", column.what,
-                   median(off), median(on), ratio.middle, ratio.low, ratio.high);
+        std::vector<double> numbers[kArms];
+        for (std::size_t arm = 0; arm < kArms; ++arm) {
+            for (const auto& of_round : measured[arm][column.work]) {
+                numbers[arm].push_back(of_round[column.index]);
+            }
+        }
+        fmt::print("{:<33}{:>9.1f}{:>9.1f}{:>9.1f}   {:<26}{:<26}{}\n", column.what,
+                   median(numbers[kNobody]), median(numbers[kAgent]), median(numbers[kAuditd]),
+                   text_of(ratio_of(numbers[kAgent], numbers[kNobody])),
+                   text_of(ratio_of(numbers[kAuditd], numbers[kNobody])),
+                   text_of(ratio_of(numbers[kAgent], numbers[kAuditd])));
     }
-    fmt::print("{:<34}{:>12}{:>12.2f}\n", "the worker's share of a core, %", "", median(cpu));
-    fmt::print("{:<34}{:>12}{:>12.1f}\n", "the worker's memory, MiB", "", median(worker_rss));
+    fmt::print("{:<33}{:>9}{:>9.2f}\n", "the workers' share of a core, %", "", median(cpu));
+    fmt::print("{:<33}{:>9}{:>9.1f}\n", "the worker's memory, MiB", "", median(worker_rss));
 }

@@ -576,43 +576,89 @@ static void measure_forks(void) {
     exit(0);
 }
 
+// As measure_forks(), and each runs a program.
+static void measure_starts(void) {
+    double begin = now();
+    unsigned long starts = 0;
+    while (now() - begin < seconds_to_run) {
+        pid_t child = vfork();
+        if (child == 0) execl("/bin/workload", "workload", "nothing", NULL), _exit(1);
+        waitpid(child, NULL, 0);
+        ++starts;
+    }
+    printf("%.2f\n", (double)starts / (now() - begin));
+    exit(0);
+}
+
+static void do_nothing(void) {
+    _exit(0);
+}
+
 static int compare_times(const void* a, const void* b) {
     double one = *(const double*)a, other = *(const double*)b;
     return (one > other) - (one < other);
 }
 
-// A request of 64 bytes and its answer over TCP, one after the other: rate, median and p99 in us.
-static void measure_requests(void) {
-    enum { kMost = 1 << 20 };
-    double* times = malloc(kMost * sizeof *times);
+// A client of a server that answers 64 bytes over TCP by as many.
+static int connect_to_server(pid_t* server) {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
     socklen_t length = sizeof address;
     int listener = socket(AF_INET, SOCK_STREAM, 0);
     bind(listener, (struct sockaddr*)&address, sizeof address);
     listen(listener, 1);
     getsockname(listener, (struct sockaddr*)&address, &length);
-    char message[64] = "request";
-    pid_t server = fork();
-    if (server == 0) {
+    char message[64];
+    *server = fork();
+    if (*server == 0) {
         int peer = accept(listener, NULL, NULL);
         while (recv(peer, message, sizeof message, MSG_WAITALL) == sizeof message) send(peer, message, sizeof message, 0);
         _exit(0);
     }
     int client = socket(AF_INET, SOCK_STREAM, 0);
     connect(client, (struct sockaddr*)&address, sizeof address);
-    double begin = now(), at = begin;
+    return client;
+}
+
+// One request after the other: how many a second.
+static void measure_requests(void) {
+    pid_t server;
+    int client = connect_to_server(&server);
+    char message[64] = "request";
+    double begin = now();
     size_t count = 0;
-    while (at - begin < seconds_to_run && count < kMost) {
+    while (now() - begin < seconds_to_run) {
         send(client, message, sizeof message, 0);
         recv(client, message, sizeof message, MSG_WAITALL);
-        double next = now();
-        times[count++] = next - at;
-        at = next;
+        ++count;
+    }
+    printf("%.2f\n", (double)count / (now() - begin));
+    close(client);
+    waitpid(server, NULL, 0);
+    exit(0);
+}
+
+// A request each millisecond, whatever became of those before. From when each was due until it was
+// answered: median, p99 and p99.9 in us.
+static void measure_paced(void) {
+    enum { kMost = 1 << 20 };
+    const double each = 0.001;
+    double* times = malloc(kMost * sizeof *times);
+    pid_t server;
+    int client = connect_to_server(&server);
+    char message[64] = "request";
+    size_t count = 0, wanted = (size_t)(seconds_to_run / each);
+    prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0);
+    for (double due = now() + each; count < wanted && count < kMost; due += each) {
+        const struct timespec until = {(time_t)due, (long)((due - (double)(time_t)due) * 1e9)};
+        clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL);
+        send(client, message, sizeof message, 0);
+        recv(client, message, sizeof message, MSG_WAITALL);
+        times[count++] = now() - due;
     }
     close(client);
     waitpid(server, NULL, 0);
     qsort(times, count, sizeof *times, compare_times);
-    printf("%.2f %.2f %.2f\n", (double)count / (at - begin), times[count / 2] * 1e6, times[count - 1 - count / 100] * 1e6);
+    printf("%.2f %.2f %.2f\n", times[count / 2] * 1e6, times[count - 1 - count / 100] * 1e6, times[count - 1 - count / 1000] * 1e6);
     exit(0);
 }
 
@@ -745,6 +791,7 @@ static const struct mode kModes[] = {
     {"hoard_files", hoard_files, 0}, {"hoard_words", hoard_words, 0},
     {"measure_gap", measure_gap, 0}, {"measure_spin", measure_spin, 0},
     {"measure_forks", measure_forks, 0}, {"measure_requests", measure_requests, 0},
+    {"measure_starts", measure_starts, 0}, {"measure_paced", measure_paced, 0}, {"nothing", do_nothing, 0},
 };
 
 int main(int argc, char** argv) {
