@@ -1,5 +1,5 @@
 // The events that the agent logs, as OCSF 1.9 JSON objects on one line (schema.ocsf.io; the classes
-// used and what we put where: docs/formats/events.md). What OCSF has no place for stands under
+// used and what we put where: docs/events.md). What OCSF has no place for stands under
 // "unmapped".
 #pragma once
 

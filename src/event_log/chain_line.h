@@ -1,4 +1,4 @@
-// One line of a chain file, read back. docs/formats/log.md has the grammar. Shared by those who
+// One line of a chain file, read back. docs/log-format.md has the grammar. Shared by those who
 // read a log (Reader, verifier); the writer has its own side in chain_text.h.
 #pragma once
 

@@ -355,7 +355,7 @@ TEST(Tampering, a_record_signed_by_a_key_that_nobody_certified_is_tampering) {
 }
 
 // What cannot be found, stated as a test: the log and its head file rolled back together.
-// docs/formats/log.md says so, and that the server's receipts find it.
+// docs/log-format.md says so, and that the server's receipts find it.
 TEST(Tampering, log_and_head_file_rolled_back_together_are_not_found_here) {
     LogFixture log;
     Writer writer = log.open().value();

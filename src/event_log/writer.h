@@ -1,4 +1,4 @@
-// Writes a log: events, and a chain of signed batches over them (docs/formats/log.md).
+// Writes a log: events, and a chain of signed batches over them (docs/log-format.md).
 //
 // Critical and bulk events are two logs in two directories. One thread uses a Writer.
 //
