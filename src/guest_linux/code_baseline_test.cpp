@@ -26,10 +26,9 @@ class KernelCodeBytes : public testing::Test {
         function_ =
             fake_.add_function("do_something", std::string(kNop5) + std::string(100, '\x90'));
         other_ = fake_.add_function("do_something_else", "\xc3");
+        ftraces_entry_ = fake_.add_function("ftrace_caller", "\xc3");
         end_ = fake_.add_function("last_function", "\xc3");
         fake_.add_symbol("_etext", 'T', end_.value + 6000);
-        ftraces_entry_ = end_ + 512;
-        fake_.add_symbol("ftrace_caller", 'T', ftraces_entry_.value);
         label_ = function_ + 16, call_ = function_ + 32;
         const GuestVirt labels = fake_.allocate(16), calls = fake_.allocate(8),
                         key = fake_.allocate(16);
