@@ -313,6 +313,20 @@ TEST_F(BuiltKernelCode, has_one_value_at_all_places_of_a_constant_in_every_look)
     }
 }
 
+// Of a kernel that was seen, other shifts that are by as much are taken for the same constant.
+TEST_F(BuiltKernelCode, that_was_seen_may_have_another_shift_beside_ones_that_stay) {
+    finish();
+    built_.is_seen = true;
+    for (const std::size_t at : {160u, 164u, 4500u, 4504u, 4508u}) {
+        built_.patches.push_back({Kind::constant, place(at), 1, 3});
+        was(at, "\x0c"), is(at, "\x0c");
+    }
+    is(160, "\x0d"), is(164, "\x0d");
+    EXPECT_EQ(altered(), Places{});
+    is(4500, "\x0e");
+    EXPECT_EQ(altered(), Places{4500});
+}
+
 TEST_F(BuiltKernelCode, calls_nobody_where_ftrace_might) {
     finish();
     was(220, branch("\xe8", linked(function_ + 220), linked(fentry_)));

@@ -58,7 +58,7 @@ class StartPatches {
     bool may_be_direct(const Piece& original, const Piece& now);
     bool may_be_thunkless(const Piece& original, const Piece& now);
     static bool may_be_return(Bytes now);
-    Bytes original(const StartPatch& place) const;
+    static Bytes original(const BuiltKernel& built, const StartPatch& place);
 
     Kernel& kernel_;
     const BuiltKernel& built_;
