@@ -45,6 +45,8 @@ void GuestBaseline::kept_changed(bool some_removed) {
     const auto facts = callbacks_.find(used_.build_id, used_.variant);
     if (facts && *facts == used_) return;
     if (facts) sending_ = callbacks_.read(*facts);
+    // Where another one cannot be read just now, what the worker has is better than nothing.
+    if (facts && !sending_) return;
     // One that is empty takes away what the worker has.
     if (!sending_) sending_ = std::make_shared<const KeptBaseline>();
     wanted_ = {used_.build_id, used_.variant};
