@@ -119,8 +119,10 @@ class EventRules::Look {
         Logged& logged = rules_.logged_[static_cast<std::size_t>(kind)];
         const bool is_looked_at = logged.wanted || rules_.matcher_.judges(category);
         is_first_ = !logged.begun;
+        is_listed_ = true;
         if (is_looked_at) (this->*look)();
-        logged.begun = is_looked_at;
+        // As long as there was no list, what there is when it comes was there before.
+        logged.begun = is_looked_at && (logged.begun || is_listed_);
     }
 
     void log_once(Kind kind, const sigma::Event& event, Judgement& kept,
@@ -559,6 +561,7 @@ class EventRules::Look {
     void miss_list(const Error& why) {
         miss(why, add_gap);
         doubt_ = why.to_text();
+        is_listed_ = false;
     }
 
     // The gravest are told, and of those always the same.
@@ -603,6 +606,7 @@ class EventRules::Look {
     std::pair<GuestVirt, sigma::Event> holder_;
     std::uint64_t left_over_ = 0;
     bool is_first_ = false;  // what is there was there before
+    bool is_listed_ = true;  // what is looked at just now could be listed
     std::string doubt_;
     std::uint64_t work_ = 0;
     std::array<std::int64_t, kSeverities> kept_{};  // findings, by severity
