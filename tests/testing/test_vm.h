@@ -88,6 +88,7 @@ class TestVm {
   private:
     TestVm(std::string name, std::string directory, jail::Child qemu)
         : name_(std::move(name)), directory_(std::move(directory)), qemu_(std::move(qemu)) {}
+    static Result<TestVm> boot_once(const VmSpec& spec);
     Result<void> wait_until_restored();
     Result<std::string> read_line(int fd);
     Result<std::string> read_bytes(int fd, std::size_t count);
