@@ -26,7 +26,9 @@ class KernelCodeBytes : public testing::Test {
         function_ =
             fake_.add_function("do_something", std::string(kNop5) + std::string(100, '\x90'));
         other_ = fake_.add_function("do_something_else", "\xc3");
-        ftraces_entry_ = fake_.add_function("ftrace_caller", "\xc3");
+        for (const char* name : {"ftrace_caller", "ftrace_regs_caller", "ftrace_graph_caller"}) {
+            ftraces_entries_.push_back(fake_.add_function(name, "\xc3"));
+        }
         end_ = fake_.add_function("last_function", "\xc3");
         fake_.add_symbol("_etext", 'T', end_.value + 6000);
         label_ = function_ + 16, call_ = function_ + 32;
@@ -92,8 +94,8 @@ class KernelCodeBytes : public testing::Test {
     std::unique_ptr<Kernel> kernel_;
     CodeMap code_;
     CodeBaseline baseline_;
-    GuestVirt function_, other_, end_, label_, call_, outside_, module_, module_code_, vdso_,
-        ftraces_entry_;
+    GuestVirt function_, other_, end_, label_, call_, outside_, module_, module_code_, vdso_;
+    std::vector<GuestVirt> ftraces_entries_;
 };
 
 TEST_F(KernelCodeBytes, that_stay_as_they_are_are_no_alteration) {
@@ -140,9 +142,11 @@ TEST_F(KernelCodeBytes, may_call_ftrace_where_a_function_begins) {
 
 // Functions that were built in vain have no name, and ftrace has a record of them all the same.
 TEST_F(KernelCodeBytes, may_call_ftraces_own_entry_anywhere) {
-    branch('\xe8', function_ + 60, ftraces_entry_);
-    EXPECT_TRUE(altered().empty());
-    branch('\xe9', function_ + 60, ftraces_entry_);
+    for (const GuestVirt entry : ftraces_entries_) {
+        branch('\xe8', function_ + 60, entry);
+        EXPECT_TRUE(altered().empty());
+    }
+    branch('\xe9', function_ + 60, ftraces_entries_.front());
     EXPECT_EQ(altered(), std::vector{function_ + 60});
 }
 

@@ -7,6 +7,7 @@
 
 #include "guest_linux/disassembly.h"
 #include "guest_linux/hooks.h"
+#include "guest_linux/patched_calls.h"
 #include "guest_linux/syscall_names.h"
 #include "guest_linux/watch_list.h"
 
@@ -94,7 +95,8 @@ class SyscallInspector {
         const std::size_t decoded = disassembler.decode(code, begin, [&](const Instruction& one) {
             if (!one.target || (*one.target >= begin && *one.target < *end)) return true;
             ++report_.gates;
-            const bool is_traced = is_trace_site(one.at) && is_ftrace(*one.target);
+            const bool is_traced =
+                is_trace_site(one.at) && FtraceCalls::is_entry(kernel_, *one.target);
             if (!answers(*one.target, {}) && !is_thunk(*one.target) && !is_traced) {
                 report_.misdirected.push_back({fmt::format("{}+{:#x}", name, one.at - begin),
                                                "a system call's function", *one.target, one.at,
@@ -129,15 +131,6 @@ class SyscallInspector {
                      name.starts_with("its_") || name.starts_with("retbleed_") ||
                      name.starts_with("entry_") || name == "__fentry__" ||
                      name.starts_with("__sanitizer_") || name.starts_with("call_depth_");
-        });
-        return found;
-    }
-
-    // ftrace's own entries, for functions with several tracers (arch/x86/kernel/ftrace_64.S).
-    bool is_ftrace(GuestVirt target) const {
-        bool found = false;
-        for_each_name(target, [&](std::string_view name) {
-            found |= name == "ftrace_caller" || name == "ftrace_regs_caller";
         });
         return found;
     }

@@ -133,9 +133,9 @@ std::size_t PatchSites::holds(GuestVirt at, std::span<const std::byte, kSiteByte
         return kNearBranchBytes;
     }
     if ((is_ftraces || is_entry(at)) && ftrace_.may_call(target)) return kNearBranchBytes;
-    // They call who is registered for the place by ftrace's records, nobody at another. Up to 6.0
-    // there is one in each weak function that was built in vain, too, which has no name any more.
-    if (now[0] == kCallOpcode && is_ftraces_entry(target)) return kNearBranchBytes;
+    // Up to 6.0 one is called in each weak function that was built in vain, too, which has no name
+    // any more.
+    if (now[0] == kCallOpcode && FtraceCalls::is_entry(kernel_, target)) return kNearBranchBytes;
     const auto owner = code_.owner_of(target);
     using Kind = CodeOwner::Kind;
     const bool is_patched_in = owner && (owner->kind == Kind::ftrace || owner->kind == Kind::bpf ||
@@ -191,13 +191,6 @@ bool PatchSites::is_entry(GuestVirt at) const {
     if (entries_.contains(at)) return true;
     const auto function = kernel_.symbols().nearest(at);
     return function && at - function->address <= 4;
-}
-
-// arch/x86/kernel/ftrace_64.S
-bool PatchSites::is_ftraces_entry(GuestVirt target) const {
-    return kernel_.symbols().any_at(target, [](std::string_view name) {
-        return name == "ftrace_caller" || name == "ftrace_regs_caller";
-    });
 }
 
 bool PatchSites::is_probed(GuestVirt at) const {

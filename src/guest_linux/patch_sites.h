@@ -43,7 +43,6 @@ class PatchSites {
     std::size_t holds(GuestVirt at, std::span<const std::byte, kSiteBytes> now) const;
     bool may_stand_for(GuestVirt target, GuestVirt called) const;
     bool is_entry(GuestVirt at) const;
-    bool is_ftraces_entry(GuestVirt target) const;
     bool is_probed(GuestVirt at) const;
 
     Kernel& kernel_;

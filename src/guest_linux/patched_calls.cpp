@@ -86,6 +86,13 @@ FtraceCalls::FtraceCalls(Kernel& kernel) : kernel_(&kernel) {
     }
 }
 
+bool FtraceCalls::is_entry(const Kernel& kernel, GuestVirt target) {
+    return kernel.symbols().any_at(target, [](std::string_view name) {
+        return name == "ftrace_caller" || name == "ftrace_regs_caller" ||
+               name == "ftrace_graph_caller";
+    });
+}
+
 bool FtraceCalls::is_at(GuestVirt place) const {
     return std::ranges::find(places_, place) != places_.end();
 }

@@ -45,6 +45,11 @@ class FtraceCalls {
   public:
     explicit FtraceCalls(Kernel& kernel);
 
+    // ftrace's own entries, which ask its records whose hooks they are to call: none at a place
+    // that is in none of them. They are called where functions with several hooks begin, and by the
+    // tracer of calls and returns everywhere.
+    static bool is_entry(const Kernel& kernel, GuestVirt target);
+
     bool is_at(GuestVirt place) const;
     // Whether it may be called from there. Hooks are read at the first question.
     bool may_call(GuestVirt target);
