@@ -33,6 +33,13 @@ Result<void> Debugger::insert(std::uint64_t address) {
     return {};
 }
 
+Result<void> Debugger::remove(std::uint64_t address) {
+    if (!breakpoints_.contains(address)) return {};
+    TRY(stub_.remove(address));
+    breakpoints_.erase(address);
+    return {};
+}
+
 void Debugger::goes_on() {
     const auto passed = Clock::now() - stopped_at_;
     frozen_ += passed;

@@ -37,6 +37,8 @@ class Debugger {
     Result<void> attach();
     // REQUIRES: the VM stands still, as for go_on().
     Result<void> insert(std::uint64_t address);
+    Result<void> remove(std::uint64_t address);
+    std::size_t breakpoints() const { return breakpoints_.size(); }
     // Goes on, past the breakpoint at which `hit` was.
     Result<void> go_on(const Hit* hit = nullptr);
     // Nothing when what has come is none. Code::unavailable when the VM was stopped by somebody

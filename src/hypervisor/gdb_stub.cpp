@@ -19,7 +19,8 @@ namespace {
 // Where registers lie in the answer to 'g': x86_cpu_gdb_read_register() in target/i386/gdbstub.c.
 // 16 general registers in the order of gpr_map, RIP, the flags and six selectors of 32 bits,
 // FS_BASE, GS_BASE, KERNEL_GS_BASE, CR0, CR2, CR3, CR4, CR8, EFER; FPU and SSE follow.
-constexpr std::size_t kRsiAt = 32, kRdiAt = 40, kRspAt = 56, kRipAt = 128, kGsBaseAt = 172,
+constexpr std::size_t kRaxAt = 0, kRcxAt = 16, kRdxAt = 24, kRsiAt = 32, kRdiAt = 40, kRspAt = 56,
+                      kR8At = 64, kR9At = 72, kRipAt = 128, kGsBaseAt = 172, kKernelGsBaseAt = 180,
                       kCr3At = 204, kEferAt = 228, kKnownBytes = 236;
 constexpr std::uint64_t kLongModeActive = 1u << 10;  // EFER.LMA: else the layout is another
 
@@ -216,11 +217,17 @@ Result<CpuState> GdbStub::registers(GdbThread cpu) {
                                 bytes.size()));
     }
     const auto word = [&](std::size_t at) { return *load_le<std::uint64_t>(bytes, at); };
-    return CpuState{.rsi = word(kRsiAt),
+    return CpuState{.rax = word(kRaxAt),
+                    .rcx = word(kRcxAt),
+                    .rdx = word(kRdxAt),
+                    .rsi = word(kRsiAt),
                     .rdi = word(kRdiAt),
                     .rsp = word(kRspAt),
+                    .r8 = word(kR8At),
+                    .r9 = word(kR9At),
                     .rip = word(kRipAt),
                     .gs_base = word(kGsBaseAt),
+                    .kernel_gs_base = word(kKernelGsBaseAt),
                     .cr3 = word(kCr3At)};
 }
 

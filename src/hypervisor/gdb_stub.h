@@ -56,7 +56,10 @@ struct GdbStop {
 };
 
 struct CpuState {
-    std::uint64_t rsi = 0, rdi = 0, rsp = 0, rip = 0, gs_base = 0, cr3 = 0;
+    std::uint64_t rax = 0, rcx = 0, rdx = 0, rsi = 0, rdi = 0, rsp = 0, r8 = 0, r9 = 0, rip = 0;
+    // The second is the kernel's while a program runs, and the program's while the kernel does.
+    std::uint64_t gs_base = 0, kernel_gs_base = 0;
+    std::uint64_t cr3 = 0;
     bool operator==(const CpuState&) const = default;
 };
 

@@ -57,7 +57,9 @@ std::string registers_text(bool long_mode = true) {
     const auto put = [&](std::size_t at, std::uint64_t value) {
         std::memcpy(bytes.data() + at, &value, sizeof value);
     };
-    put(32, 0x11), put(40, 0x22), put(56, 0xffffc90000123f50), put(128, 0xffffffff81003ef0);
+    put(0, 0x33), put(16, 0x44), put(24, 0x55), put(64, 0x66), put(72, 0x77);
+    put(180, 0x7f00'0000'1000), put(32, 0x11), put(40, 0x22), put(56, 0xffffc90000123f50),
+        put(128, 0xffffffff81003ef0);
     put(172, 0xffff88801f000000), put(204, 0x3c0a000), put(228, long_mode ? 0xd01 : 1);
     std::string text;
     for (const std::uint8_t byte : bytes) text += fmt::format("{:02x}", byte);
@@ -81,11 +83,17 @@ TEST(GdbStub, says_what_qemu_understands_and_reads_what_it_answers) {
     EXPECT_FALSE(stub.is_running());
     const auto cpu = stub.registers(stop->cpu);
     ASSERT_TRUE(cpu.has_value()) << cpu.error().to_text();
-    EXPECT_EQ(*cpu, (CpuState{.rsi = 0x11,
+    EXPECT_EQ(*cpu, (CpuState{.rax = 0x33,
+                              .rcx = 0x44,
+                              .rdx = 0x55,
+                              .rsi = 0x11,
                               .rdi = 0x22,
                               .rsp = 0xffffc90000123f50,
+                              .r8 = 0x66,
+                              .r9 = 0x77,
                               .rip = 0xffffffff81003ef0,
                               .gs_base = 0xffff88801f000000,
+                              .kernel_gs_base = 0x7f00'0000'1000,
                               .cr3 = 0x3c0a000}));
     ASSERT_TRUE(stub.step_from(stop->cpu, cpu->rip).has_value());
     EXPECT_FALSE(stub.is_running());
