@@ -1,6 +1,8 @@
 #include "guest_linux/elf_image.h"
 
+#include <elf.h>
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <sys/auxv.h>
 
@@ -139,6 +141,34 @@ TEST(ElfSymbols, name_the_function_that_an_address_is_in) {
     EXPECT_EQ(elf.name(0x401305), "");
     EXPECT_EQ(elf.name(0x401305, ElfSymbols::Bounds{0x4012ff, 0x401310}), "restore+5");
     EXPECT_EQ(elf.name(0x401305, ElfSymbols::Bounds{0x401301, 0x401310}), "");
+}
+
+TEST(ElfSymbols, are_found_by_the_names_of_functions) {
+    FakeElf program_of_all = program();
+    program_of_all.symbols.push_back(
+        {.name = "memcpy", .offset = 0x1400, .size_bytes = 0x20, .type = STT_GNU_IFUNC});
+    const std::string bytes = program_of_all.build();
+    const Opened elf(bytes);
+    std::uint64_t unread = 0;
+    const auto named = [&](const Opened& opened, auto&& is_wanted) {
+        std::string all;
+        for (const auto& one : opened.symbols.functions(opened.read, is_wanted, unread)) {
+            all += fmt::format("{}@{:#x} ", one.name, one.address);
+        }
+        return all;
+    };
+    const auto any = [](std::string_view) { return true; };
+    EXPECT_EQ(named(elf, any), "outer@0x401000 inner@0x401100 read@0x401200 restore@0x401300 ");
+    EXPECT_EQ(named(elf, [](std::string_view name) { return name == "__read"; }),
+              "__read@0x401200 ");
+    EXPECT_EQ(unread, 0u);
+    FakeElf large;
+    for (int i = 0; i < 400; ++i) large.symbols.push_back({.name = fmt::format("f{:040}", i)});
+    const std::string many = large.build();
+    for (std::uint64_t page = 0x3000; page < many.size(); page += kPageSize) {
+        named(Opened(many, {page}), any);
+    }
+    EXPECT_GT(unread, 10u);
 }
 
 TEST(ElfSymbols, are_those_of_the_dynamic_linker_where_there_are_no_others) {

@@ -135,7 +135,8 @@ void ElfSymbols::add(const ElfImage& image, const ReadFile& read, const Table& t
                                     std::min<std::uint64_t>(symbol.st_size, ~std::uint32_t{0})),
                                 .name = symbol.st_name,
                                 .is_dynamic = is_dynamic,
-                                .is_local = ELF64_ST_BIND(symbol.st_info) == STB_LOCAL});
+                                .is_local = ELF64_ST_BIND(symbol.st_info) == STB_LOCAL,
+                                .is_function = type == STT_FUNC});
         }
     }
 }
@@ -177,7 +178,42 @@ Result<std::string> ElfSymbols::name_of(const ReadFile& read, const Symbol& symb
     return name;
 }
 
-// Of the names of one function that which people know: "read", not "__libc_read".
+namespace {
+
+// Of the names of one function that which people know is the least: "read", not "__libc_read".
+auto rank_of(bool has_size, bool is_local, const std::string& name) {
+    const std::size_t underscores = std::min(name.find_first_not_of('_'), name.size());
+    return std::tuple(!has_size, underscores, is_local, name.size(), name);
+}
+
+}  // namespace
+
+std::vector<ElfSymbols::Function> ElfSymbols::functions(
+    const ReadFile& read, const std::function<bool(std::string_view)>& is_wanted,
+    std::uint64_t& unread) const {
+    std::vector<Function> found;
+    auto best = rank_of(false, true, "");
+    for (const Symbol& symbol : symbols_) {
+        if (!symbol.is_function) continue;
+        auto name = name_of(read, symbol);
+        if (!name.has_value()) {
+            ++unread;
+            continue;
+        }
+        if (!is_wanted(*name)) continue;
+        auto rank = rank_of(symbol.size_bytes != 0, symbol.is_local, *name);
+        if (found.empty() || found.back().address != symbol.address) {
+            found.push_back({symbol.address, std::move(*name)});
+        } else if (rank < best) {
+            found.back().name = std::move(*name);
+        } else {
+            continue;
+        }
+        best = std::move(rank);
+    }
+    return found;
+}
+
 Result<ElfSymbols::Found> ElfSymbols::find(const ReadFile& read, std::uint64_t address,
                                            std::optional<Bounds> bounds) const {
     const auto covers = [&](const Symbol& symbol) {
@@ -193,13 +229,11 @@ Result<ElfSymbols::Found> ElfSymbols::find(const ReadFile& read, std::uint64_t a
         return fail(Code::not_found, "no symbol is known there");
     }
     Result<Found> best = fail(Code::not_found, "no symbol is known there");
-    auto best_rank = std::tuple(true, std::size_t{0}, true, std::size_t{0}, std::string());
+    auto best_rank = rank_of(false, true, "");
     for (std::size_t i = 0; i < kMaxAliases; ++i) {
         const auto name = name_of(read, *last);
         if (name.has_value() && covers(*last)) {
-            const std::size_t underscores = std::min(name->find_first_not_of('_'), name->size());
-            auto rank =
-                std::tuple(last->size_bytes == 0, underscores, last->is_local, name->size(), *name);
+            auto rank = rank_of(last->size_bytes != 0, last->is_local, *name);
             if (!best.has_value() || rank < best_rank) {
                 best = Found{*name, address - last->address};
                 best_rank = std::move(rank);

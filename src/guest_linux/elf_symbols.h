@@ -33,12 +33,23 @@ class ElfSymbols {
     Result<Found> find(const ReadFile& read, std::uint64_t address,
                        std::optional<Bounds> bounds) const;
 
+    struct Function {
+        std::uint64_t address = 0;
+        std::string name;
+    };
+    // Those that have a wanted name, by address; of several names the one that people know. Not
+    // indirect ones (STT_GNU_IFUNC), which only choose who does the work. Symbols whose names
+    // cannot be read are counted in `unread`.
+    std::vector<Function> functions(const ReadFile& read,
+                                    const std::function<bool(std::string_view)>& is_wanted,
+                                    std::uint64_t& unread) const;
+
   private:
     struct Symbol {
         std::uint64_t address = 0;
         std::uint32_t size_bytes = 0;
         std::uint32_t name = 0;  // in the names of its table
-        bool is_dynamic = false, is_local = false;
+        bool is_dynamic = false, is_local = false, is_function = false;
     };
     struct Names {
         std::uint64_t offset = 0, size_bytes = 0;  // in the file

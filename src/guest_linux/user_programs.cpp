@@ -127,12 +127,7 @@ UserPrograms::Place UserPrograms::place_of(const UserFrame& frame) {
     walk_bytes_left_ = limits::kMaxCfiBytesOfWalk;
     const auto code = code_at(frame.executed());
     if (!code.has_value()) return place;
-    Program& program = *code->program;
-    const ReadFile read = file_of(program);
-    if (!program.symbols) {
-        program.symbols = ElfSymbols::of(**program.image, read, code->bias, index_bytes_left_);
-        is_cut_ |= program.symbols->is_cut();
-    }
+    const ElfSymbols& symbols = symbols_of(*code);
     std::optional<ElfSymbols::Bounds> bounds;
     bool is_signal = false;
     if (const auto row = row_at(frame.executed()); row.has_value()) {
@@ -142,13 +137,42 @@ UserPrograms::Place UserPrograms::place_of(const UserFrame& frame) {
     // What a signal's handler returns to begins there, and has called nobody.
     const bool is_at_begin = is_signal && frame.is_caller;
     const std::uint64_t address = is_at_begin ? code->address + 1 : code->address;
-    const auto found = program.symbols->find(read, address, bounds);
+    const auto found = symbols.find(file_of(*code->program), address, bounds);
     if (found.has_value()) {
         const std::uint64_t offset =
             found->offset_bytes + (frame.is_caller && !is_at_begin ? 1 : 0);
         place.symbol = fmt::format("{}+{:#x}", found->name, offset);
     }
     return place;
+}
+
+std::vector<UserPrograms::Function> UserPrograms::functions(
+    const std::function<bool(std::string_view)>& is_file_wanted,
+    const std::function<bool(std::string_view)>& is_wanted, Gaps& gaps) {
+    std::vector<Function> found;
+    for (const auto& [key, pieces] : pieces_) {
+        const auto executable = std::ranges::find_if(pieces, [](const UserMemory::Area* area) {
+            return area->vma.permissions.find('x') != std::string::npos;
+        });
+        if (executable == pieces.end() || !is_file_wanted((*executable)->vma.path)) continue;
+        const std::string& path = (*executable)->vma.path;
+        is_fresh_ = false;
+        const auto code = code_at(GuestVirt{(*executable)->vma.begin});
+        if (!code.has_value()) {
+            gaps.add(path, code.error());
+            continue;
+        }
+        std::uint64_t unread = 0;
+        const auto named = symbols_of(*code).functions(file_of(*code->program), is_wanted, unread);
+        for (const ElfSymbols::Function& one : named) {
+            found.push_back({path, one.name, GuestVirt{code->bias + one.address}});
+        }
+        if (unread > 0) {
+            gaps.add(path, {Code::unavailable, 0,
+                            fmt::format("the names of {} symbols are not in memory", unread)});
+        }
+    }
+    return found;
 }
 
 UserPrograms::FileKey UserPrograms::key_of(const UserMemory::Area& area) {
@@ -191,6 +215,16 @@ Result<UserPrograms::CodePlace> UserPrograms::code_at(GuestVirt at) {
         return fail(Code::not_found, fmt::format("{} has no code there", area->vma.path));
     }
     return CodePlace{program, *address, at.value - *address};
+}
+
+const ElfSymbols& UserPrograms::symbols_of(const CodePlace& code) {
+    Program& program = *code.program;
+    if (!program.symbols) {
+        program.symbols =
+            ElfSymbols::of(**program.image, file_of(program), code.bias, index_bytes_left_);
+        is_cut_ |= program.symbols->is_cut();
+    }
+    return *program.symbols;
 }
 
 Result<const UnwindRow*> UserPrograms::row_at(GuestVirt at) {

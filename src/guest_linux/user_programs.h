@@ -40,6 +40,16 @@ class UserPrograms {
     };
     Place place_of(const UserFrame& frame);
 
+    struct Function {
+        std::string file, name;
+        GuestVirt at;
+    };
+    // Functions of the files that have a wanted path, by the names that their symbols give. What
+    // could not be read of files is told in `gaps`.
+    std::vector<Function> functions(const std::function<bool(std::string_view)>& is_file_wanted,
+                                    const std::function<bool(std::string_view)>& is_wanted,
+                                    Gaps& gaps);
+
     // Files had more symbols than are kept (limits::kMaxTracedIndexBytes).
     bool is_cut() const { return is_cut_; }
 
@@ -70,6 +80,7 @@ class UserPrograms {
     Result<Program*> program_of(const UserMemory::Area& area);
     Result<CodePlace> code_at(GuestVirt at);
     Result<const UnwindRow*> row_at(GuestVirt at);
+    const ElfSymbols& symbols_of(const CodePlace& code);
     ReadFile file_of(Program& program);
     Result<const Page*> page_of(Program& program, std::uint64_t index);
     Result<void> copy_page(const Program& program, std::uint64_t index, Page& page);
