@@ -322,14 +322,24 @@ const std::vector<Row>& rows() {
               "result, as strace does. The VM pays for it: QEMU's GDB server is started over its "
               "monitor, two hardware breakpoints stand where system calls enter and leave the "
               "kernel, and each time that any process makes one all CPUs stand still for a "
-              "moment. More such stops in a second than --stops end it, and the trace goes on by "
+              "moment.\n\n"
+              "With --functions it is the calls of up to three functions instead, as ltrace shows "
+              "them: the six registers that may hold arguments, with the text that one points to, "
+              "the result, and who calls. 'libssl.so.3:SSL_write' is one of a library, 'SSL_*' any "
+              "so named of whatever the process has mapped, 'kernel:tcp_connect' one of the "
+              "kernel. Their names are those of its files' symbols, as far as those are in the "
+              "guest's memory. Other processes stop the VM only where they have the same code at "
+              "the same address. Where more calls are out than there are breakpoints left to wait "
+              "for their return, the result is not seen.\n\n"
+              "More such stops in a second than --stops end it, and the trace goes on by "
               "samples. A process of its own takes the breakpoints away whatever ends the trace, "
               "kill -9 included; were that killed too, the agent does, or 'underseer act VM "
               "resume'. It needs root and a VM with a QMP socket that libvirt does not manage. "
               "Calls of 32-bit programs are not seen, nor are those of child processes. What "
               "another thread changes while a call is made may be told as it was before.",
           .words = {{"INSTANCE|IMAGE", Kind::target}},
-          .options = {&kPid, &kFor, &kExact, &kStops, &kJson, &kDirect, &kRun, &kState},
+          .options = {&kPid, &kFor, &kExact, &kSyscalls, &kFunctions, &kStops, &kJson, &kDirect,
+                      &kRun, &kState},
           .exits = of_a_guest({{3, "there is no such VM, file or process"},
                                {10, "not all of it could be seen; what not is told"}})},
          trace},

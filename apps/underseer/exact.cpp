@@ -1,6 +1,7 @@
 #include "exact.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <string.h>
 
 #include <algorithm>
@@ -39,13 +40,13 @@ std::string text_of(const ExactArgument& argument) {
                                          : fmt::format("{:#x}", argument.value);
 }
 
-void warn(const hypervisor::Vm& vm, milliseconds duration, std::uint32_t stops) {
+void warn(const hypervisor::Vm& vm, milliseconds duration, const Options& options) {
     fmt::print(stderr,
-               "underseer: for up to {} each system call of any process in {} stops all its CPUs "
-               "for a moment, twice; its memory is not written to. More than {} stops in a second "
-               "end it.\n",
+               "underseer: for up to {} each {} in {} stops all its CPUs for a moment, twice; its "
+               "memory is not written to. More than {} stops in a second end it.\n",
                duration_text(static_cast<std::uint64_t>(duration.count()) * 1'000'000),
-               printable(vm.label()), stops);
+               options.functions.empty() ? "system call of any process" : "call of the functions",
+               printable(vm.label()), options.stops.value_or(agent::kMaxStopsPerSecond));
 }
 
 // Waits until the VM runs without breakpoints, and says what may be wrong with it; "" when nothing.
@@ -72,25 +73,32 @@ std::string text_of(const ExactCall& call) {
     for (std::size_t i = 0; i < call.arguments.size(); ++i) {
         text += (i == 0 ? "" : ", ") + text_of(call.arguments[i]);
     }
-    if (!call.result.available()) return text + ") = ? (" + call.result.reason() + ")";
+    const std::string caller = call.caller.empty() ? "" : ", called by " + call.caller;
+    if (!call.result.available()) {
+        return fmt::format("{}) = ? ({}){}", text, call.result.reason(), caller);
+    }
     const std::int64_t result = call.result.value();
     if (!call.error.empty()) {
         return fmt::format("{}) = -1 {} ({})", text, call.error,
                            ::strerrordesc_np(static_cast<int>(-result)));
     }
     constexpr std::int64_t kSmallResult = 1ll << 31;
-    return result < kSmallResult ? fmt::format("{}) = {}", text, result)
-                                 : fmt::format("{}) = {:#x}", text, result);
+    return result < kSmallResult ? fmt::format("{}) = {}{}", text, result, caller)
+                                 : fmt::format("{}) = {:#x}{}", text, result, caller);
 }
 
 std::string text_of(const ExactSummary& summary) {
     std::string text = fmt::format(
         "Process {} ({}): {} in {}; {} of the VM, {} of them for other processes, longest {}, "
         "together {}; ended because {}\n",
-        summary.pid, printable(summary.comm), counted(summary.calls, "system call"),
+        summary.pid, printable(summary.comm),
+        counted(summary.calls, summary.functions.empty() ? "system call" : "call"),
         duration_text(summary.duration_ns), counted(summary.stops, "stop"), summary.others,
         duration_text(summary.longest_freeze_ns), duration_text(summary.frozen_ns),
         printable(summary.ended));
+    for (const std::string& function : summary.functions) {
+        text += "  traced: " + printable(function) + "\n";
+    }
     for (const std::string& gap : summary.gaps) {
         text += "  not seen: " + printable(gap) + "\n";
     }
@@ -99,10 +107,17 @@ std::string text_of(const ExactSummary& summary) {
 
 Result<int> trace_exactly(const Options& options, milliseconds duration) {
     ExactTarget target = TRY(open_exact(options));
-    warn(target.vm, duration, options.stops.value_or(agent::kMaxStopsPerSecond));
+    warn(target.vm, duration, options);
     ExactReport report;
-    bool finished = false;
+    bool begun = false, finished = false;
     const auto take = [&](ExactPart part) {
+        if (!std::exchange(begun, true) && !part.finished) {
+            const auto& functions = part.summary.functions;
+            fmt::print(stderr, "underseer: tracing {} of process {} ({})\n",
+                       functions.empty() ? "system calls"
+                                         : printable(fmt::format("{}", fmt::join(functions, ", "))),
+                       part.summary.pid, printable(part.summary.comm));
+        }
         for (ExactCall& call : part.calls) {
             if (!options.json) print(printable(text_of(call)) + "\n");
             // More than that and one that lies tells.
@@ -119,7 +134,9 @@ Result<int> trace_exactly(const Options& options, milliseconds duration) {
          .one_pid = true,
          .pid = *options.pid,
          .cpus = target.cpus,
-         .trace = {.begin = true, .for_ms = static_cast<std::uint32_t>(duration.count())}},
+         .trace = {.begin = true,
+                   .for_ms = static_cast<std::uint32_t>(duration.count()),
+                   .functions = options.functions}},
         take);
     // A tracer that is alive would keep its supervisor.
     if (!traced.has_value()) target.introspector.process().kill();

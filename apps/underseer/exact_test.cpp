@@ -36,6 +36,22 @@ TEST(ExactText, numbers_that_mean_nothing_are_those_of_people) {
     EXPECT_EQ(text_of(call), "[pid 1] syscall_999(-1, -1, 4096, 0x7ffe00001000) = 0x7f0000001000");
 }
 
+TEST(ExactText, shows_a_call_of_a_function_with_its_caller) {
+    ExactCall call{.pid = 12,
+                   .name = "inet_pton",
+                   .file = "/usr/lib/libc.so.6",
+                   .caller_address = 0x401234,
+                   .caller = "main+0x1d (/bin/prog)",
+                   .arguments = {{"rdi", 2, ""}, {"rsi", 0x7ffe0000, "\"127.0.0.1\""}}};
+    call.result = 1;
+    EXPECT_EQ(text_of(call),
+              "[pid 12] inet_pton(2, \"127.0.0.1\") = 1, called by main+0x1d (/bin/prog)");
+    call.result = event::Observed<std::int64_t>::unavailable("other calls are waited for");
+    EXPECT_EQ(text_of(call),
+              "[pid 12] inet_pton(2, \"127.0.0.1\") = ? (other calls are waited "
+              "for), called by main+0x1d (/bin/prog)");
+}
+
 TEST(ExactText, the_summary_says_what_it_has_cost_and_what_is_missing) {
     const agent::ExactSummary summary{.pid = 7,
                                       .comm = "x\x1b[31m",

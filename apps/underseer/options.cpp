@@ -48,8 +48,8 @@ Result<void> take_checks(Options& options, const std::string& text) {
 }
 
 template <std::vector<std::string> Options::* member>
-Result<void> take_one_more(Options& options, const std::string& path) {
-    (options.*member).push_back(path);
+Result<void> take_one_more(Options& options, const std::string& value) {
+    (options.*member).push_back(value);
     return {};
 }
 
@@ -86,7 +86,7 @@ struct Taker {
     const program::Option* option;
     Result<void> (*take)(Options&, const std::string& value);
 };
-constexpr std::array<Taker, 29> kTakers{{
+constexpr std::array<Taker, 31> kTakers{{
     {&option::kPid, take_number<option::kPid, &Options::pid>},
     {&option::kJson, set<&Options::json>},
     {&option::kThreads, set<&Options::threads>},
@@ -99,6 +99,8 @@ constexpr std::array<Taker, 29> kTakers{{
     {&option::kLinks, set<&Options::links>},
     {&option::kDeep, set<&Options::deep>},
     {&option::kExact, set<&Options::exact>},
+    {&option::kSyscalls, set<&Options::syscalls>},
+    {&option::kFunctions, take_one_more<&Options::functions>},
     {&option::kStops, take_number<option::kStops, &Options::stops>},
     {&option::kDryRun, set<&Options::dry_run>},
     {&option::kOnly, take_checks},

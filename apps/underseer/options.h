@@ -27,6 +27,8 @@ struct Options {
     bool deep = false;                     // of check: search all RAM
     bool maps = false, links = false;      // of bpf
     bool exact = false;                    // of trace
+    bool syscalls = false;                 // of an exact trace: what it is without functions
+    std::vector<std::string> functions;    // of an exact trace
     std::optional<std::uint32_t> stops;    // of an exact trace
     bool dry_run = false;                  // of act: say what would be done
     std::vector<std::string> only;         // of check: these; empty: all
@@ -84,7 +86,10 @@ inline constexpr Option kOutput{"--output", "FILE", "write it into this file", K
 inline constexpr Option kTimeout{"--timeout", "TIME",
                                  "end after this (\"90s\", \"10m\"), with what is found by then"};
 inline constexpr Option kFor{"--for", "TIME", "so long (\"30s\"); 10 s where it is not given"};
-inline constexpr Option kExact{"--exact", "", "every system call, at breakpoints: it stops the VM"};
+inline constexpr Option kExact{"--exact", "", "every call, at breakpoints: each stops the VM"};
+inline constexpr Option kSyscalls{"--syscalls", "", "with --exact: system calls, as without it"};
+inline constexpr Option kFunctions{
+    "--functions", "PATTERN", "with --exact: instead, [FILE:]FUNCTION; may be given several times"};
 inline constexpr Option kStops{"--stops", "N",
                                "with --exact: at most so many stops in a second (2000)"};
 inline constexpr Option kForce{"--force", "", "replace the output file when it is there"};

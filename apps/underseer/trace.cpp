@@ -247,6 +247,13 @@ Result<int> trace(const Options& options) {
                     fmt::format("--for: from {} ms to {} min", agent::kMinTraceMs,
                                 agent::kMaxTraceMs / 60'000));
     }
+    if (!options.exact && (options.syscalls || !options.functions.empty())) {
+        return fail(Code::invalid_argument,
+                    "--syscalls and --functions are of --exact: without it both are sampled");
+    }
+    if (options.syscalls && !options.functions.empty()) {
+        return fail(Code::invalid_argument, "--syscalls and --functions: one of them at a time");
+    }
     if (options.exact) return trace_exactly(options, duration);
     Target target = TRY(Target::open(options));
     const TraceReport report = TRY(look(target, *options.pid, duration));

@@ -24,11 +24,18 @@ struct ExactArgument {
     }
 };
 
+// A system call, or one of a function that was asked for.
 struct ExactCall {
-    std::uint64_t at_ns = 0;  // since the trace began
-    std::uint32_t pid = 0;    // of the thread
-    std::uint32_t number = 0;
-    std::string name;  // "" where we know none of that number
+    std::uint64_t at_ns = 0;   // since the trace began
+    std::uint32_t pid = 0;     // of the thread
+    std::uint32_t number = 0;  // of a system call
+    std::string name;          // "" where we know none of that number
+    // Of a function: the program or library that it is in, or "kernel"; and who calls it,
+    // "main+0x1d (/bin/prog)", as far as that has a name.
+    std::string file;
+    std::uint64_t caller_address = 0;
+    std::string caller;
+    // Of a function all six that a register may hold, however many it takes.
     std::vector<ExactArgument> arguments;
     event::Observed<std::int64_t> result;
     std::string error;              // "ENOENT"
@@ -37,10 +44,17 @@ struct ExactCall {
     static constexpr auto fields() {
         using event::Field;
         using C = ExactCall;
-        return std::tuple{Field{"at_ns", &C::at_ns},         Field{"pid", &C::pid},
-                          Field{"number", &C::number},       Field{"name", &C::name},
-                          Field{"arguments", &C::arguments}, Field{"result", &C::result},
-                          Field{"error", &C::error},         Field{"duration_ns", &C::duration_ns}};
+        return std::tuple{Field{"at_ns", &C::at_ns},
+                          Field{"pid", &C::pid},
+                          Field{"number", &C::number},
+                          Field{"name", &C::name},
+                          Field{"file", &C::file},
+                          Field{"caller_address", &C::caller_address},
+                          Field{"caller", &C::caller},
+                          Field{"arguments", &C::arguments},
+                          Field{"result", &C::result},
+                          Field{"error", &C::error},
+                          Field{"duration_ns", &C::duration_ns}};
     }
 };
 
@@ -54,6 +68,7 @@ struct ExactSummary {
     std::uint64_t others = 0;     // of them, for other processes
     std::uint64_t frozen_ns = 0;  // that the guest stood still for them
     std::uint64_t longest_freeze_ns = 0;
+    std::vector<std::string> functions;  // that were traced: none: all system calls
     bool process_ended = false;
     bool over_ceiling = false;      // ended because of too many stops
     std::string ended;              // why the trace is over
@@ -72,6 +87,7 @@ struct ExactSummary {
                           Field{"others", &S::others},
                           Field{"frozen_ns", &S::frozen_ns},
                           Field{"longest_freeze_ns", &S::longest_freeze_ns},
+                          Field{"functions", &S::functions},
                           Field{"process_ended", &S::process_ended},
                           Field{"over_ceiling", &S::over_ceiling},
                           Field{"ended", &S::ended},
@@ -80,7 +96,8 @@ struct ExactSummary {
     }
 };
 
-// Parts come as calls return; the last one has the summary.
+// The first says that the breakpoints are there, with a summary of whom it is about; then parts
+// come as calls return; the last one has the whole summary.
 struct ExactPart {
     bool finished = false;
     std::vector<ExactCall> calls;
@@ -149,13 +166,14 @@ struct SupervisorReport {
 struct BreakpointOrder {
     std::uint32_t for_ms = 0;           // of the first
     std::vector<std::uint64_t> insert;  // hardware breakpoints
+    std::vector<std::uint64_t> remove;  // before that
     std::string end;                    // why the trace is over; "": go on
 
     static constexpr auto fields() {
         using event::Field;
         using O = BreakpointOrder;
         return std::tuple{Field{"for_ms", &O::for_ms}, Field{"insert", &O::insert},
-                          Field{"end", &O::end}};
+                          Field{"remove", &O::remove}, Field{"end", &O::end}};
     }
 };
 // A processor has four (Intel SDM vol. 3B, 18.2).
@@ -171,15 +189,20 @@ struct BreakpointEvent {
     friend constexpr Kind last_enumerator(Kind) { return Kind::ended; }
 
     Kind kind = Kind::nothing;
-    std::uint64_t rip = 0, rsp = 0, gs_base = 0, cr3 = 0;
+    std::uint64_t rip = 0, rsp = 0, rax = 0;
+    std::uint64_t gs_base = 0, kernel_gs_base = 0, cr3 = 0;  // hypervisor::CpuState
+    std::vector<std::uint64_t> arguments;                    // rdi, rsi, rdx, rcx, r8, r9
     SupervisorReport report;
 
     static constexpr auto fields() {
         using event::Field;
         using E = BreakpointEvent;
-        return std::tuple{Field{"kind", &E::kind}, Field{"rip", &E::rip},
-                          Field{"rsp", &E::rsp},   Field{"gs_base", &E::gs_base},
-                          Field{"cr3", &E::cr3},   Field{"report", &E::report}};
+        return std::tuple{
+            Field{"kind", &E::kind},       Field{"rip", &E::rip},
+            Field{"rsp", &E::rsp},         Field{"rax", &E::rax},
+            Field{"gs_base", &E::gs_base}, Field{"kernel_gs_base", &E::kernel_gs_base},
+            Field{"cr3", &E::cr3},         Field{"arguments", &E::arguments},
+            Field{"report", &E::report}};
     }
 };
 

@@ -10,6 +10,7 @@
 #include <unordered_set>
 #include <utility>
 
+#include "agent/function_calls.h"
 #include "event/wire.h"
 
 namespace underseer::agent {
@@ -35,10 +36,11 @@ std::uint64_t ns_since(Clock::time_point begin) {
 class Tracer {
   public:
     static Result<Tracer> of(Guest& guest, guest_memory::GuestMemory* memory, std::uint32_t pid,
-                             const TellExact& tell) {
+                             const std::vector<std::string>& functions, const TellExact& tell) {
         Tracer tracer(&guest, TRY(SyscallEntry::of(&guest.kernel(), memory)), pid, &tell);
         tracer.signs_ = TRY(guest_linux::read_vital_signs(guest.kernel()));
         tracer.f_ = {.signal = guest.kernel().field("task_struct", "signal"),
+                     .mm = guest.kernel().field("task_struct", "mm"),
                      .exit_state = guest.kernel().field("task_struct", "exit_state")};
         for (const event::Task& task : guest.tasks(kNoDetail, pid).items) {
             if (!task.is_process()) continue;
@@ -50,12 +52,20 @@ class Tracer {
         if (!tracer.signal_) {
             return fail(Code::not_found, fmt::format("no process has the pid {}", pid));
         }
+        if (!functions.empty()) {
+            tracer.mm_ = TRY(guest.kernel().read_pointer(tracer.leader_, tracer.f_.mm));
+            tracer.functions_ =
+                TRY(FunctionCalls::of(&guest, memory, tracer.leader_, pid, functions));
+            tracer.summary_.functions = tracer.functions_->names();
+            tracer.summary_.gaps = tracer.functions_->gaps();
+        }
         return tracer;
     }
 
     Result<void> run(jail::Channel& supervisor, std::uint32_t for_ms) {
-        TRY(supervisor.send(
-            event::encode(BreakpointOrder{.for_ms = for_ms, .insert = {entry_.address().value}})));
+        BreakpointOrder start{.for_ms = for_ms, .insert = {entry_.address().value}};
+        if (functions_) start.insert = functions_->breakpoints();
+        TRY(supervisor.send(event::encode(start)));
         begun_ = Clock::now();
         for (;;) {
             auto received = supervisor.receive();
@@ -67,7 +77,7 @@ class Tracer {
             if (event.kind == BreakpointEvent::Kind::ended) return finish(event.report);
             BreakpointOrder order;
             if (event.kind == BreakpointEvent::Kind::hit) {
-                take(event, order);
+                functions_ ? take_function(event, order) : take(event, order);
             } else {
                 look_around(order);
             }
@@ -75,7 +85,9 @@ class Tracer {
             // One that is over does not listen any more, and has said why.
             (void)supervisor.send(event::encode(order));
             // The guest goes on meanwhile.
-            if (!part_.calls.empty()) {
+            if (!part_.calls.empty() || !has_told_begin_) {
+                if (!std::exchange(has_told_begin_, true)) part_.summary = summary_;
+                if (functions_) functions_->name_callers(part_.calls);
                 if (auto told = (*tell_)(std::exchange(part_, {})); !told.has_value()) {
                     over_ = told.error().to_text();
                 }
@@ -143,6 +155,22 @@ class Tracer {
         } else {
             leave(*caller, *user, memory);
         }
+    }
+
+    void take_function(const BreakpointEvent& hit, BreakpointOrder& order) {
+        entry_.forget();
+        // A program's code has a GS base of its own.
+        const bool is_kernels = hit.rip >> 63 != 0;
+        const auto caller = entry_.caller(is_kernels ? hit.gs_base : hit.kernel_gs_base);
+        if (!caller.has_value()) return add_gap("who makes a call: " + caller.error().to_text());
+        if (caller->signal != signal_ || caller->tgid != summary_.pid) {
+            ++summary_.others;
+            return;
+        }
+        const std::size_t before = part_.calls.size();
+        functions_->take(hit, *caller, entry_.program(hit.cr3), ns_since(begun_), order,
+                         part_.calls);
+        count_told(part_.calls.size() - before);
     }
 
     void enter(const SyscallEntry::Caller& caller, const UserRegisters& user,
@@ -338,8 +366,13 @@ class Tracer {
 
     void tell(ExactCall call) {
         part_.calls.push_back(std::move(call));
-        if (++summary_.calls == limits::kMaxExactCalls) {
-            over_ = fmt::format("{} calls were told", limits::kMaxExactCalls);
+        count_told(1);
+    }
+
+    void count_told(std::size_t calls) {
+        summary_.calls += calls;
+        if (summary_.calls >= limits::kMaxExactCalls) {
+            over_ = fmt::format("{} calls were told", summary_.calls);
         }
     }
 
@@ -358,6 +391,10 @@ class Tracer {
         const auto exit_state = guest_->kernel().read(leader_, f_.exit_state);
         if (signal.has_value() && *signal == signal_ && exit_state.has_value() &&
             *exit_state == 0) {
+            const auto mm = guest_->kernel().read_pointer(leader_, f_.mm);
+            if (functions_ && mm.has_value() && *mm && *mm != mm_) {
+                order.end = "the process executes another program, whose functions lie elsewhere";
+            }
             return;
         }
         for (const event::Task& task : guest_->tasks(kNoDetail, summary_.pid).items) {
@@ -376,6 +413,12 @@ class Tracer {
             tell_unreturned(pending, "the trace was over before it returned");
             if (part_.calls.size() == kCallsOfPart) TRY((*tell_)(std::exchange(part_, {})));
         }
+        if (functions_) {
+            const std::size_t before = part_.calls.size();
+            functions_->give_up(part_.calls);
+            functions_->name_callers(part_.calls);
+            count_told(part_.calls.size() - before);
+        }
         summary_.duration_ns = ns_since(begun_);
         summary_.stops = report.stops;
         summary_.frozen_ns = report.frozen_ns;
@@ -391,12 +434,14 @@ class Tracer {
     Guest* guest_;
     SyscallEntry entry_;
     const TellExact* tell_;
-    GuestVirt leader_, signal_;
+    GuestVirt leader_, signal_, mm_;
     struct {
-        guest_linux::Field signal, exit_state;
+        guest_linux::Field signal, mm, exit_state;
     } f_;
+    std::optional<FunctionCalls> functions_;  // nothing: all system calls
     guest_linux::VitalSigns signs_;
     Clock::time_point begun_{};
+    bool has_told_begin_ = false;
     std::optional<GuestVirt> return_;
     std::unordered_map<GuestVirt, Pending> pending_;  // by task
     std::unordered_set<GuestVirt> known_;             // tasks that have made a call
@@ -409,14 +454,14 @@ class Tracer {
 }  // namespace
 
 Result<void> trace_exactly(Guest& guest, guest_memory::GuestMemory* memory,
-                           jail::Channel& supervisor, std::uint32_t pid, std::uint32_t for_ms,
+                           jail::Channel& supervisor, std::uint32_t pid, const TraceOrder& order,
                            const TellExact& tell) {
-    auto tracer = Tracer::of(guest, memory, pid, tell);
+    auto tracer = Tracer::of(guest, memory, pid, order.functions, tell);
     if (!tracer.has_value()) {
         (void)supervisor.send(event::encode(BreakpointOrder{.end = tracer.error().to_text()}));
         return Unexpected(std::move(tracer).error());
     }
-    return tracer->run(supervisor, for_ms);
+    return tracer->run(supervisor, order.for_ms);
 }
 
 }  // namespace underseer::agent

@@ -1,5 +1,5 @@
-// Every system call of one process, at breakpoints that the supervisor holds. The inside of a jail;
-// of the guest nothing is written here either.
+// Every system call of one process, or every call of some functions, at breakpoints that the
+// supervisor holds. The inside of a jail; of the guest nothing is written here either.
 #pragma once
 
 #include <functional>
@@ -18,7 +18,7 @@ using TellExact = std::function<Result<void>(const ExactPart& part)>;
 // what `guest` is read from, without a cache. An error: it has not begun, and nothing was done to
 // the guest.
 Result<void> trace_exactly(guest_linux::Guest& guest, guest_memory::GuestMemory* memory,
-                           jail::Channel& supervisor, std::uint32_t pid, std::uint32_t for_ms,
+                           jail::Channel& supervisor, std::uint32_t pid, const TraceOrder& order,
                            const TellExact& tell);
 
 }  // namespace underseer::agent

@@ -320,8 +320,8 @@ class Worker {
         if (traced.has_value()) traced = confirm();
         if (traced.has_value()) {
             traced =
-                agent::trace_exactly(*guest_, memory_.get(), supervisor, question.pid, for_ms,
-                                     [&](const ExactPart& part) {
+                agent::trace_exactly(*guest_, memory_.get(), supervisor, question.pid,
+                                     question.trace, [&](const ExactPart& part) {
                                          return channel_.post(items_frame(event::encode(part)));
                                      });
             TRY(channel_.finish());

@@ -108,11 +108,16 @@ class Supervisor {
             report_.over_ceiling = true;
             return fmt::format("there were more than {} stops in a second", max_stops_);
         }
-        const BreakpointOrder order = TRY(ask({.kind = BreakpointEvent::Kind::hit,
-                                               .rip = hit->state.rip,
-                                               .rsp = hit->state.rsp,
-                                               .gs_base = hit->state.gs_base,
-                                               .cr3 = hit->state.cr3}));
+        const hypervisor::CpuState& cpu = hit->state;
+        const BreakpointOrder order =
+            TRY(ask({.kind = BreakpointEvent::Kind::hit,
+                     .rip = cpu.rip,
+                     .rsp = cpu.rsp,
+                     .rax = cpu.rax,
+                     .gs_base = cpu.gs_base,
+                     .kernel_gs_base = cpu.kernel_gs_base,
+                     .cr3 = cpu.cr3,
+                     .arguments = {cpu.rdi, cpu.rsi, cpu.rdx, cpu.rcx, cpu.r8, cpu.r9}}));
         if (!order.end.empty()) return order.end;
         TRY(obey(order));
         TRY(debugger_->go_on(&*hit));
@@ -120,11 +125,12 @@ class Supervisor {
     }
 
     Result<void> obey(const BreakpointOrder& order) {
+        for (const std::uint64_t address : order.remove) TRY(debugger_->remove(address));
         for (const std::uint64_t address : order.insert) {
-            if (++breakpoints_ > kMaxBreakpoints) {
+            TRY(debugger_->insert(address));
+            if (debugger_->breakpoints() > kMaxBreakpoints) {
                 return fail(Code::limit, "the tracer wants more breakpoints than a CPU has");
             }
-            TRY(debugger_->insert(address));
         }
         return {};
     }
@@ -161,7 +167,6 @@ class Supervisor {
     Debugger* debugger_;
     std::uint32_t max_stops_;
     SupervisorReport report_;
-    std::size_t breakpoints_ = 0;
     Clock::time_point second_{};
     std::uint64_t stops_before_ = 0;
 };

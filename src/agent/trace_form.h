@@ -223,11 +223,14 @@ struct TraceOrder {
     bool begin = false;
     std::uint32_t for_ms = 0;
     std::uint32_t period_us = 0;
+    // Of an exact one: which functions, instead of all system calls (FunctionCalls).
+    std::vector<std::string> functions;
 
     static constexpr auto fields() {
         using event::Field;
         return std::tuple{Field{"begin", &TraceOrder::begin}, Field{"for_ms", &TraceOrder::for_ms},
-                          Field{"period_us", &TraceOrder::period_us}};
+                          Field{"period_us", &TraceOrder::period_us},
+                          Field{"functions", &TraceOrder::functions}};
     }
 };
 

@@ -32,7 +32,7 @@ class TracingProgram {
     TracingProgram(const Directory& directory, const std::string& vm, std::uint32_t pid,
                    const std::string& words)
         : out_(directory / "out"), err_(directory / "err") {
-        std::filesystem::remove(out_);  // of one before
+        std::filesystem::remove(out_), std::filesystem::remove(err_);  // of one before
         const std::string program = UNDERSEER_PROGRAM;
         const std::string all = fmt::format("exec '{}' trace {} --pid {} --exact {} > {} 2> {}",
                                             program, vm, pid, words, out_, err_);
@@ -78,6 +78,7 @@ class TracingProgram {
         const auto status = read_file(fmt::format("/proc/{}/stat", pid()), 4096);
         return !status.has_value() || status->find(") Z") != std::string::npos;
     }
+    std::string errors() const { return read_file(err_, 1u << 20).value_or(""); }
     std::string told() const { return read_file(out_, 64u << 20).value_or(""); }
     Ran wait() {
         const auto ending = child_->wait(90s);
@@ -107,9 +108,11 @@ class ExactTrace : public ::testing::TestWithParam<std::string> {
     }
 
     // Its pid; it waits until go() is called.
-    std::uint32_t start_series(unsigned rounds) {
-        return static_cast<std::uint32_t>(std::stoul(vm_->output_of(fmt::format(
-            "rm -f /tmp/series*; /bin/workload series {} > /dev/null 2>&1 & echo $!", rounds))));
+    std::uint32_t start_series(unsigned rounds, const std::string& program = "workload") {
+        return static_cast<std::uint32_t>(std::stoul(
+            vm_->output_of(fmt::format("rm -f /tmp/series*; /bin/{} series {} > /dev/null 2>&1 & "
+                                       "echo $!",
+                                       program, rounds))));
     }
     void go() { vm_->output_of("touch /tmp/series-go"); }
     std::string state() const { return directory_ / "state"; }
@@ -144,6 +147,8 @@ class ExactTrace : public ::testing::TestWithParam<std::string> {
         vm_->resume();  // gives the monitor up, too
     }
     void expect_series_told();
+    // Until /bin/workload has made its series, and is killed.
+    Ran trace_series(unsigned rounds, const std::string& program, const std::string& words);
     void expect_another_trace_works() {
         const std::uint32_t pid = start_series(1);
         TracingProgram tracing = begin(pid, "--for 3s");
@@ -287,6 +292,69 @@ TEST_P(ExactTrace, is_the_same_as_json_and_leaves_nothing_owed) {
     }
     EXPECT_TRUE(seen);
     EXPECT_TRUE(std::filesystem::is_empty(state() + "/traced"));
+    expect_free();
+}
+
+// ---- functions
+
+Ran ExactTrace::trace_series(unsigned rounds, const std::string& program,
+                             const std::string& words) {
+    const std::uint32_t pid = start_series(rounds, program);
+    TracingProgram tracing = begin(pid, "--for 60s " + words);
+    // Nothing is told before one is called.
+    for (const auto started = Clock::now();
+         tracing.errors().find("tracing ") == std::string::npos && Clock::now() - started < 60s;) {
+        std::this_thread::sleep_for(50ms);
+    }
+    go();
+    const auto begun = Clock::now();
+    while (vm_->run("test -e /tmp/series-done").value().status != 0 && Clock::now() - begun < 40s) {
+        std::this_thread::sleep_for(200ms);
+    }
+    vm_->output_of(fmt::format("kill -9 {}", pid));
+    Ran ran = tracing.wait();
+    expect_free();
+    return ran;
+}
+
+TEST_P(ExactTrace, tells_calls_of_functions_with_who_calls) {
+    constexpr unsigned kRounds = 25;
+    for (const char* program : {"workload", "workload-dynamic"}) {
+        const Ran ran = trace_series(kRounds, program, "--functions 'inet_pto?'");
+        EXPECT_EQ(ran.status, 0) << ran.err;
+        unsigned calls = 0;
+        const std::regex line(R"(\[pid \d+\] inet_pton\(2, "127\.0\.0\.1", 0x[0-9a-f]+, .*\) = 1, )"
+                              R"(called by (series\+0x[0-9a-f]+ \(/bin/workload\)|)"
+                              R"(/bin/workload-dynamic\+0x[0-9a-f]+))");
+        for (const std::string& one : lines_of(ran.out)) calls += std::regex_match(one, line);
+        EXPECT_EQ(calls, kRounds) << ran.out;
+        EXPECT_NE(ran.out.find("traced: inet_pton (/"), std::string::npos) << ran.out;
+    }
+}
+
+TEST_P(ExactTrace, tells_calls_of_the_kernels_functions) {
+    constexpr unsigned kRounds = 10;
+    const Ran ran = trace_series(kRounds, "workload",
+                                 "--functions kernel:__x64_sys_lseek --functions inet_pton");
+    EXPECT_EQ(ran.status, 0) << ran.err;
+    unsigned functions = 0, kernels = 0;
+    for (const std::string& one : lines_of(ran.out)) {
+        kernels += one.find("__x64_sys_lseek(0xff") != std::string::npos &&
+                   one.find(" = 0, called by ") != std::string::npos;
+        functions += one.find(" inet_pton(2, \"127.0.0.1\", ") != std::string::npos;
+    }
+    EXPECT_EQ(kernels, kRounds) << ran.out;
+    EXPECT_EQ(functions, kRounds) << ran.out;
+}
+
+TEST_P(ExactTrace, says_which_functions_are_too_many_or_none) {
+    const std::uint32_t pid = start_series(1);
+    const Ran many = begin(pid, "--functions 'str*'").wait();
+    EXPECT_EQ(many.status, 8) << many.err;
+    EXPECT_NE(many.err.find("functions are named so (str"), std::string::npos) << many.err;
+    const Ran none = begin(pid, "--functions 'libno.so:*'").wait();
+    EXPECT_EQ(none.status, 3) << none.err;
+    EXPECT_NE(none.err.find("is named 'libno.so:*'"), std::string::npos) << none.err;
     expect_free();
 }
 
