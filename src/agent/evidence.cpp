@@ -28,6 +28,8 @@ using event_log::SignedBundle;
 
 constexpr auto kLongest = 15min;        // a dump of many GiB to a slow disk
 constexpr std::size_t kMaxWaiting = 8;  // of one instance
+constexpr auto kBetweenLooks = 500ms;   // at supervisors of exact traces
+constexpr std::uint64_t kMostStops = 1'000'000;
 constexpr std::uint64_t kListBytes = 32u << 20;
 // A bundle is not begun where there is less room than its lists may take; and the host's own file
 // system is never filled.
@@ -63,6 +65,8 @@ std::string file_name(EvidenceKind kind, const EvidenceKeeper::Order& order) {
             return process + ".files.json";
         case EvidenceKind::process_program:
             return process + ".exe";
+        case EvidenceKind::process_calls:
+            return process + ".calls.json";
         case EvidenceKind::process_trace:
             return process + ".trace.json";
         case EvidenceKind::module_memory:
@@ -124,15 +128,21 @@ struct EvidenceKeeper::Collection {
     std::vector<OutputForm> outputs;
     std::vector<KeptFile> kept;
     std::unique_ptr<JobRunner> worker;
+    std::string why_not_exact;
     EventLoop::Timer timer = 0;
 };
 
 EvidenceKeeper::EvidenceKeeper(EventLoop* loop, const policy::Policy* policy,
-                               const crypto::SigningKey* key, std::filesystem::path folder)
-    : loop_(loop), policy_(policy), key_(key), folder_(std::move(folder)) {}
+                               const crypto::SigningKey* key, std::filesystem::path state_dir)
+    : loop_(loop),
+      policy_(policy),
+      key_(key),
+      state_dir_(std::move(state_dir)),
+      folder_(evidence_path(state_dir_)) {}
 
 EvidenceKeeper::~EvidenceKeeper() {
     for (const auto& [instance, queue] : collections_) loop_->cancel(queue.front()->timer);
+    loop_->cancel(supervised_timer_);
 }
 
 Result<EvidenceKeeper::Plan> EvidenceKeeper::make_plan(const Order& order) const {
@@ -167,6 +177,11 @@ Result<EvidenceKeeper::Plan> EvidenceKeeper::make_plan(const Order& order) const
         if (order.pid) {
             kinds = {EvidenceKind::process_memory, EvidenceKind::process_maps,
                      EvidenceKind::process_files, EvidenceKind::process_program};
+            // What samples cannot see first; of a VM that stands still there is nothing more.
+            if (policy_->evidence_trace && policy_->evidence_exact_stops > 0 &&
+                order.vm.state != "paused") {
+                kinds.push_back(EvidenceKind::process_calls);
+            }
             if (policy_->evidence_trace) kinds.push_back(EvidenceKind::process_trace);
         }
         if (order.finding && order.finding->finding.subject_kind == "module") {
@@ -250,6 +265,7 @@ Result<void> EvidenceKeeper::start(Collection& collection) {
     const auto trace = order.vm.state == "paused" ? std::chrono::milliseconds(kMinTraceMs)
                                                   : policy_->evidence_trace.value_or(0ms);
     question.evidence.trace_ms = static_cast<std::uint32_t>(trace.count());
+    question.evidence.why_not_exact = collection.why_not_exact;
     const bool taken =
         collection.worker->submit({.question = event::encode(question),
                                    .deadline = kLongest,
@@ -275,7 +291,43 @@ Result<StartedWorker> EvidenceKeeper::start_worker(Collection& collection) {
         source.outputs.push_back(
             {form, TRY(open_file(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0600))});
     }
+    const bool is_exact = std::ranges::any_of(collection.outputs, [](const OutputForm& form) {
+        return form.kind == EvidenceKind::process_calls;
+    });
+    if (is_exact) {
+        const hypervisor::Vm& vm = collection.order.vm;
+        const auto stops = std::min<std::uint64_t>(policy_->evidence_exact_stops, kMostStops);
+        auto supervisor = TraceSupervisor::begin(vm, state_dir_, static_cast<std::uint32_t>(stops));
+        if (supervisor.has_value()) {
+            source.supervisor = supervisor->take_line();
+            supervised_.push_back({vm, std::move(*supervisor)});
+            if (supervised_timer_ == 0) look_after_supervisors();
+        } else {
+            collection.why_not_exact = supervisor.error().to_text();
+        }
+    }
     return TRY(Introspector::begin(std::move(source), "introspector")).release();
+}
+
+void EvidenceKeeper::end_exact_trace(const hypervisor::Vm& vm) {
+    for (Supervised& one : supervised_) {
+        if (one.vm.pid == vm.pid && one.vm.start_ticks == vm.start_ticks) one.supervisor.end();
+    }
+}
+
+void EvidenceKeeper::look_after_supervisors() {
+    supervised_timer_ = 0;
+    std::erase_if(supervised_, [&](Supervised& one) {
+        const auto report = one.supervisor.poll();
+        if (!report) return false;
+        // What is owed is paid by who looks after all VMs (Responder).
+        if (report->has_value() && (*report)->trouble.empty()) {
+            TraceRecord::settle(state_dir_, one.vm);
+        }
+        return true;
+    });
+    if (supervised_.empty()) return;
+    supervised_timer_ = loop_->after(kBetweenLooks, [this] { look_after_supervisors(); });
 }
 
 // TRUST: the worker reads what a guest has written. It tells of the files that it was given, in

@@ -16,8 +16,9 @@ enum class EvidenceKind : std::uint8_t {
     process_maps,
     process_files,
     process_program,  // its executable, as the guest's page cache has it
-    process_trace,
-    module_memory,  // code and data, as an ELF core
+    process_calls,    // an exact trace
+    process_trace,    // by samples
+    module_memory,    // code and data, as an ELF core
     processes,
     sockets,
     modules,
@@ -46,12 +47,14 @@ struct OutputForm {
 
 struct EvidenceOrder {
     std::string module;          // of module_memory
-    std::uint32_t trace_ms = 0;  // of process_trace
+    std::uint32_t trace_ms = 0;  // of process_calls and process_trace, each
+    std::string why_not_exact;   // why there are no process_calls; "": nothing is known
 
     static constexpr auto fields() {
         using event::Field;
         return std::tuple{Field{"module", &EvidenceOrder::module},
-                          Field{"trace_ms", &EvidenceOrder::trace_ms}};
+                          Field{"trace_ms", &EvidenceOrder::trace_ms},
+                          Field{"why_not_exact", &EvidenceOrder::why_not_exact}};
     }
 };
 

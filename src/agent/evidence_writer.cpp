@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "agent/exact_trace.h"
 #include "agent/introspection.h"
 #include "agent/process_trace.h"
 #include "base/counted.h"
@@ -38,6 +39,9 @@ constexpr std::uint64_t kCoreOverheadBytes = 8u << 20;
 constexpr std::size_t kMaxMappedNamesBytes = 1u << 20;
 constexpr std::uint32_t kTracePeriodUs = 10'000;
 constexpr std::size_t kMaxToldPathBytes = 256;
+// What a report of calls has besides them; and what each takes more there than alone, for its
+// place: at most four spaces for each of some sixty lines, and as many for each argument.
+constexpr std::uint64_t kSummaryBytes = 64u << 10, kIndentOfCall = 512;
 
 Result<void> write_at(int fd, Bytes bytes, std::uint64_t offset) {
     while (!bytes.empty()) {
@@ -128,6 +132,8 @@ class Writer {
                 return listing(guest_->open_files(subject_.pid));
             case EvidenceKind::process_program:
                 return process_program();
+            case EvidenceKind::process_calls:
+                return process_calls();
             case EvidenceKind::process_trace:
                 return process_trace();
             case EvidenceKind::module_memory:
@@ -183,6 +189,37 @@ class Writer {
                                 listing->first_error));
         }
         return text(json_of(listing->items));
+    }
+
+    Result<void> process_calls() {
+        const std::string& why_not = subject_.order.why_not_exact;
+        if (!why_not.empty()) return fail(Code::unavailable, why_not);
+        if (subject_.supervisor == nullptr) {
+            return fail(Code::invalid_argument, "there is no supervisor of an exact trace");
+        }
+        ExactReport report;
+        std::uint64_t bytes = 0, omitted = 0;
+        const auto keep = [&](const ExactPart& part) -> Result<void> {
+            for (const ExactCall& call : part.calls) {
+                if (bytes < most_bytes()) bytes += json_of(call).size() + kIndentOfCall;
+                if (bytes < most_bytes()) {
+                    report.calls.push_back(call);
+                } else {
+                    ++omitted;
+                }
+            }
+            if (part.finished) report.summary = part.summary;
+            return {};
+        };
+        bytes = kSummaryBytes;
+        TRY(trace_exactly(*guest_, &ram_, *subject_.supervisor, TRY(pid()),
+                          {.begin = true, .for_ms = subject_.order.trace_ms}, keep));
+        kept_.gaps = report.summary.gaps;
+        if (omitted > 0) {
+            add_gap(fmt::format("{} more: there was no room for them", counted(omitted, "call")));
+        }
+        if (report.summary.over_ceiling) add_gap("what came later: " + report.summary.ended);
+        return text(json_of(report));
     }
 
     Result<void> process_trace() {
@@ -500,6 +537,8 @@ std::string_view to_string(EvidenceKind kind) {
             return "process_files";
         case EvidenceKind::process_program:
             return "process_program";
+        case EvidenceKind::process_calls:
+            return "process_calls";
         case EvidenceKind::process_trace:
             return "process_trace";
         case EvidenceKind::module_memory:

@@ -7,6 +7,7 @@
 #include "agent/evidence_form.h"
 #include "base/os.h"
 #include "guest_linux/guest.h"
+#include "jail/channel.h"
 
 namespace underseer::agent {
 
@@ -20,6 +21,7 @@ struct EvidenceSubject {
     std::optional<std::uint32_t> pid;
     bool environment = false;  // of processes, in `processes`
     EvidenceOrder order;
+    jail::Channel* supervisor = nullptr;  // of process_calls
 };
 
 // Writes, hashes and syncs one of them. `guest` is null where no Linux is found, for the reason

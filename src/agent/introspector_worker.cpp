@@ -285,10 +285,12 @@ class Worker {
     // A frame for each file, as soon as it is written: who ends this worker then takes back
     // nothing.
     Result<void> evidence(const Question& question) {
+        jail::Channel supervisor(std::move(source_.supervisor));
         const EvidenceSubject subject{
             .pid = question.one_pid ? std::optional(question.pid) : std::nullopt,
             .environment = question.environment,
-            .order = question.evidence};
+            .order = question.evidence,
+            .supervisor = supervisor.fd() >= 0 ? &supervisor : nullptr};
         // Proved once, which takes its time where the guest is paused; that it is still the same
         // life is seen each time.
         for (unsigned i = 0; i < kAttempts && attach().has_value(); ++i) {

@@ -54,7 +54,7 @@ Responder::Responder(EventLoop* loop, const policy::Policy* policy, const crypto
       recorder_(recorder),
       callbacks_(std::move(callbacks)),
       actor_(loop),
-      evidence_(loop, policy, key, evidence_path(state_dir)),
+      evidence_(loop, policy, key, state_dir),
       programs_(loop),
       state_dir_(state_dir),
       owed_path_(state_dir / "owed") {
@@ -141,6 +141,7 @@ void Responder::take_over(const InstanceWatch& watch) {
 // ---- orders, and what policy wants ------------------------------------------------------------
 
 void Responder::act(const InstanceWatch& watch, event::ActionTaken taken, Done done) {
+    evidence_.end_exact_trace(watch.vm());
     actor_.act(watch.vm(), taken.action, /*dry_run=*/false,
                [this, taken = std::move(taken), vm = watch.vm(), instance = watch.instance(),
                 done = std::move(done)](const Result<std::string>& result) mutable {

@@ -86,7 +86,7 @@ class Supervisor {
             const bool has_hit = debugger_->has_hit();
             const auto wait_ms = static_cast<int>(std::chrono::ceil<milliseconds>(wait).count());
             (void)::poll(fds, std::size(fds), has_hit ? 0 : 1 + wait_ms);
-            if (fds[3].revents != 0) return std::string("whoever asked for it has ended");
+            if (fds[3].revents != 0) return std::string(kNotWanted);
             if (fds[2].revents != 0) return std::string(kNoTracer);
             if (fds[1].revents != 0) TRY(debugger_->read_monitor());
             if (!has_hit && fds[0].revents == 0) continue;
@@ -156,12 +156,13 @@ class Supervisor {
                                                            what, longest.count()));
             }
             if (fds[1].revents != 0) {
-                return fail(Code::unavailable, "whoever asked for it has ended");
+                return fail(Code::unavailable, kNotWanted);
             }
         }
     }
 
     static constexpr const char* kNoTracer = "the tracer has ended";
+    static constexpr const char* kNotWanted = "whoever asked for it has ended, or ended it";
 
     jail::Channel owner_, tracer_;
     Debugger* debugger_;

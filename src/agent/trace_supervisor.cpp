@@ -78,6 +78,17 @@ std::string why_no_exact_trace(const hypervisor::Vm& vm) {
 Result<TraceSupervisor> TraceSupervisor::start(const hypervisor::Vm& vm,
                                                const std::filesystem::path& state_dir,
                                                std::uint32_t max_stops) {
+    TraceSupervisor supervisor = TRY(begin(vm, state_dir, max_stops));
+    if (auto greeted = supervisor.take_hello(kSupervisorStart); !greeted.has_value()) {
+        supervisor.child_.kill();
+        return Unexpected(std::move(greeted).error());
+    }
+    return supervisor;
+}
+
+Result<TraceSupervisor> TraceSupervisor::begin(const hypervisor::Vm& vm,
+                                               const std::filesystem::path& state_dir,
+                                               std::uint32_t max_stops) {
     if (const std::string why = why_no_exact_trace(vm); !why.empty()) {
         return fail(Code::unavailable,
                     fmt::format("{} cannot be traced exactly: {}", vm.label(), why));
@@ -102,11 +113,15 @@ Result<TraceSupervisor> TraceSupervisor::start(const hypervisor::Vm& vm,
     {
         const jail::Channel closed = std::move(theirs);
     }
-    const std::string hello = TRY(supervisor.next_frame(kSupervisorStart));
-    supervisor.missing_layers_ = TRY(event::decode<std::vector<std::string>>(as_bytes(hello)));
-    // From here on nothing that ends us may end it.
-    supervisor.child_.let_go();
     return supervisor;
+}
+
+Result<void> TraceSupervisor::take_hello(milliseconds longest) {
+    if (is_greeted_) return {};
+    const std::string hello = TRY(next_frame(longest));
+    missing_layers_ = TRY(event::decode<std::vector<std::string>>(as_bytes(hello)));
+    is_greeted_ = true;
+    return {};
 }
 
 Result<std::string> TraceSupervisor::next_frame(milliseconds longest) {
@@ -124,7 +139,18 @@ Result<std::string> TraceSupervisor::next_frame(milliseconds longest) {
     }
 }
 
+void TraceSupervisor::end() {
+    // As if we were gone; its report still comes.
+    (void)::shutdown(channel_.fd(), SHUT_WR);
+}
+
+std::optional<Result<SupervisorReport>> TraceSupervisor::poll() {
+    if (!child_.wait(milliseconds(0)).has_value()) return std::nullopt;
+    return wait(milliseconds(0));
+}
+
 Result<SupervisorReport> TraceSupervisor::wait(milliseconds longest) {
+    TRY(take_hello(longest));
     const std::string frame = TRY(next_frame(longest));
     return event::decode<SupervisorReport>(as_bytes(frame));
 }

@@ -54,27 +54,40 @@ class TraceRecord {
 class TraceSupervisor {
   public:
     // Starts it; nothing is done to the VM yet. Code::unavailable, with the reason, for VMs that
-    // cannot be traced so.
+    // cannot be traced so. begin() does not wait for it: that it cannot do its work is told to its
+    // tracer then.
     static Result<TraceSupervisor> start(const hypervisor::Vm& vm,
                                          const std::filesystem::path& state_dir,
                                          std::uint32_t max_stops = kMaxStopsPerSecond);
+    static Result<TraceSupervisor> begin(const hypervisor::Vm& vm,
+                                         const std::filesystem::path& state_dir,
+                                         std::uint32_t max_stops);
+    // It lives on, should it still have something to do.
+    ~TraceSupervisor() { child_.let_go(); }
+    TraceSupervisor(TraceSupervisor&&) = default;
 
     // The tracer's end of their line, once.
     Fd take_line() { return std::move(line_); }
     // Layers of the jail that this host did not allow.
     const std::vector<std::string>& missing_layers() const { return missing_layers_; }
     pid_t pid() const { return child_.pid(); }
+    // It is to let the VM go now.
+    void end();
     // What it has to say at its end, which it comes to by itself.
     Result<SupervisorReport> wait(std::chrono::milliseconds longest);
+    // The same without waiting; nothing as long as it has not ended.
+    std::optional<Result<SupervisorReport>> poll();
 
   private:
     TraceSupervisor(jail::Child child, jail::Channel channel, Fd line)
         : child_(std::move(child)), channel_(std::move(channel)), line_(std::move(line)) {}
     Result<std::string> next_frame(std::chrono::milliseconds longest);
+    Result<void> take_hello(std::chrono::milliseconds longest);
 
     jail::Child child_;
     jail::Channel channel_;
     Fd line_;
+    bool is_greeted_ = false;
     std::vector<std::string> missing_layers_;
 };
 

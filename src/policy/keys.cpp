@@ -59,6 +59,10 @@ constexpr std::array kKeys{
         "kept, and that is logged. At least 67108864."},
     Key{"[evidence]", "trace", "\"3s\"", "\"3s\"",
         "How long the process that a finding is about is traced for its evidence, or \"off\"."},
+    Key{"[evidence]", "exact_stops", "2000", "0",
+        "More than 0: where that can be, it is traced exactly first, every system call with its "
+        "arguments, for the same time. Each call of any process then stops all CPUs of the VM for "
+        "a moment, twice; more such stops within a second than this end it. 0: never."},
     Key{"[rules]", "sigma", "[\"/etc/underseer/rules\"]",
         "/usr/share/underseer/rules and /etc/underseer/rules",
         "Files of Sigma rules, and folders of them, by which the check event_rules judges what is "

@@ -75,6 +75,7 @@ TEST(Keys, have_valid_examples_and_true_defaults) {
     EXPECT_EQ(plain->log_keep_bytes, standard.log_keep_bytes);
     EXPECT_EQ(plain->evidence_keep_bytes, standard.evidence_keep_bytes);
     EXPECT_EQ(plain->evidence_trace, standard.evidence_trace);
+    EXPECT_EQ(plain->evidence_exact_stops, standard.evidence_exact_stops);
 }
 
 }  // namespace

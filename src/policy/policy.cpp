@@ -424,6 +424,7 @@ Result<Policy> parse(std::string_view text, std::string path,
     Section evidence = TRY(section_of(root, file, "evidence", policy.path));
     TRY(evidence.take("keep_bytes", into_number(&policy.evidence_keep_bytes, 64u << 20)));
     TRY(evidence.take("trace", into_period(&policy.evidence_trace, milliseconds(10))));
+    TRY(evidence.take("exact_stops", into_number(&policy.evidence_exact_stops, 0)));
     TRY(evidence.end());
     Section rules = TRY(section_of(root, file, "rules", policy.path));
     TRY(rules.take("sigma", [&](const toml::node& node) {

@@ -133,6 +133,8 @@ struct Policy {
     std::uint64_t evidence_keep_bytes = 4ull << 30;
     // How long the process that a finding is about is traced for its evidence; nothing: not.
     std::optional<std::chrono::milliseconds> evidence_trace = std::chrono::milliseconds(3000);
+    // Exactly as well, with at most so many stops of the VM within a second; 0: not.
+    std::uint64_t evidence_exact_stops = 0;
 
     // Files and folders of Sigma rules; nothing: where they are by default.
     std::optional<std::vector<std::string>> sigma_rules;

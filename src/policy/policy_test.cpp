@@ -68,6 +68,7 @@ keep_bytes = 10485760
 [evidence]
 keep_bytes = 104857600
 trace = "off"
+exact_stops = 300
 [rules]
 sigma = ["/etc/rules", "/srv/one.yml"]
 [[suppress]]
@@ -101,6 +102,7 @@ until = 2027-01-31
     EXPECT_EQ(policy.log_keep_bytes, 10485760u);
     EXPECT_EQ(policy.evidence_keep_bytes, 104857600u);
     EXPECT_EQ(policy.evidence_trace, std::nullopt);
+    EXPECT_EQ(policy.evidence_exact_stops, 300u);
     EXPECT_EQ(policy.sigma_rules, (std::vector<std::string>{"/etc/rules", "/srv/one.yml"}));
     ASSERT_EQ(policy.suppressions.size(), 1u);
 }

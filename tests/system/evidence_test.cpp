@@ -114,6 +114,81 @@ std::optional<user_regs_struct> registers_in(const std::string& core) {
     return registers;
 }
 
+// Only where policy says so: it stops the VM at each system call.
+TEST_F(KeptEvidence, has_every_call_of_a_process_where_policy_wants_an_exact_trace) {
+    std::string pid = vm_->output_of(
+        "rm -f /tmp/series*; /bin/workload series 1000000 > /dev/null 2>&1 & touch /tmp/series-go; "
+        "echo $!");
+    pid.resize(pid.find('\n'));
+    start_agent("[evidence]\ntrace = \"1s\"\nexact_stops = 100000\n");
+    const RunResult ran = act("capture", {"--pid", pid});
+    ASSERT_EQ(ran.status, 0) << ran.output;
+    const json::Value bundle = only_bundle();
+    EXPECT_EQ(text(bundle, "state"), "intact");
+    const std::string base = folder_of(bundle) / ("process-" + pid);
+    const json::Value exact = json_at(base + ".calls.json");
+    const auto summary = exact.at("summary").value();
+    EXPECT_EQ(text(summary, "comm"), "workload");
+    EXPECT_EQ(text(summary, "ended"), "the time is over");
+    EXPECT_EQ(text(summary, "trouble"), "");
+    const auto calls = exact.at("calls").value().elements().value();
+    const auto makes_file = [](const json::Value& call) {
+        const auto arguments = call.at("arguments").value().elements().value();
+        return text(call, "name") == "openat" && arguments.size() > 1 &&
+               text(arguments[1], "text").starts_with("\"/tmp/series-");
+    };
+    EXPECT_GT(std::ranges::count_if(calls, makes_file), 1);
+    EXPECT_TRUE(json_at(base + ".trace.json").at("threads").has_value());
+    // The VM runs on, and nobody is left.
+    EXPECT_EQ(vm_->output_of("/bin/busybox echo here"), "here\n");
+    agent_->wait_until("the supervisor is gone", [&] {
+        return agent_->workers("supervisor").empty() &&
+               fs::is_empty(agent_->directory() + "/state/traced");
+    });
+}
+
+// The monitor is the supervisor's as long as it traces.
+TEST_F(KeptEvidence, of_an_exact_trace_makes_no_order_wait) {
+    std::string pid = vm_->output_of(
+        "rm -f /tmp/series*; /bin/workload series 1000000 > /dev/null 2>&1 & echo $!");
+    pid.resize(pid.find('\n'));
+    start_agent("[evidence]\ntrace = \"15s\"\nexact_stops = 100000\n");
+    auto capturing =
+        jail::Child::fork([&] { return act("capture", {"--pid", pid}).status; }).value();
+    agent_->wait_until("it is traced", [&] { return !agent_->workers("supervisor").empty(); });
+    std::this_thread::sleep_for(std::chrono::seconds(5));
+    const auto begun = std::chrono::steady_clock::now();
+    const RunResult paused = act("pause");
+    EXPECT_EQ(paused.status, 0) << paused.output;
+    EXPECT_LT(std::chrono::steady_clock::now() - begun, std::chrono::seconds(5));
+    EXPECT_EQ(vm_->state(), "paused");
+    EXPECT_EQ(act("resume").status, 0);
+    ASSERT_EQ(capturing.wait(std::chrono::seconds(60)).value().status, 0);
+    const std::string base = folder_of(only_bundle()) / ("process-" + pid);
+    const json::Value exact = json_at(base + ".calls.json");
+    EXPECT_EQ(text(exact.at("summary").value(), "ended"),
+              "whoever asked for it has ended, or ended it");
+    EXPECT_FALSE(exact.at("calls").value().elements().value().empty());
+    EXPECT_EQ(vm_->output_of("/bin/busybox echo here"), "here\n");
+}
+
+TEST_F(KeptEvidence, has_samples_where_a_trace_comes_to_too_many_stops) {
+    std::string pid = vm_->output_of(
+        "rm -f /tmp/series*; /bin/workload series 1000000 > /dev/null 2>&1 & touch /tmp/series-go; "
+        "echo $!");
+    pid.resize(pid.find('\n'));
+    start_agent("[evidence]\ntrace = \"3s\"\nexact_stops = 20\n");
+    ASSERT_EQ(act("capture", {"--pid", pid}).status, 0);
+    const json::Value bundle = only_bundle();
+    const std::string base = folder_of(bundle) / ("process-" + pid);
+    const auto summary = json_at(base + ".calls.json").at("summary").value();
+    EXPECT_TRUE(summary.at("over_ceiling").value().as_bool().value());
+    const auto gaps = file(bundle, "process-" + pid + ".calls.json")->at("gaps").value();
+    EXPECT_FALSE(gaps.elements().value().empty());
+    const auto sampled = json_at(base + ".trace.json").at("summary").value();
+    EXPECT_GT(sampled.at("samples").value().as_uint().value(), 5u);
+}
+
 TEST_F(KeptEvidence, of_a_process_is_what_the_guest_has) {
     const std::string pid = start_process();
     start_agent("[evidence]\ntrace = \"500ms\"\n");
