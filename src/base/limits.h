@@ -165,6 +165,23 @@ inline constexpr std::size_t kMaxStartPatches = 1u << 20;
 // A package has some 5,000 files, most of them modules.
 inline constexpr std::size_t kMaxArchiveEntries = 1u << 17;
 
+// ---- programs as their packages have them ----------------------------------------------------
+// Of all packages that are kept for one agent: a hash takes 16 bytes, so this is 4 GiB of programs.
+// A whole server of Debian has some 100,000 pages: 2 MB.
+inline constexpr std::size_t kMaxProgramSetBytes = 16u << 20;
+inline constexpr std::size_t kMaxProgramSets = 4096;
+// One package has at most some 2,000; a browser's largest library has 200 MB.
+inline constexpr std::size_t kMaxProgramsOfSet = 16u << 10;
+inline constexpr std::size_t kMaxPackageControlBytes = 1u << 20;
+inline constexpr std::size_t kMaxProgramFileBytes = 384u << 20;
+// Of one ELF file: those with its build id have 4; one that has more has no room for a program.
+inline constexpr std::size_t kMaxElfNoteSegments = 16;
+inline constexpr std::size_t kMaxElfNoteBytes = 4096;
+// Files that a guest's processes execute, and their pages that are compared in one look: 4 GiB, in
+// some seconds where all have to be hashed.
+inline constexpr std::size_t kMaxExecutedFiles = 16u << 10;
+inline constexpr std::uint64_t kMaxProgramPages = 1u << 20;
+
 // ---- YARA rules, and what they are scanned over ------------------------------------------------
 // signature-base, which many use whole, has 743 files with 8.5 MB.
 inline constexpr std::size_t kMaxRuleFiles = 16u << 10;

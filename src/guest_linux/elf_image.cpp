@@ -7,10 +7,14 @@
 #include <cstring>
 
 #include "base/limits.h"
+#include "guest_linux/build_id.h"
 
 namespace underseer::guest_linux {
 
 namespace {
+
+// No file is as long, and the kernel's half of addresses begins above it.
+constexpr std::uint64_t kNowhere = ~std::uint64_t{0} >> 1;
 
 template <typename T>
 Result<T> read_record(const ReadFile& read, std::uint64_t offset) {
@@ -44,6 +48,8 @@ Result<ElfImage> ElfImage::of(const ReadFile& read) {
             image.eh_frame_header_ = {segment.p_vaddr, segment.p_filesz};
         } else if (segment.p_type == PT_DYNAMIC) {
             image.dynamic_ = {segment.p_vaddr, segment.p_filesz};
+        } else if (segment.p_type == PT_NOTE && image.notes_.size() < limits::kMaxElfNoteSegments) {
+            image.notes_.emplace_back(segment.p_offset, segment.p_filesz);
         }
     }
     if (header.e_shentsize == sizeof(Elf64_Shdr) && header.e_shoff != 0) {
@@ -71,6 +77,42 @@ bool ElfImage::is_code(std::uint64_t address) const {
         return segment.executable && address >= segment.address &&
                address - segment.address < segment.size_bytes;
     });
+}
+
+bool ElfImage::is_kernels() const {
+    return std::ranges::any_of(segments_,
+                               [](const Segment& one) { return one.address > kNowhere; });
+}
+
+std::vector<ElfImage::FilePages> ElfImage::loaded_pages() const {
+    std::vector<FilePages> all;
+    for (const Segment& segment : segments_) {
+        if (segment.size_bytes == 0 || segment.offset > kNowhere - segment.size_bytes) continue;
+        const std::uint64_t first = segment.offset / kPageSize,
+                            last = (segment.offset + segment.size_bytes - 1) / kPageSize;
+        all.push_back({first, last - first + 1});
+    }
+    std::ranges::sort(all, {}, &FilePages::first);
+    std::vector<FilePages> joined;
+    for (const FilePages& one : all) {
+        if (joined.empty() || one.first > joined.back().first + joined.back().pages) {
+            joined.push_back(one);
+        } else {
+            FilePages& last = joined.back();
+            last.pages = std::max(last.pages, one.first + one.pages - last.first);
+        }
+    }
+    return joined;
+}
+
+Result<std::string> ElfImage::build_id(const ReadFile& read) const {
+    for (const auto& [offset, size_bytes] : notes_) {
+        std::string notes(std::min<std::uint64_t>(size_bytes, limits::kMaxElfNoteBytes), '\0');
+        TRY(read(offset, std::as_writable_bytes(std::span(notes))));
+        // One that is damaged says nothing, and another may.
+        if (auto id = build_id_in(as_bytes(notes)); id.has_value() && !id->empty()) return id;
+    }
+    return std::string();
 }
 
 std::optional<std::uint64_t> ElfImage::offset_of(std::uint64_t address) const {

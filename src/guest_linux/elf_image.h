@@ -3,6 +3,7 @@
 
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "guest_linux/call_frame_info.h"
@@ -42,6 +43,16 @@ class ElfImage {
     // None where the file has no list of them, as what is stripped to the bone. No program needs
     // it to run, so that it is often not in memory.
     Result<std::vector<Section>> sections(const ReadFile& read) const;
+    // Whether it is loaded where processes have nothing: above 2^63.
+    bool is_kernels() const;
+    // Where in the file those pages are that are mapped when it is loaded: ascending, without
+    // overlaps.
+    struct FilePages {
+        std::uint64_t first = 0, pages = 0;
+    };
+    std::vector<FilePages> loaded_pages() const;
+    // GNU's, hexadecimal; "" where it has none.
+    Result<std::string> build_id(const ReadFile& read) const;
     // Of PT_DYNAMIC.
     std::optional<Part> dynamic() const { return dynamic_; }
 
@@ -52,6 +63,7 @@ class ElfImage {
     };
     std::vector<Segment> segments_;
     std::optional<Part> eh_frame_header_, dynamic_;
+    std::vector<std::pair<std::uint64_t, std::uint64_t>> notes_;  // in the file: from, bytes
     std::uint64_t sections_at_ = 0, section_count_ = 0, section_names_ = 0;
 };
 

@@ -145,6 +145,13 @@ std::string FakeElf::build() {
     entry(gnu_hash ? std::int64_t{DT_GNU_HASH} : std::int64_t{DT_HASH}, address(hash_at));
     entry(DT_NULL, 0);
     const std::uint64_t dynamic_at = append(file, entries);
+    std::string note;
+    for (const std::uint32_t word :
+         {4u, static_cast<std::uint32_t>(build_id.size()), std::uint32_t{NT_GNU_BUILD_ID}}) {
+        FakeCfi::put(note, word);
+    }
+    note += std::string("GNU\0", 4) + build_id;
+    const std::uint64_t note_at = append(file, build_id.empty() ? std::string() : note);
     const std::uint64_t loaded_end = file.size();
 
     // What no program needs to run begins a page of its own.
@@ -182,7 +189,9 @@ std::string FakeElf::build() {
     segment(PT_LOAD, PF_R, kData, loaded_end - kData);
     if (table) segment(PT_GNU_EH_FRAME, PF_R, search_at, search.size());
     if (!dynamic_symbols.empty()) segment(PT_DYNAMIC, PF_R, dynamic_at, entries.size());
+    if (!build_id.empty()) segment(PT_NOTE, PF_R, note_at, note.size());
     Elf64_Ehdr header{};
+    header.e_type = elf_type;
     std::memcpy(header.e_ident, ELFMAG, SELFMAG);
     header.e_ident[EI_CLASS] = ELFCLASS64;
     header.e_machine = EM_X86_64;

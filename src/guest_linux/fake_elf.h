@@ -56,6 +56,8 @@ struct FakeElf {
     bool gnu_hash = true;
     bool table = true;               // .eh_frame_hdr
     std::uint64_t relocated_by = 0;  // what PT_DYNAMIC says, glibc's linker has added this to
+    std::string build_id;            // its bytes; "": none
+    std::uint16_t elf_type = 2;      // ET_EXEC
 
     std::string build();
     // Of the latest build(): file offsets.

@@ -16,6 +16,7 @@
 #include "guest_linux/dispatch.h"
 #include "guest_linux/hooks.h"
 #include "guest_linux/kernel.h"
+#include "guest_linux/known_programs.h"
 #include "guest_linux/memory_maps.h"
 #include "guest_linux/modules.h"
 #include "guest_linux/open_files.h"
@@ -86,6 +87,13 @@ class Guest {
     Result<Listing<CodeArea>> user_code(GuestVirt task, std::uint32_t pid) {
         return user_code_.list(task, pid);
     }
+    // What it has mapped, each with the struct address_space of its file (null: none is behind it).
+    Result<Listing<MemoryMaps::WithFile>> mapped_files(GuestVirt task, std::uint32_t pid) {
+        return maps_.list_with_files(task, pid);
+    }
+    // The programs that packages have, of which somebody else has told: null, or outlives this.
+    void use(KnownPrograms* known) { known_programs_ = known; }
+    KnownPrograms* known_programs() { return known_programs_; }
     // What of a process is in RAM.
     UserMemory& user_memory() { return user_memory_; }
     Result<Listing<event::Module>> modules();
@@ -181,6 +189,7 @@ class Guest {
     CodeBaseline code_baseline_;
     std::optional<BuiltCode> built_code_;
     WaysOutFinder ways_out_;
+    KnownPrograms* known_programs_ = nullptr;
 };
 
 }  // namespace underseer::guest_linux

@@ -17,7 +17,7 @@ using Kind = StartPatch::Kind;
 
 constexpr std::size_t kLongestPlace = 255;
 constexpr std::size_t kCallBytes = 5;
-constexpr std::byte kReturn{0xc3}, kBreakpoint{0xcc}, kCall{0xe8}, kNop{0x90};
+constexpr std::byte kReturn{0xc3}, kTrap{0xcc}, kCall{0xe8}, kNop{0x90};
 constexpr std::string_view kThunk = "__x86_indirect_thunk_", kAnyThunk = "__x86_indirect_";
 // What stands for a paravirtual call where the CPU can do it itself (arch/x86/kernel/paravirt.c and
 // paravirt_patch.c, up to 6.7).
@@ -202,7 +202,7 @@ std::size_t StartPatches::filling(Bytes code, std::size_t behind, std::uint64_t 
     if (target <= behind || target > code.size()) return 0;
     const Bytes between = code.subspan(behind, target - behind);
     const bool is_filling =
-        std::ranges::all_of(between, [](std::byte one) { return one == kBreakpoint; });
+        std::ranges::all_of(between, [](std::byte one) { return one == kTrap; });
     return is_filling ? between.size() : 0;
 }
 
@@ -317,7 +317,7 @@ bool StartPatches::may_be_thunkless(const Piece& original, const Piece& now) {
 
 bool StartPatches::may_be_return(Bytes now) {
     return now[0] == kReturn &&
-           std::ranges::all_of(now.subspan(1), [](std::byte one) { return one == kBreakpoint; });
+           std::ranges::all_of(now.subspan(1), [](std::byte one) { return one == kTrap; });
 }
 
 }  // namespace underseer::guest_linux
