@@ -1,7 +1,8 @@
-// Border: a kernel's file, which somebody has downloaded, and a baseline, which another host's
-// operator may have made. All of it is the input. Must hold: whatever is read from it lies inside
-// of it, and what was read once is read again as the same.
+// Border: a kernel's or program's file, which somebody has downloaded, and a baseline, which
+// another host's operator may have made. All of it is the input. Must hold: whatever is read from
+// it lies inside of it, and what was read once is read again as the same.
 #include "guest_linux/built_kernel.h"
+#include "guest_linux/program_set.h"
 
 namespace {
 using namespace underseer;
@@ -29,5 +30,19 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
               again->patches.size() == built->patches.size());
     }
     if (const auto unpacked = unpack_built_kernel(input); unpacked.has_value()) check(*unpacked);
+    if (auto program = read_program(input); program.has_value()) {
+        for (const KnownPages& part : program->pages) {
+            CHECK((part.first + part.count()) * kPageSize < input.size() + kPageSize);
+        }
+        program->path = "/program";
+        const std::string packed = pack(ProgramSet{.package = "set", .programs = {*program}});
+        const auto again = unpack_programs(as_bytes(packed));
+        CHECK(again.has_value() && pack(again->front()) == packed);
+    }
+    if (const auto sets = unpack_programs(input); sets.has_value()) {
+        std::string packed;
+        for (const ProgramSet& set : *sets) packed += pack(set);
+        CHECK(packed == std::string(as_text(input)));
+    }
     return 0;
 }

@@ -10,6 +10,7 @@
 #include "guest_linux/fake_elf.h"
 #include "guest_linux/fake_guest.h"
 #include "guest_linux/fake_vmlinux.h"
+#include "guest_linux/program_set.h"
 #include "guest_memory/fake_images.h"
 
 namespace {
@@ -221,6 +222,14 @@ void built_kernels() {
     const auto built = read_built_kernel(as_bytes(file)).value();
     CHECK(built.patches.size() == 6);
     seed(target, "baseline", as_bytes(pack(built)));
+    FakeElf elf;
+    elf.build_id = "\x12\x34\xab\xcd";
+    const std::string program = elf.build();
+    ProgramSet set{.package = "daemon_1_amd64",
+                   .programs = {read_program(as_bytes(program)).value()}};
+    set.programs.front().path = "/usr/sbin/daemon";
+    seed(target, "program", as_bytes(program));
+    seed(target, "programs", as_bytes(pack(set)));
 }
 
 void kernels() {

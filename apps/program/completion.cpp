@@ -152,7 +152,8 @@ _{0}() {{
         if (!command.words.empty()) text += "            case $place in\n";
         for (std::size_t i = 0; i < command.words.size(); ++i) {
             const std::string offer = bash_offer(command.words[i].kind, command.words[i].choices);
-            text += fmt::format("                {}) {}{} ;;\n", i,
+            const std::string place = command.words[i].repeated ? "*" : std::to_string(i);
+            text += fmt::format("                {}) {}{} ;;\n", place,
                                 offer == ":" ? "" : fmt::format("_{}", p), offer);
         }
         if (!command.words.empty()) text += "            esac\n";
@@ -239,10 +240,11 @@ _{0}() {{
                             arguments_of(options_of(program, command)));
         for (std::size_t i = 0; i < command.words.size(); ++i) {
             const Word& word = command.words[i];
+            const std::string place = word.repeated ? "*" : std::to_string(i + 1);
             text +=
                 " \\\n                " +
-                quoted(fmt::format("{}{}{}:{}", i + 1, word.required ? ":" : "::", plain(word.name),
-                                   action(word.kind, word.choices)));
+                quoted(fmt::format("{}{}{}:{}", place, word.required || word.repeated ? ":" : "::",
+                                   plain(word.name), action(word.kind, word.choices)));
         }
         text += " ;;\n";
     }

@@ -27,6 +27,7 @@ struct Word {
     Kind kind = Kind::text;
     bool required = true;
     std::vector<std::string_view> choices{};  // of Kind::choice
+    bool repeated = false;                    // of the last one: several may stand there
 };
 
 struct Exit {

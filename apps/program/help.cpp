@@ -78,6 +78,7 @@ std::string synopsis(const Program& program, const Command& command) {
     std::string text = fmt::format("{} {}", program.name, command.name);
     for (const Word& word : command.words) {
         text += word.required ? fmt::format(" {}", word.name) : fmt::format(" [{}]", word.name);
+        if (word.repeated) text += "...";
     }
     if (!command.options.empty()) text += " [OPTION]...";
     return text;

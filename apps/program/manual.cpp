@@ -63,6 +63,7 @@ std::string words_of(const Command& command) {
     for (const Word& word : command.words) {
         const std::string name = fmt::format("\\fI{}\\fR", escaped(word.name));
         text += word.required ? " " + name : " [" + name + "]";
+        if (word.repeated) text += "...";
     }
     return text;
 }

@@ -100,7 +100,8 @@ Result<const Command*> command_of(const Program& program,
 
 Result<void> check_words(const Program& program, const Command& command,
                          const std::vector<std::string>& given) {
-    if (given.size() > command.words.size()) {
+    const bool is_open = !command.words.empty() && command.words.back().repeated;
+    if (given.size() > command.words.size() && !is_open) {
         return fail(Code::invalid_argument,
                     fmt::format("'{}' is one word too many: {}", given[command.words.size()],
                                 synopsis(program, command)));

@@ -14,7 +14,7 @@
 namespace underseer::cli {
 
 Result<agent::Answer<event::CheckReport>> run_checks(Target& target, const Options& options) {
-    TRY(use_baseline(target, options));
+    TRY(use_baselines(target, options));
     TRY(use_event_rules(target, options));
     agent::Answer<event::CheckReport> all;
     std::vector<std::string> wanted = options.only;

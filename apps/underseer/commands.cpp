@@ -440,7 +440,7 @@ const std::vector<Row>& rows() {
          evidence},
         {{.name = "baseline",
           .group = kAgent,
-          .what = "how kernels were built, which those of guests are compared with",
+          .what = "kernels and programs as built, which guests are compared with",
           .more =
               "make reads a kernel (vmlinuz, vmlinux) or a distribution's package of one "
               "(linux-image-VERSION.deb), in a jail, and hands what it has made of it to the "
@@ -448,14 +448,21 @@ const std::vector<Row>& rows() {
               "guest that runs this very build with it, so that what was altered before the agent "
               "first looked is seen too. FILE may also be what --output has written. Where there "
               "is none, guests of one build are compared with the first of them that was found "
-              "clean. ls lists what is kept, and which VMs it is used for; rm removes one by its "
+              "clean.\n\n"
+              "Of a package without a kernel (openssh-server_VERSION_amd64.deb), and of a program "
+              "or "
+              "library by itself, it keeps which pages each file loads: program_integrity then "
+              "tells "
+              "of what guests execute that is not as the package has it. Several may be given at "
+              "once, those that guests are made of.\n\n"
+              "ls lists what is kept, and which VMs it is used for; rm removes one by its "
               "id: of one that was first seen, another one is taken.",
           .words = {{.name = "make|ls|rm", .kind = Kind::choice, .choices = {"make", "ls", "rm"}},
-                    {"FILE|ID", Kind::file, false}},
+                    {.name = "FILE|ID", .kind = Kind::file, .required = false, .repeated = true}},
           .options = {&kOutput, &kForce, &kJson, &kRun},
           .exits = {{3, "no agent runs, or there is no such file or baseline"},
                     {5, "not allowed"},
-                    {8, "the file is no kernel that is understood"}}},
+                    {8, "the file is no kernel and no program that is understood"}}},
          baseline},
         {{.name = "dump",
           .group = kFiles,

@@ -106,7 +106,7 @@ constexpr std::array<Taker, 31> kTakers{{
     {&option::kOnly, take_checks},
     {&option::kRules, take_one_more<&Options::rules>},
     {&option::kSigmaRules, take_one_more<&Options::sigma_rules>},
-    {&option::kBaseline, take_text<&Options::baseline>},
+    {&option::kBaseline, take_one_more<&Options::baselines>},
     {&option::kOutput, take_text<&Options::output>},
     {&option::kTimeout, take_duration<option::kTimeout, &Options::timeout>},
     {&option::kFor, take_duration<option::kFor, &Options::duration>},
@@ -133,6 +133,9 @@ Result<Options> parse_options(const program::Program& program,
     if (given.command != nullptr) options.command = given.command->name;
     if (!given.words.empty()) options.target = std::move(given.words[0]);
     if (given.words.size() > 1) options.argument = std::move(given.words[1]);
+    for (std::size_t i = 2; i < given.words.size(); ++i) {
+        options.arguments.push_back(std::move(given.words[i]));
+    }
     for (const auto& [option, value] : given.options) {
         const auto taker = std::ranges::find(kTakers, option, &Taker::option);
         CHECK(taker != kTakers.end());  // every option of the table is taken here

@@ -17,6 +17,7 @@ struct Options {
     std::string command;
     std::string target;    // a VM's name, UUID or pid, the path of an image, or what of `log`
     std::string argument;  // a third word
+    std::vector<std::string> arguments;  // what follows it
     std::optional<std::uint32_t> pid;
     bool json = false;
     bool threads = false;
@@ -34,8 +35,9 @@ struct Options {
     std::vector<std::string> only;         // of check: these; empty: all
     std::vector<std::string> rules;        // of scan: files, or folders of them
     std::vector<std::string> sigma_rules;  // of check: the same
-    std::string baseline;  // of check and report: a kernel's file, or what was made of it
-    std::string output;    // of baseline make
+    // Of check and report: kernels' files, packages, or what was made of them.
+    std::vector<std::string> baselines;
+    std::string output;  // of baseline make
     std::optional<std::chrono::milliseconds> timeout;
     std::optional<std::chrono::milliseconds> duration;  // of trace
     bool help = false;
@@ -80,8 +82,9 @@ inline constexpr Option kRules{
     "--rules", "FILE", "YARA rules, or a folder of them; may be given several times", Kind::file};
 inline constexpr Option kSigmaRules{
     "--rules", "FILE", "Sigma rules, or a folder of them; may be given several times", Kind::file};
-inline constexpr Option kBaseline{
-    "--baseline", "FILE", "compare the kernel with this vmlinuz, package or baseline", Kind::file};
+inline constexpr Option kBaseline{"--baseline", "FILE",
+                                  "compare with this kernel or package; may be given several times",
+                                  Kind::file};
 inline constexpr Option kOutput{"--output", "FILE", "write it into this file", Kind::file};
 inline constexpr Option kTimeout{"--timeout", "TIME",
                                  "end after this (\"90s\", \"10m\"), with what is found by then"};

@@ -23,6 +23,7 @@ namespace {
 
 using namespace std::chrono_literals;
 
+constexpr std::chrono::milliseconds kProgramsTogether{1000};
 constexpr std::ptrdiff_t kMaxScans = 2;  // of all VMs at once: each may take a GiB and a core
 constexpr std::size_t kMaxToldRefusals = 100;
 
@@ -145,11 +146,22 @@ Result<void> Agent::open() {
              [this] { return std::vector(baselines_->all().begin(), baselines_->all().end()); },
          .keep_baseline =
              [this](BaselineFacts facts, const std::string& bytes) {
-                 return baselines_changed(baselines_->keep(std::move(facts), bytes));
+                 const bool of_programs = facts.is_of_programs();
+                 auto kept = baselines_->keep(std::move(facts), bytes);
+                 if (!of_programs) return baselines_changed(std::move(kept));
+                 if (kept.has_value()) programs_changed();
+                 return kept;
              },
          .drop_baseline =
-             [this](const std::string& build_id) {
-                 return baselines_changed(baselines_->drop(build_id), /*some_removed=*/true);
+             [this](const std::string& id) {
+                 const BaselineFacts* facts = baselines_->find(id);
+                 const bool of_programs = facts != nullptr && facts->is_of_programs();
+                 auto dropped = baselines_->drop(id);
+                 if (!of_programs) {
+                     return baselines_changed(std::move(dropped), /*some_removed=*/true);
+                 }
+                 if (dropped.has_value()) programs_changed();
+                 return dropped;
              },
          .left =
              [this](std::uint64_t asker) {
@@ -589,6 +601,8 @@ InstanceWatch::Callbacks Agent::watch_callbacks() {
             },
         .kernel_known = [this](const InstanceWatch& watch) { findings_->name(watch.instance()); },
         .event_rules = [this] { return rule_form_; },
+        .has_programs = [this] { return baselines_->has_programs(); },
+        .programs = [this] { return programs(); },
     };
 }
 
@@ -693,7 +707,7 @@ void Agent::count_open(const std::string& instance_id) {
     watch->set_open_findings(count.open, count.hidden_process);
 }
 
-// ---- baselines of kernels ---------------------------------------------------------------------
+// ---- baselines --------------------------------------------------------------------------------
 
 void Agent::open_baselines() {
     baselines_ = std::make_unique<BaselineStore>(options_.state_dir, &key_);
@@ -719,6 +733,34 @@ Result<void> Agent::baselines_changed(Result<void> done, bool some_removed) {
     TRY(std::move(done));
     for (auto& [key, watched] : watched_) watched.watch->baselines_changed(some_removed);
     return {};
+}
+
+// Many are kept one after the other, and all go to each worker: not anew for each of them.
+void Agent::programs_changed() {
+    lent_programs_.reset();
+    if (telling_programs_ != 0) return;
+    telling_programs_ = loop_.after(kProgramsTogether, [this] {
+        telling_programs_ = 0;
+        for (auto& [key, watched] : watched_) watched.watch->programs_changed();
+    });
+}
+
+std::shared_ptr<const std::string> Agent::programs() {
+    if (auto lent = lent_programs_.lock()) return lent;
+    auto all = std::make_shared<std::string>();
+    // One that somebody has changed is not kept any more when it was read.
+    const std::vector<BaselineFacts> kept(baselines_->all().begin(), baselines_->all().end());
+    for (const BaselineFacts& facts : kept) {
+        if (!facts.is_of_programs()) continue;
+        const auto bytes = baselines_->read(facts);
+        if (bytes.has_value()) {
+            *all += *bytes;
+        } else {
+            say(LogLevel::warning, "a baseline is not used: " + bytes.error().to_text());
+        }
+    }
+    lent_programs_ = all;
+    return all;
 }
 
 void Agent::keep_seen(const InstanceWatch& watch, BaselineFacts facts, const std::string& bytes) {

@@ -91,6 +91,9 @@ class Agent {
     static detect::Reference reference_of(const BaselineFacts& used);
     // After the store has done it.
     Result<void> baselines_changed(Result<void> done, bool some_removed = false);
+    // All programs of packages that are kept.
+    std::shared_ptr<const std::string> programs();
+    void programs_changed();
 
     AgentStatus status() const;
 
@@ -121,7 +124,8 @@ class Agent {
     std::unique_ptr<BaselineStore> baselines_;
     // Those that are on their way to workers, by hash: many guests run one kernel.
     std::map<std::string, std::weak_ptr<const KeptBaseline>> lent_;
-    EventLoop::Timer looking_ = 0;
+    std::weak_ptr<const std::string> lent_programs_;
+    EventLoop::Timer looking_ = 0, telling_programs_ = 0;
     std::unique_ptr<ControlServer> control_;
 };
 

@@ -1,5 +1,5 @@
-// Baselines of kernels: how a kernel's code was built, or was first seen in a guest, as the agent
-// keeps it and as it crosses borders.
+// Baselines: how a kernel's code was built, or was first seen in a guest, and what programs a
+// package has; as the agent keeps them and as they cross borders.
 #pragma once
 
 #include <cstdint>
@@ -46,10 +46,19 @@ struct BaselineFacts {
     std::uint64_t places = 0;      // at which the kernel alters itself when it starts
     std::uint64_t bytes = 0;       // of the baseline
     std::string sha256;            // of it, hexadecimal
+    // Of programs: "bash_5.2.15-2+b7_amd64", and how many there are in it, and files of programs
+    // that are not, for they have no build id or are not understood. text_bytes is what they load.
+    std::string package;
+    std::uint64_t programs = 0, left_out = 0;
 
     bool is_seen() const { return !variant.empty(); }
+    bool is_of_programs() const { return !package.empty(); }
     // What tells it apart.
-    std::string id() const { return is_seen() ? build_id + "-" + variant : build_id; }
+    std::string id() const {
+        if (is_of_programs()) return package;
+        return is_seen() ? build_id + "-" + variant : build_id;
+    }
+    const std::string& name() const { return is_of_programs() ? package : release; }
 
     bool operator==(const BaselineFacts&) const = default;
     static constexpr auto fields() {
@@ -59,7 +68,9 @@ struct BaselineFacts {
                           Field{"seen_in", &F::seen_in},       Field{"release", &F::release},
                           Field{"source", &F::source},         Field{"made", &F::made_ns},
                           Field{"text_bytes", &F::text_bytes}, Field{"places", &F::places},
-                          Field{"bytes", &F::bytes},           Field{"sha256", &F::sha256}};
+                          Field{"bytes", &F::bytes},           Field{"sha256", &F::sha256},
+                          Field{"package", &F::package},       Field{"programs", &F::programs},
+                          Field{"left_out", &F::left_out}};
     }
 };
 

@@ -1,6 +1,6 @@
-// The baselines of kernels that the agent keeps: each a bundle in `baselines/` of the state
-// directory, which the agent has signed. A baseline decides what is an alteration: one that
-// somebody has changed is not used.
+// The baselines of kernels and of packages' programs that the agent keeps: each a bundle in
+// `baselines/` of the state directory, which the agent has signed. A baseline decides what is an
+// alteration: one that somebody has changed is not used.
 #pragma once
 
 #include <filesystem>
@@ -31,8 +31,11 @@ class BaselineStore {
     // how it was first seen.
     const BaselineFacts* find_for(const std::string& build_id, const std::string& variant) const;
 
-    // In the place of the one of the same kernel. Of those that were seen only some are kept, of
-    // one guest and of all: the oldest make room, but for those that are in use.
+    // Whether there is one of programs.
+    bool has_programs() const;
+
+    // In the place of the one of the same kernel or package. Of those that were seen only some are
+    // kept, of one guest and of all: the oldest make room, but for those that are in use.
     // Code::invalid_argument when `bytes` are not those that `facts` tell of, Code::limit when
     // there are too many.
     using InUse = std::function<bool(const BaselineFacts&)>;
@@ -47,13 +50,14 @@ class BaselineStore {
     // Ids of those that have to go for it.
     Result<std::vector<std::string>> make_room(const BaselineFacts& seen,
                                                const InUse& in_use) const;
+    Result<void> check_room(const BaselineFacts& programs) const;
     Result<void> write(const BaselineFacts& facts, std::string_view bytes) const;
     Result<BaselineFacts> load(const std::filesystem::path& folder) const;
     void forget(std::string_view id);
 
     std::filesystem::path folder_;
     const crypto::SigningKey* key_;
-    std::vector<BaselineFacts> kept_;  // by release
+    std::vector<BaselineFacts> kept_;  // by name
     std::vector<std::string> troubles_;
 };
 

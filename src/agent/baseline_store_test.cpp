@@ -6,6 +6,7 @@
 
 #include <fstream>
 
+#include "base/limits.h"
 #include "crypto/hash.h"
 #include "event_log/signed_bundle.h"
 
@@ -204,6 +205,58 @@ TEST_F(KeptBaselines, are_what_they_are_said_to_be) {
         EXPECT_TRUE(refused(facts(name, "one"))) << name;
     }
     EXPECT_TRUE(store.all().empty());
+}
+
+BaselineFacts of_package(const std::string& package, const std::string& bytes) {
+    return {.source = "daemon.deb",
+            .made_ns = 1'700'000'000'123'456'789,
+            .text_bytes = 3u << 20,
+            .bytes = bytes.size(),
+            .sha256 = crypto::to_hex(crypto::sha256(as_bytes(bytes))),
+            .package = package,
+            .programs = 7,
+            .left_out = 2};
+}
+
+TEST_F(KeptBaselines, of_packages_are_there_after_a_restart_beside_those_of_kernels) {
+    {
+        auto store = open();
+        EXPECT_FALSE(store.has_programs());
+        ASSERT_TRUE(store.keep(facts("a1", "first"), "first").has_value());
+        EXPECT_FALSE(store.has_programs());
+        ASSERT_TRUE(
+            store.keep(of_package("daemon_1:2.3-4~b+c_amd64", "hashes"), "hashes").has_value());
+    }
+    auto store = open();
+    EXPECT_TRUE(store.has_programs());
+    const BaselineFacts* kept = store.find("daemon_1:2.3-4~b+c_amd64");
+    ASSERT_NE(kept, nullptr);
+    EXPECT_EQ(*kept, of_package("daemon_1:2.3-4~b+c_amd64", "hashes"));
+    EXPECT_EQ(store.read(*kept).value(), "hashes");
+    ASSERT_TRUE(store.drop("daemon_1:2.3-4~b+c_amd64").has_value());
+    EXPECT_FALSE(store.has_programs());
+    EXPECT_NE(store.find("a1"), nullptr);
+}
+
+TEST_F(KeptBaselines, of_packages_have_names_that_lead_nowhere_else) {
+    auto store = open();
+    for (const char* name : {"../x_1", ".x_1", "x/y_1", "abcd", "x_1.new", "x_ 1", ""}) {
+        EXPECT_FALSE(store.keep(of_package(name, "hashes"), "hashes").has_value()) << name;
+    }
+    BaselineFacts both = of_package("daemon_1_amd64", "hashes");
+    both.build_id = "a1";
+    EXPECT_FALSE(store.keep(both, "hashes").has_value());
+    EXPECT_TRUE(store.all().empty());
+}
+
+TEST_F(KeptBaselines, of_packages_fit_into_what_a_worker_takes) {
+    auto store = open();
+    const std::string half(limits::kMaxProgramSetBytes / 2, 'x');
+    ASSERT_TRUE(store.keep(of_package("a_1", half), half).has_value());
+    ASSERT_TRUE(store.keep(of_package("b_1", half), half).has_value());
+    EXPECT_EQ(store.keep(of_package("c_1", "x"), "x").error().code, Code::limit);
+    EXPECT_TRUE(store.keep(of_package("b_1", "x"), "x").has_value()) << "in its place";
+    EXPECT_TRUE(store.keep(of_package("c_1", "x"), "x").has_value());
 }
 
 }  // namespace

@@ -189,8 +189,7 @@ void ControlServer::keep_baseline(Client& client, const ControlRequest& request)
     }
     client.baseline += request.part.bytes;
     if (!request.part.is_last) return send_end(client, {});
-    callbacks_.access(client.asker, {.name = request.baseline.release}, operation_of(request),
-                      true);
+    callbacks_.access(client.asker, {.name = request.baseline.name()}, operation_of(request), true);
     send_outcome(client,
                  callbacks_.keep_baseline(request.baseline, std::exchange(client.baseline, {})));
 }

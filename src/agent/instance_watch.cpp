@@ -43,6 +43,7 @@ constexpr std::string_view kWatches[] = {detect::MemoryWatch::kName,
 constexpr std::string_view kOfMemory[] = {"system_calls", "kernel_tables",  "kernel_hooks",
                                           "kernel_code",  "kernel_modules", "helper_programs"};
 constexpr std::string_view kOfBaselines[] = {"kernel_code"};
+constexpr std::string_view kOfPrograms[] = {"program_integrity"};
 constexpr std::string_view kOfRunners[] = {detect::HiddenProcessCheck::kName};
 
 // Whoever may look into a VM may not say what it is judged by.
@@ -53,6 +54,7 @@ bool is_agents(Topic topic) {
         case Topic::see_code:
         case Topic::event_rules:
         case Topic::compile_rules:
+        case Topic::programs:
         case Topic::evidence:
         case Topic::exact_trace:
             return true;
@@ -106,6 +108,10 @@ void InstanceWatch::follow_policy() {
     if (callbacks_.event_rules()->empty() && monitor_.events.empty()) {
         inspection_.check_every.insert_or_assign(std::string(detect::EventRules::kName),
                                                  std::nullopt);
+    }
+    // Without any it could only say so, of every guest and for ever.
+    if (!callbacks_.has_programs()) {
+        inspection_.check_every.insert_or_assign(std::string(kOfPrograms[0]), std::nullopt);
     }
     schedule_.follow(inspection_);
     std::vector<CheckStatus> each;
@@ -200,6 +206,7 @@ void InstanceWatch::on_ready(const std::vector<std::string>& missing_layers) {
         callbacks_.note(*this, "this host does not allow a layer of the jail: " + layer);
     }
     event_rules_changed();
+    if (callbacks_.has_programs()) send_programs(callbacks_.programs(), 0);
     hear(std::exchange(unheard_, {}));
     schedule_.begin(std::chrono::steady_clock::now());
     plan_check(kFirstCheckAfter);
@@ -325,6 +332,46 @@ GuestBaseline::Callbacks InstanceWatch::baseline_callbacks() {
                     if (next_check_ != 0) plan_next_check();
                 },
             .note = [this](const std::string& text) { callbacks_.note(*this, text); }};
+}
+
+void InstanceWatch::programs_changed() {
+    follow_policy();
+    if (!worker_ || !worker_->ready()) return;
+    if (next_check_ != 0) plan_next_check();
+    send_programs(callbacks_.programs(), 0);
+}
+
+void InstanceWatch::send_programs(const std::shared_ptr<const std::string>& sets,
+                                  std::size_t from) {
+    if (!sets) return;
+    Question question{.topic = Topic::programs};
+    question.baseline = part_of(*sets, from);
+    const auto on_end = [this, sets, from, is_last = question.baseline.is_last](
+                            std::string_view frame, bool last) {
+        if (!last) return true;
+        event::Decoder decoder{as_bytes(frame.substr(1))};
+        const auto end = decoder.get<AnswerEnd>();
+        if (!end.has_value()) return false;
+        if (end->failed) {
+            callbacks_.note(*this, "programs are not compared with their packages: " +
+                                       error_of(*end).to_text());
+        } else if (is_last) {
+            schedule_.hurry(kOfPrograms, std::chrono::steady_clock::now());
+            if (next_check_ != 0) plan_next_check();
+        } else if (sets == callbacks_.programs()) {
+            send_programs(sets, from + kBaselinePartBytes);
+        }
+        return true;
+    };
+    const bool taken = worker_->submit({.question = event::encode(question),
+                                        .deadline = kCheckDeadline,
+                                        .on_frame = on_end,
+                                        .on_failure = [](const Error&) {}});
+    if (!taken) {
+        callbacks_.note(*this,
+                        "programs are not compared with their packages: too many questions "
+                        "wait");
+    }
 }
 
 // A worker that is lost gets them when it is ready again.

@@ -44,6 +44,9 @@ class InstanceWatch {
         std::function<void(const InstanceWatch&)> kernel_known;
         // The rules of events that hold now, as introspectors get them; "": there are none.
         std::function<std::shared_ptr<const std::string>()> event_rules;
+        // Whether the agent knows programs of packages; and all of them, as introspectors get them.
+        std::function<bool()> has_programs;
+        std::function<std::shared_ptr<const std::string>()> programs;
     };
 
     // All of these must outlive this. `policy` may change in place: call policy_changed().
@@ -64,6 +67,7 @@ class InstanceWatch {
     // What its kernel's code is compared with; build_id "": with nothing.
     const BaselineFacts& baseline() const { return baseline_.used(); }
     void event_rules_changed();
+    void programs_changed();
 
     // How much of a core it may take at most, in percent, whatever the policy says of one VM.
     void bound_cost(double percent);
@@ -108,6 +112,7 @@ class InstanceWatch {
     void learn_kernel();
     void know_kernel(std::string release);
     GuestBaseline::Callbacks baseline_callbacks();
+    void send_programs(const std::shared_ptr<const std::string>& sets, std::size_t from);
     void send_event_rules(const std::shared_ptr<const std::string>& form, std::size_t from);
     // The next look at the earliest in this time, or when the schedule has it.
     void plan_check(std::chrono::milliseconds from_now);

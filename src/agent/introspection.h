@@ -42,14 +42,15 @@ enum class Topic : std::uint8_t {
     trace,          // what one process does, in steps: Question::trace; one frame each
     evidence,       // into the files that the worker was started with: a KeptFile for each
     baseline,       // how the guest's kernel was built, in parts: Question::baseline
-    make_baseline,  // of a kernel's file, which is read like an image: BaselineMadeParts
+    make_baseline,  // of a kernel's file or a package, read like an image: BaselineMadeParts
     see_code,       // the guest's kernel as it runs, for one of those: BaselineMadeParts
     exact_trace,    // every system call of one process, as they come: Question::trace's for_ms
     compile_rules,  // of events: texts in Question::scan, then none: TextParts of what they make
     event_rules,    // that the check of this name matches by, in parts: Question::event_rules
+    programs,       // that packages have, in parts: Question::baseline
 };
 constexpr Topic last_enumerator(Topic) {
-    return Topic::event_rules;
+    return Topic::programs;
 }
 
 // How to watch: for so long, with a look each period, or as often as the share of a core allows.

@@ -66,7 +66,9 @@ class Worker {
             if (!frame.has_value()) return fail(std::move(frame).error());
             const Question question = TRY(event::decode<Question>(as_bytes(*frame)));
             TRY(answer(question));
-            if (question.baseline.is_last) std::string().swap(baseline_);
+            if (question.topic == Topic::baseline && question.baseline.is_last) {
+                std::string().swap(baseline_);
+            }
         }
     }
 
@@ -105,6 +107,7 @@ class Worker {
             auto guest = Guest::attach(cache_.get(), {.remains = remains_, .cpus = cpus});
             if (guest.has_value()) {
                 guest_ = std::move(*guest);
+                guest_->use(&known_programs_);
                 if (!cache_->live()) return {};
                 auto signs = guest_linux::read_vital_signs(guest_->kernel());
                 if (signs.has_value()) {
@@ -254,6 +257,9 @@ class Worker {
         }
         if (question.topic == Topic::event_rules) {
             return send_all(frames_of(take_event_rules(question)));
+        }
+        if (question.topic == Topic::programs) {
+            return send_all(frames_of(take_programs(question.baseline)));
         }
         if (question.topic == Topic::baseline) {
             if (auto taken = collect_baseline(question.baseline); !taken.has_value()) {
@@ -486,6 +492,7 @@ class Worker {
             case Topic::exact_trace:
             case Topic::compile_rules:
             case Topic::event_rules:
+            case Topic::programs:
                 break;
         }
         return {failure({Code::unsupported, 0, "an unknown question"})};
@@ -529,9 +536,10 @@ class Worker {
             if (detect::find_check(name) != nullptr) continue;
             return fail(Code::invalid_argument, "there is no check " + name);
         }
-        const auto checks = detect::make_checks(
-            question.checks,
-            {.search_ram = question.deep || suspect_, .event_rules = &event_rules_});
+        const auto checks =
+            detect::make_checks(question.checks, {.search_ram = question.deep || suspect_,
+                                                  .event_rules = &event_rules_,
+                                                  .knows_programs = !known_programs_.empty()});
         Listing<event::CheckReport> listing;
         listing.items = detect::run(checks, *guest_, [&](std::chrono::milliseconds pause) {
             if (cache_->live()) sleep_ms(static_cast<unsigned>(pause.count()));
@@ -568,24 +576,28 @@ class Worker {
     }
 
     Result<Listing<BaselineMadePart>> made_baseline() {
-        if (!source_.image) return fail(Code::unsupported, "a baseline is made of a kernel's file");
-        return parts_of(TRY(make_baseline(source_.fds.front().get(), source_.image_bytes)));
+        if (!source_.image) return fail(Code::unsupported, "a baseline is made of a file");
+        const auto made =
+            TRY(make_baselines(source_.fds.front().get(), source_.image_bytes, source_.name));
+        Listing<BaselineMadePart> listing;
+        for (const Baseline& baseline : made) add_parts(baseline, listing);
+        return listing;
     }
 
     Result<Listing<BaselineMadePart>> seen_code() {
         std::string variant = TRY(guest_->code_variant());
         Baseline baseline = describe(TRY(guest_->see_code()));
         baseline.facts.variant = std::move(variant);
-        return parts_of(baseline);
+        Listing<BaselineMadePart> listing;
+        add_parts(baseline, listing);
+        return listing;
     }
 
-    static Listing<BaselineMadePart> parts_of(const Baseline& baseline) {
-        Listing<BaselineMadePart> listing;
+    static void add_parts(const Baseline& baseline, Listing<BaselineMadePart>& listing) {
         for (std::size_t at = 0; at < baseline.bytes.size(); at += kBaselinePartBytes) {
             listing.items.push_back(
                 {baseline.facts, baseline.bytes.substr(at, kBaselinePartBytes)});
         }
-        return listing;
     }
 
     Result<Listing<TextPart>> compile_rules(const std::vector<RuleText>& texts) {
@@ -602,7 +614,20 @@ class Worker {
         return listing;
     }
 
-    // They hold for whatever guest there is, and need none.
+    // They hold for whatever guest there is, and need none; here and below.
+    Result<Listing<TextPart>> take_programs(const BaselinePart& part) {
+        if (part.is_first) program_sets_.clear();
+        if (program_sets_.size() + part.bytes.size() > limits::kMaxProgramSetBytes) {
+            std::string().swap(program_sets_);
+            return fail(Code::limit, "the baselines of programs are longer than they may be");
+        }
+        program_sets_ += part.bytes;
+        if (!part.is_last) return Listing<TextPart>{};
+        const std::string sets = std::exchange(program_sets_, {});
+        known_programs_.know(TRY(guest_linux::unpack_programs(as_bytes(sets))));
+        return Listing<TextPart>{};
+    }
+
     Result<Listing<TextPart>> take_event_rules(const Question& question) {
         const BaselinePart& part = question.event_rules;
         if (part.is_first) rule_form_.clear();
@@ -700,7 +725,9 @@ class Worker {
     std::string baseline_;                         // parts that have come
     std::string build_id_, variant_;               // of guest_, once they were asked for
     detect::EventRules event_rules_;
-    std::string rule_form_;  // parts that have come
+    guest_linux::KnownPrograms known_programs_;
+    std::string program_sets_;  // parts that have come
+    std::string rule_form_;     // parts that have come
     std::string known_rule_form_;
     RuleCompiler rule_compiler_;
     bool suspect_ = false;           // the last check for hidden processes has found one
@@ -778,7 +805,7 @@ Result<void> run_introspector(jail::Channel channel) {
     if (source.scans && !scan::warm_up()) {
         return fail(Code::unavailable, "libyara is not whole: one of its modules does not work");
     }
-    if (!outputs.empty()) (void)crypto::sha256({});  // what it loads, it loads before
+    (void)crypto::sha256({});  // what it loads, it loads before
     const auto missing = TRY(jail::close_jail(
         policy, {.max_memory_bytes = kMaxWorkerMemory, .max_file_bytes = largest}, keep));
     TRY(channel.send(event::encode(missing)));

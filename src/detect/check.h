@@ -49,6 +49,7 @@ class EventRules;
 struct CheckOptions {
     bool search_ram = false;            // of hidden_process: look at all RAM as well
     EventRules* event_rules = nullptr;  // of the check of that name; null: there are none
+    bool knows_programs = false;        // of program_integrity: it has something to compare with
 };
 
 struct CheckKind {
@@ -70,7 +71,8 @@ std::span<const Rule> rules_of(std::string_view check);
 // known by their prefix.
 bool is_rule_of(std::string_view rule, std::string_view check);
 
-// Those of these names; all, where none is given: then event_rules only if there are some.
+// Those of these names; all, where none is given: then event_rules and program_integrity only if
+// there is something to judge by.
 std::vector<std::unique_ptr<Check>> make_checks(std::span<const std::string> names,
                                                 CheckOptions options = {});
 

@@ -24,6 +24,7 @@
 #include "detect/process_code/process_code.h"
 #include "detect/process_names/process_names.h"
 #include "detect/program_files/program_files.h"
+#include "detect/program_integrity/program_integrity.h"
 #include "detect/system_calls/system_calls.h"
 #include "detect/tracing/tracing.h"
 #include "detect/watched_memory/watched_memory.h"
@@ -84,6 +85,9 @@ const std::array kChecks{
     confirmed<process_code::kName, process_code::inspect>(
         process_code::rules(), "code in processes that is not what their files say", "process",
         seconds(60)),
+    confirmed<program_integrity::kName, program_integrity::inspect>(
+        program_integrity::rules(),
+        "programs and libraries that are not as their packages have them", "process", seconds(300)),
     confirmed<kernel_modules::kName, kernel_modules::inspect>(
         kernel_modules::rules(),
         "modules that the guest hides, or that did not come with its kernel", "module",
@@ -145,6 +149,9 @@ std::vector<std::unique_ptr<Check>> make_checks(std::span<const std::string> nam
         if (!names.empty() && std::ranges::find(names, kind.name) == names.end()) continue;
         const bool has_rules = options.event_rules != nullptr && options.event_rules->has_work();
         if (names.empty() && kind.name == EventRules::kName && !has_rules) continue;
+        if (names.empty() && kind.name == program_integrity::kName && !options.knows_programs) {
+            continue;
+        }
         checks.push_back(kind.make(options));
     }
     return checks;

@@ -16,10 +16,11 @@ using namespace std::chrono_literals;
 
 // Those that there are: agent/check_schedule_test.cpp sees to it that the installed file has all.
 constexpr std::string_view kChecks[] = {
-    "hidden_process", "process_names",  "program_files",   "credentials",  "tracing",
-    "preload",        "packet_sockets", "network",         "io_uring",     "container_escape",
-    "process_code",   "kernel_modules", "kernel_code",     "system_calls", "kernel_tables",
-    "kernel_hooks",   "bpf_programs",   "helper_programs", "guest_view",   "event_rules"};
+    "hidden_process", "process_names",     "program_files",  "credentials",     "tracing",
+    "preload",        "packet_sockets",    "network",        "io_uring",        "container_escape",
+    "process_code",   "program_integrity", "kernel_modules", "kernel_code",     "system_calls",
+    "kernel_tables",  "kernel_hooks",      "bpf_programs",   "helper_programs", "guest_view",
+    "event_rules"};
 
 std::string error_of(std::string_view toml) {
     const auto policy = parse(toml, "policy.toml", kChecks);
@@ -116,6 +117,7 @@ TEST(Policy, errors_name_file_line_and_key) {
         "discover_every, host_cpu_percent, hidden_process, process_names, program_files, "
         "credentials, tracing, "
         "preload, packet_sockets, network, io_uring, container_escape, process_code, "
+        "program_integrity, "
         "kernel_modules, "
         "kernel_code, system_calls, kernel_tables, kernel_hooks, bpf_programs, helper_programs, "
         "guest_view, event_rules, "

@@ -79,7 +79,7 @@ TEST_P(Load, of_every_kind_makes_no_false_alarm) {
         fmt::print("{}: {} clean, {} unavailable\n", check, times, unavailable[check]);
         EXPECT_LT(unavailable[check], times / 10 + 1) << check;
     }
-    EXPECT_EQ(clean.size(), detect::all_checks().size());
+    EXPECT_EQ(clean.size(), detect::all_checks().size() - 1);  // no programs are known
     // More often than an agent that looks every ten seconds.
     EXPECT_GT(looks, 6 * minutes);
     EXPECT_LE(informational.size(), 5u) << fmt::format("{}", fmt::join(informational, "; "));

@@ -92,7 +92,7 @@ TEST_F(EventRulesOfAGuest, are_judged_once_for_each_thing_that_is_there) {
 
 TEST_F(EventRulesOfAGuest, say_nothing_when_there_are_none) {
     const auto checks = make_checks({}, {.event_rules = &rules_});
-    EXPECT_EQ(checks.size(), all_checks().size() - 1);
+    EXPECT_EQ(checks.size(), all_checks().size() - 2);  // and no programs
     const std::string name(EventRules::kName);
     const auto named = make_checks(std::span(&name, 1), {});
     ASSERT_EQ(named.size(), 1u);
@@ -101,7 +101,8 @@ TEST_F(EventRulesOfAGuest, say_nothing_when_there_are_none) {
     EXPECT_EQ(reports[0].outcome, Outcome::unavailable);
     EXPECT_NE(reports[0].reason.find("there are no rules"), std::string::npos);
     load("driver_load", "ImageLoaded: ours");
-    EXPECT_EQ(make_checks({}, {.event_rules = &rules_}).size(), all_checks().size());
+    EXPECT_EQ(make_checks({}, {.event_rules = &rules_, .knows_programs = true}).size(),
+              all_checks().size());
 }
 
 TEST_F(EventRulesOfAGuest, that_cannot_be_decided_keep_no_finding_open) {
