@@ -151,5 +151,40 @@ TEST_F(ProgramsOf, packages_are_kept_by_the_agent_for_all_its_guests) {
     agent_->wait_until("nothing is compared any more", [&] { return outcome().empty(); });
 }
 
+// Of what the disk of such a guest has: programs that were found under load are as they were
+// installed.
+TEST(ProgramsOfDebian, are_as_they_were_installed) {
+    auto vm = TestVm::boot({.memory_mib = 1536, .vcpus = 2, .workload = false, .disk = true});
+    if (!vm.has_value() && vm.error().code == Code::unavailable) {
+        GTEST_SKIP() << vm.error().to_text();
+    }
+    ASSERT_TRUE(vm.has_value()) << vm.error().to_text();
+    const Directory directory;
+    const std::string usr = directory / "usr", archive = directory / "debian.tar";
+    std::filesystem::create_directories(usr);
+    for (const char* folder : {"bin", "sbin", "lib"}) {
+        const RunResult dumped =
+            run_program({"/usr/sbin/debugfs", "-R", fmt::format("rdump /usr/{} {}", folder, usr),
+                         TestVm::disk_path()});
+        ASSERT_EQ(dumped.status, 0) << dumped.output;
+    }
+    ASSERT_EQ(
+        run_program({"/usr/bin/tar", "-C", directory / "", "-cf", archive,
+                     "--exclude=usr/lib/llvm*", "--exclude=libclang*", "--exclude=libLLVM*", "usr"})
+            .status,
+        0);
+    vm->output_of("hold=1 files=60 load compile tracers debugger > /dev/null 2>&1 & sleep 5");
+    const std::string made = directory / "debian";
+    const Ran kept = run(directory, fmt::format("baseline make {} --output {}", archive, made));
+    ASSERT_EQ(kept.status, 0) << kept.err;
+    for (int i = 0; i < 5; ++i) {
+        const Ran clean =
+            run(directory, fmt::format("check {} --direct --only program_integrity --baseline {}",
+                                       vm->name(), made));
+        EXPECT_EQ(clean.status, 0) << clean.out << clean.err;
+        EXPECT_EQ(clean.out.find("another one"), std::string::npos) << clean.out;
+    }
+}
+
 }  // namespace
 }  // namespace underseer::testing

@@ -173,6 +173,10 @@ std::vector<std::string> TestVm::kernels_at_hand() {
     return names;
 }
 
+std::string TestVm::disk_path() {
+    return disk_image().native();
+}
+
 std::string TestVm::kernel_path(const std::string& kernel) {
     return kernel_directory(kernel);
 }

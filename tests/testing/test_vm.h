@@ -50,6 +50,7 @@ class TestVm {
     // Code::unavailable when the kernel is not at hand (tools/guests/make.py makes it).
     static Result<TestVm> boot(const VmSpec& spec);
     static std::vector<std::string> kernels_at_hand();
+    static std::string disk_path();                             // of VmSpec::disk
     static std::string kernel_path(const std::string& kernel);  // of vmlinuz and initrd.gz
     static std::string release_of(const std::string& kernel);   // "6.1.0-44-cloud-amd64"
 
