@@ -92,6 +92,17 @@ InstanceWatch::InstanceWatch(EventLoop* loop, const policy::Policy* policy, hype
       vm_(std::move(vm)),
       callbacks_(std::move(callbacks)),
       baseline_([this] { return worker_.get(); }, baseline_callbacks()),
+      programs_(
+          [](BaselinePart part) {
+              return Question{.topic = Topic::programs, .baseline = std::move(part)};
+          },
+          [this](const Result<void>& result) { programs_taken(result); }),
+      event_rules_([this](BaselinePart part) { return event_rules_question(std::move(part)); },
+                   [this](const Result<void>& result) {
+                       if (result.has_value()) return;
+                       callbacks_.note(*this,
+                                       "rules of events are not used: " + result.error().to_text());
+                   }),
       seen_since_(std::chrono::steady_clock::now()),
       blind_since_(seen_since_),
       last_search_(seen_since_) {
@@ -206,7 +217,7 @@ void InstanceWatch::on_ready(const std::vector<std::string>& missing_layers) {
         callbacks_.note(*this, "this host does not allow a layer of the jail: " + layer);
     }
     event_rules_changed();
-    if (callbacks_.has_programs()) send_programs(callbacks_.programs(), 0);
+    if (callbacks_.has_programs()) programs_.send(*worker_, callbacks_.programs());
     hear(std::exchange(unheard_, {}));
     schedule_.begin(std::chrono::steady_clock::now());
     plan_check(kFirstCheckAfter);
@@ -338,70 +349,28 @@ void InstanceWatch::programs_changed() {
     follow_policy();
     if (!worker_ || !worker_->ready()) return;
     if (next_check_ != 0) plan_next_check();
-    send_programs(callbacks_.programs(), 0);
+    programs_.send(*worker_, callbacks_.programs());
 }
 
-void InstanceWatch::send_programs(const std::shared_ptr<const std::string>& sets,
-                                  std::size_t from) {
-    if (!sets) return;
-    Question question{.topic = Topic::programs};
-    question.baseline = part_of(*sets, from);
-    const auto on_end = [this, sets, from, is_last = question.baseline.is_last](
-                            std::string_view frame, bool last) {
-        if (!last) return true;
-        event::Decoder decoder{as_bytes(frame.substr(1))};
-        const auto end = decoder.get<AnswerEnd>();
-        if (!end.has_value()) return false;
-        if (end->failed) {
-            callbacks_.note(*this, "programs are not compared with their packages: " +
-                                       error_of(*end).to_text());
-        } else if (is_last) {
-            schedule_.hurry(kOfPrograms, std::chrono::steady_clock::now());
-            if (next_check_ != 0) plan_next_check();
-        } else if (sets == callbacks_.programs()) {
-            send_programs(sets, from + kBaselinePartBytes);
-        }
-        return true;
-    };
-    const bool taken = worker_->submit({.question = event::encode(question),
-                                        .deadline = kCheckDeadline,
-                                        .on_frame = on_end,
-                                        .on_failure = [](const Error&) {}});
-    if (!taken) {
-        callbacks_.note(*this,
-                        "programs are not compared with their packages: too many questions "
-                        "wait");
+void InstanceWatch::programs_taken(const Result<void>& result) {
+    if (!result.has_value()) {
+        return callbacks_.note(
+            *this, "programs are not compared with their packages: " + result.error().to_text());
     }
+    schedule_.hurry(kOfPrograms, std::chrono::steady_clock::now());
+    if (next_check_ != 0) plan_next_check();
 }
 
 // A worker that is lost gets them when it is ready again.
 void InstanceWatch::event_rules_changed() {
-    if (worker_ && worker_->ready()) send_event_rules(callbacks_.event_rules(), 0);
+    if (worker_ && worker_->ready()) event_rules_.send(*worker_, callbacks_.event_rules());
 }
 
-void InstanceWatch::send_event_rules(const std::shared_ptr<const std::string>& form,
-                                     std::size_t from) {
+Question InstanceWatch::event_rules_question(BaselinePart part) const {
     Question question{.topic = Topic::event_rules};
-    question.event_rules = part_of(*form, from);
+    question.event_rules = std::move(part);
     question.activities = monitor_.events;
-    const auto on_end = [this, form, from, is_last = question.event_rules.is_last](
-                            std::string_view frame, bool last) {
-        if (!last) return true;
-        event::Decoder decoder{as_bytes(frame.substr(1))};
-        const auto end = decoder.get<AnswerEnd>();
-        if (!end.has_value()) return false;
-        if (end->failed) {
-            callbacks_.note(*this, "rules of events are not used: " + error_of(*end).to_text());
-        } else if (!is_last && form == callbacks_.event_rules()) {
-            send_event_rules(form, from + kBaselinePartBytes);
-        }
-        return true;
-    };
-    const bool taken = worker_->submit({.question = event::encode(question),
-                                        .deadline = kCheckDeadline,
-                                        .on_frame = on_end,
-                                        .on_failure = [](const Error&) {}});
-    if (!taken) callbacks_.note(*this, "rules of events are not used: too many questions wait");
+    return question;
 }
 
 void InstanceWatch::check() {

@@ -10,6 +10,7 @@
 #include "agent/check_schedule.h"
 #include "agent/guest_baseline.h"
 #include "agent/job_runner.h"
+#include "agent/part_sender.h"
 #include "agent/status.h"
 #include "hypervisor/discover.h"
 #include "policy/policy.h"
@@ -112,8 +113,8 @@ class InstanceWatch {
     void learn_kernel();
     void know_kernel(std::string release);
     GuestBaseline::Callbacks baseline_callbacks();
-    void send_programs(const std::shared_ptr<const std::string>& sets, std::size_t from);
-    void send_event_rules(const std::shared_ptr<const std::string>& form, std::size_t from);
+    void programs_taken(const Result<void>& result);
+    Question event_rules_question(BaselinePart part) const;
     // The next look at the earliest in this time, or when the schedule has it.
     void plan_check(std::chrono::milliseconds from_now);
     void plan_next_check();
@@ -159,6 +160,7 @@ class InstanceWatch {
     hypervisor::Vm vm_;
     Callbacks callbacks_;
     GuestBaseline baseline_;
+    PartSender programs_, event_rules_;
     InstanceStatus status_;
     Instant seen_since_;
     Instant blind_since_;
