@@ -22,6 +22,8 @@ class KernelCodeBytes : public testing::Test {
                      "num_ftrace_callsites:int@24 static_call_sites:ptr@32 "
                      "num_static_call_sites:int@40");
         fake_.define("vdso_image", 16, "data:ptr@0 size:long@8");
+        fake_.define("kprobe", 64,
+                     "hlist:ptr@0 addr:ptr@16 pre_handler:ptr@24 post_handler:ptr@32 list:ptr@40");
         fake_.add_system();
         function_ =
             fake_.add_function("do_something", std::string(kNop5) + std::string(100, '\x90'));
@@ -42,6 +44,12 @@ class KernelCodeBytes : public testing::Test {
         table("jump_table", labels, 16);
         table("static_call_sites", calls, 8);
         outside_ = fake_.allocate(64);
+        probe_slots_ = fake_.allocate(64);
+        probe_ = fake_.allocate(64);
+        const GuestVirt probes = fake_.allocate(64 * 8);
+        fake_.add_symbol("kprobe_table", 'd', probes.value);
+        fake_.write(probes, probe_);
+        fake_.write(probe_ + 16, function_ + 60), fake_.write(probe_ + 24, other_);
         module_ = fake_.allocate(64);
         module_code_ = fake_.allocate(2 * kPageSize, kPageSize);
         const GuestVirt module_labels = fake_.allocate(16), module_entries = fake_.allocate(8);
@@ -58,6 +66,8 @@ class KernelCodeBytes : public testing::Test {
         code_.owners.assign(function_.value & kPageMask, end_.value + 8192,
                             {CodeOwner::Kind::kernel});
         code_.owners.assign(outside_.value, outside_.value + 64, {CodeOwner::Kind::ftrace});
+        code_.owners.assign(probe_slots_.value, probe_slots_.value + 64,
+                            {CodeOwner::Kind::kprobes});
         fake_.finish();
         kernel_ = Kernel::attach(&fake_).value();
         EXPECT_TRUE(altered().empty()) << "the first look";
@@ -94,7 +104,8 @@ class KernelCodeBytes : public testing::Test {
     std::unique_ptr<Kernel> kernel_;
     CodeMap code_;
     CodeBaseline baseline_;
-    GuestVirt function_, other_, end_, label_, call_, outside_, module_, module_code_, vdso_;
+    GuestVirt function_, other_, end_, label_, call_, outside_, module_, module_code_, vdso_,
+        probe_slots_, probe_;
     std::vector<GuestVirt> ftraces_entries_;
 };
 
@@ -138,6 +149,23 @@ TEST_F(KernelCodeBytes, may_call_ftrace_where_a_function_begins) {
     EXPECT_TRUE(altered().empty());
     branch('\xe8', function_, end_);
     EXPECT_EQ(altered(), std::vector{function_});
+}
+
+// A jump takes the place of a probe's breakpoint while that stands there; on a busy host the CPU
+// that writes it may stand still in the middle.
+TEST_F(KernelCodeBytes, may_be_a_probe_whose_jump_is_being_written) {
+    put(function_ + 60, "\xcc");
+    EXPECT_TRUE(altered().empty()) << "a breakpoint";
+    branch('\xe9', function_ + 60, probe_slots_);
+    EXPECT_TRUE(altered().empty()) << "the jump";
+    put(function_ + 60, "\xcc");
+    EXPECT_TRUE(altered().empty()) << "both";
+    branch('\xe9', function_ + 60, other_);
+    put(function_ + 60, "\xcc");
+    EXPECT_EQ(altered(), std::vector{function_ + 61}) << "a jump that leads elsewhere";
+    branch('\xe9', function_ + 40, probe_slots_);
+    put(function_ + 40, "\xcc");
+    EXPECT_EQ(altered().front(), function_ + 40) << "where there is no probe";
 }
 
 // Functions that were built in vain have no name, and ftrace has a record of them all the same.

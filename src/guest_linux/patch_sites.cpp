@@ -121,10 +121,18 @@ std::size_t PatchSites::holds(GuestVirt at, std::span<const std::byte, kSiteByte
     if (is_entry(at) && is_one_of(branch, std::span(kNothing).first<2>())) return kNearBranchBytes;
     const bool is_trampoline = is_marked(now);
     if (is_trampoline && is_none) return kNearBranchBytes;
-    if (now[0] != kCallOpcode && now[0] != kJumpOpcode) {
-        return now[0] == kBreakpoint && is_probed(at) ? 1 : 0;
-    }
     const GuestVirt target = target_of(at, branch);
+    using Kind = CodeOwner::Kind;
+    const auto leads_to = [&](std::initializer_list<Kind> kinds) {
+        const auto owner = code_.owner_of(target);
+        return owner && std::ranges::find(kinds, owner->kind) != kinds.end();
+    };
+    if (now[0] != kCallOpcode && now[0] != kJumpOpcode) {
+        if (now[0] != kBreakpoint || !is_probed(at)) return 0;
+        // Before a probe's jump is whole, or when it is taken back, the breakpoint stands before
+        // where that leads (arch_optimize_kprobes(), arch/x86/kernel/kprobes/opt.c).
+        return leads_to({Kind::kprobes}) ? kNearBranchBytes : 1;
+    }
     if (is_label && target == label->second) return kNearBranchBytes;
     if (call && may_stand_for(target, *call)) return kNearBranchBytes;
     if (is_trampoline && calls_ &&
@@ -136,11 +144,7 @@ std::size_t PatchSites::holds(GuestVirt at, std::span<const std::byte, kSiteByte
     // Up to 6.0 one is called in each weak function that was built in vain, too, which has no name
     // any more.
     if (now[0] == kCallOpcode && FtraceCalls::is_entry(kernel_, target)) return kNearBranchBytes;
-    const auto owner = code_.owner_of(target);
-    using Kind = CodeOwner::Kind;
-    const bool is_patched_in = owner && (owner->kind == Kind::ftrace || owner->kind == Kind::bpf ||
-                                         owner->kind == Kind::kprobes);
-    return is_patched_in ? kNearBranchBytes : 0;
+    return leads_to({Kind::ftrace, Kind::bpf, Kind::kprobes}) ? kNearBranchBytes : 0;
 }
 
 Result<void> PatchSites::read_jump_labels() {
