@@ -21,7 +21,8 @@ constexpr std::string_view kKernel = "kernel";
 // functions do the same).
 constexpr std::array kRegisterNames{"rdi", "rsi", "rdx", "rcx", "r8", "r9"};
 constexpr std::size_t kShortestString = 3;
-constexpr std::size_t kToldNames = 8;  // of too many
+constexpr std::size_t kMaxFound = 1000;  // by one pattern, in programs
+constexpr std::size_t kToldNames = 8;    // of too many
 constexpr std::size_t kMaxNamedCallers = 4096;
 // They are looked through while the guest stands still.
 constexpr std::size_t kMaxWaitedFor = 64;
@@ -57,9 +58,7 @@ Result<FunctionCalls> FunctionCalls::of(guest_linux::Guest* guest,
         calls.programs_.look_at(TRY(guest->user_memory().process(task, pid)));
     }
     for (const std::string& pattern : patterns) {
-        const std::size_t before = calls.functions_.size();
-        calls.find(pattern);
-        if (calls.functions_.size() > before) continue;
+        if (calls.find(pattern) > 0) continue;
         return fail(Code::not_found,
                     fmt::format("no function of what it has mapped is named '{}'{}{}", pattern,
                                 calls.gaps_.empty() ? "" : "; not all could be read: ",
@@ -69,16 +68,17 @@ Result<FunctionCalls> FunctionCalls::of(guest_linux::Guest* guest,
         auto names = calls.names();
         const std::size_t count = names.size();
         names.resize(std::min(count, kToldNames));
-        return fail(Code::limit,
-                    fmt::format("{} functions are named so ({}{}), and a CPU has four breakpoints, "
-                                "of which one waits for their return: name {} at most",
-                                count, fmt::join(names, ", "), count > names.size() ? ", .." : "",
-                                kMaxFunctions));
+        return fail(
+            Code::limit,
+            fmt::format("{}{} functions are named so ({}{}), and a CPU has four breakpoints, "
+                        "of which one waits for their return: name {} at most",
+                        count >= kMaxFound ? "at least " : "", count, fmt::join(names, ", "),
+                        count > names.size() ? ", .." : "", kMaxFunctions));
     }
     return calls;
 }
 
-void FunctionCalls::find(std::string_view pattern) {
+std::size_t FunctionCalls::find(std::string_view pattern) {
     const std::size_t colon = pattern.find(':');
     const std::string_view file =
         colon == std::string_view::npos ? std::string_view("*") : pattern.substr(0, colon);
@@ -89,20 +89,28 @@ void FunctionCalls::find(std::string_view pattern) {
     const auto is_file_wanted = [&](std::string_view path) {
         return glob_matches(file, is_path ? path : path.substr(path.rfind('/') + 1));
     };
-    const auto found = programs_.functions(
-        is_file_wanted, [&](std::string_view one) { return glob_matches(name, one); }, gaps_);
+    // A file may have millions of names that mean nothing.
+    std::size_t left = kMaxFound;
+    const auto is_wanted = [&](std::string_view one) {
+        return left > 0 && glob_matches(name, one) && left-- > 0;
+    };
+    const auto found = programs_.functions(is_file_wanted, is_wanted, gaps_);
     for (const auto& function : found) functions_[function.at] = {function.file, function.name};
+    return found.size();
 }
 
-void FunctionCalls::find_in_kernel(std::string_view name) {
+std::size_t FunctionCalls::find_in_kernel(std::string_view name) {
     const auto& symbols = guest_->kernel().symbols();
+    std::size_t found = 0;
     for (std::size_t i = 0; i < symbols.size(); ++i) {
         const auto symbol = symbols.at(i);
         if ((symbol.type != 't' && symbol.type != 'T') || !glob_matches(name, symbol.name)) {
             continue;
         }
         functions_[symbol.address] = {std::string(kKernel), std::string(symbol.name)};
+        ++found;
     }
+    return found;
 }
 
 std::vector<std::uint64_t> FunctionCalls::breakpoints() const {

@@ -58,8 +58,9 @@ class FunctionCalls {
 
     FunctionCalls(guest_linux::Guest* guest, guest_memory::GuestMemory* memory)
         : guest_(guest), programs_(guest->user_programs(memory)) {}
-    void find(std::string_view pattern);
-    void find_in_kernel(std::string_view name);
+    // How many there are.
+    std::size_t find(std::string_view pattern);
+    std::size_t find_in_kernel(std::string_view name);
     void enter(const Function& function, const BreakpointEvent& hit,
                const guest_linux::SyscallEntry::Caller& who, guest_linux::VirtualMemory& memory,
                std::uint64_t at_ns, BreakpointOrder& order, std::vector<ExactCall>& told);

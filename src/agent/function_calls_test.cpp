@@ -134,6 +134,12 @@ TEST_F(CallsOfFunctions, from_a_stack_that_cannot_be_read_are_told_at_once) {
     EXPECT_TRUE(breakpoints_.empty());
 }
 
+TEST_F(CallsOfFunctions, may_be_named_by_several_patterns) {
+    const auto calls = trace({kFunction, "kernel:__bpf_call_bas?"});
+    ASSERT_TRUE(calls.has_value()) << calls.error().to_text();
+    EXPECT_EQ(calls->breakpoints().size(), 1u);
+}
+
 TEST_F(CallsOfFunctions, that_nobody_or_too_many_are_named_so_are_refused) {
     const auto none = trace({"kernel:no_such_*"});
     ASSERT_FALSE(none.has_value());
