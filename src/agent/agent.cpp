@@ -23,7 +23,6 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr std::chrono::milliseconds kProgramsTogether{1000};
 constexpr std::ptrdiff_t kMaxScans = 2;  // of all VMs at once: each may take a GiB and a core
 constexpr std::size_t kMaxToldRefusals = 100;
 
@@ -142,27 +141,12 @@ Result<void> Agent::open() {
                     Responder::Done done) {
                  responder_->obey(watch, asker, request, std::move(done));
              },
-         .baselines =
-             [this] { return std::vector(baselines_->all().begin(), baselines_->all().end()); },
+         .baselines = [this] { return baselines_->all(); },
          .keep_baseline =
              [this](BaselineFacts facts, const std::string& bytes) {
-                 const bool of_programs = facts.is_of_programs();
-                 auto kept = baselines_->keep(std::move(facts), bytes);
-                 if (!of_programs) return baselines_changed(std::move(kept));
-                 if (kept.has_value()) programs_changed();
-                 return kept;
+                 return baselines_->keep(std::move(facts), bytes);
              },
-         .drop_baseline =
-             [this](const std::string& id) {
-                 const BaselineFacts* facts = baselines_->find(id);
-                 const bool of_programs = facts != nullptr && facts->is_of_programs();
-                 auto dropped = baselines_->drop(id);
-                 if (!of_programs) {
-                     return baselines_changed(std::move(dropped), /*some_removed=*/true);
-                 }
-                 if (dropped.has_value()) programs_changed();
-                 return dropped;
-             },
+         .drop_baseline = [this](const std::string& id) { return baselines_->drop(id); },
          .left =
              [this](std::uint64_t asker) {
                  for (const auto& [key, watched] : watched_) watched.watch->asker_left(asker);
@@ -584,13 +568,13 @@ InstanceWatch::Callbacks Agent::watch_callbacks() {
             },
         .find_baseline =
             [this](const std::string& build_id, const std::string& variant) {
-                const BaselineFacts* facts = baselines_->find_for(build_id, variant);
-                return facts == nullptr ? std::nullopt : std::optional(*facts);
+                return baselines_->find_for(build_id, variant);
             },
-        .read_baseline = [this](const BaselineFacts& facts) { return read_baseline(facts); },
-        .code_seen = [this](
-                         InstanceWatch& watch, BaselineFacts facts,
-                         const std::string& bytes) { keep_seen(watch, std::move(facts), bytes); },
+        .read_baseline = [this](const BaselineFacts& facts) { return baselines_->read(facts); },
+        .code_seen =
+            [this](InstanceWatch& watch, BaselineFacts facts, const std::string& bytes) {
+                baselines_->keep_seen(watch.instance(), std::move(facts), bytes);
+            },
         .activities =
             [this](InstanceWatch& watch, std::string activities) {
                 findings_->submit({.kind = AnalyserInput::Kind::activities,
@@ -602,7 +586,7 @@ InstanceWatch::Callbacks Agent::watch_callbacks() {
         .kernel_known = [this](const InstanceWatch& watch) { findings_->name(watch.instance()); },
         .event_rules = [this] { return rule_form_; },
         .has_programs = [this] { return baselines_->has_programs(); },
-        .programs = [this] { return programs(); },
+        .programs = [this] { return baselines_->programs(); },
     };
 }
 
@@ -707,89 +691,29 @@ void Agent::count_open(const std::string& instance_id) {
     watch->set_open_findings(count.open, count.hidden_process);
 }
 
-// ---- baselines --------------------------------------------------------------------------------
-
 void Agent::open_baselines() {
-    baselines_ = std::make_unique<BaselineStore>(options_.state_dir, &key_);
-    for (const std::string& trouble : baselines_->troubles()) {
-        say(LogLevel::warning, "a baseline is not used: " + trouble);
-    }
-}
-
-std::shared_ptr<const KeptBaseline> Agent::read_baseline(const BaselineFacts& facts) {
-    if (auto lent = lent_[facts.sha256].lock(); lent && lent->facts == facts) return lent;
-    std::erase_if(lent_, [](const auto& one) { return one.second.expired(); });
-    auto bytes = baselines_->read(facts);
-    if (!bytes.has_value()) {
-        say(LogLevel::warning, "a baseline is not used: " + bytes.error().to_text());
-        return nullptr;
-    }
-    auto kept = std::make_shared<const KeptBaseline>(KeptBaseline{facts, std::move(*bytes)});
-    lent_[facts.sha256] = kept;
-    return kept;
-}
-
-Result<void> Agent::baselines_changed(Result<void> done, bool some_removed) {
-    TRY(std::move(done));
-    for (auto& [key, watched] : watched_) watched.watch->baselines_changed(some_removed);
-    return {};
-}
-
-// Many are kept one after the other, and all go to each worker: not anew for each of them.
-void Agent::programs_changed() {
-    lent_programs_.reset();
-    if (telling_programs_ != 0) return;
-    telling_programs_ = loop_.after(kProgramsTogether, [this] {
-        telling_programs_ = 0;
-        for (auto& [key, watched] : watched_) watched.watch->programs_changed();
-    });
-}
-
-std::shared_ptr<const std::string> Agent::programs() {
-    if (auto lent = lent_programs_.lock()) return lent;
-    auto all = std::make_shared<std::string>();
-    // One that somebody has changed is not kept any more when it was read.
-    const std::vector<BaselineFacts> kept(baselines_->all().begin(), baselines_->all().end());
-    for (const BaselineFacts& facts : kept) {
-        if (!facts.is_of_programs()) continue;
-        const auto bytes = baselines_->read(facts);
-        if (bytes.has_value()) {
-            *all += *bytes;
-        } else {
-            say(LogLevel::warning, "a baseline is not used: " + bytes.error().to_text());
-        }
-    }
-    lent_programs_ = all;
-    return all;
-}
-
-void Agent::keep_seen(const InstanceWatch& watch, BaselineFacts facts, const std::string& bytes) {
-    // The first one stays: a guest that has been altered since must not take its place.
-    if (baselines_->find(facts.id()) != nullptr) return;
-    facts.seen_in = watch.instance().id;
-    facts.source = watch.instance().name;
-    facts.made_ns = Recorder::now_ns();
-    facts.bytes = bytes.size();
-    facts.sha256 = crypto::to_hex(crypto::sha256(as_bytes(bytes)));
-    const std::string release = facts.release;
-    const auto in_use = [this](const BaselineFacts& one) {
-        return std::ranges::any_of(watched_, [&](const auto& watched) {
-            return watched.second.watch->baseline().id() == one.id();
-        });
+    const auto each_watch = [this](auto&& tell) {
+        for (auto& [key, watched] : watched_) tell(*watched.watch);
     };
-    const auto kept = baselines_changed(baselines_->keep(std::move(facts), bytes, in_use));
-    const std::string text =
-        kept.has_value()
-            ? fmt::format("{}: its kernel {} is what others of the same build are compared with",
-                          watch.instance().name, release)
-            : fmt::format("{}: its kernel {} is not kept to compare others with: {}",
-                          watch.instance().name, release, kept.error().to_text());
-    say(kept.has_value() ? LogLevel::info : LogLevel::warning, text);
-}
-
-detect::Reference Agent::reference_of(const BaselineFacts& used) {
-    if (!used.is_seen()) return {};
-    return {used.id(), used.seen_in, used.source, used.made_ns};
+    baselines_ = std::make_unique<Baselines>(
+        &loop_, options_.state_dir, &key_,
+        Baselines::Callbacks{.kernels_changed =
+                                 [each_watch](bool some_removed) {
+                                     each_watch([&](InstanceWatch& watch) {
+                                         watch.baselines_changed(some_removed);
+                                     });
+                                 },
+                             .programs_changed =
+                                 [each_watch] {
+                                     each_watch(
+                                         [](InstanceWatch& watch) { watch.programs_changed(); });
+                                 },
+                             .in_use =
+                                 [this](const BaselineFacts& one) {
+                                     return std::ranges::any_of(watched_, [&](const auto& watched) {
+                                         return watched.second.watch->baseline().id() == one.id();
+                                     });
+                                 }});
 }
 
 AgentStatus Agent::status() const {

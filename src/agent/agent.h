@@ -14,7 +14,7 @@
 #include <set>
 #include <string>
 
-#include "agent/baseline_store.h"
+#include "agent/baselines.h"
 #include "agent/control_server.h"
 #include "agent/event_rules.h"
 #include "agent/findings.h"
@@ -86,14 +86,6 @@ class Agent {
     void log_activities(const std::string& instance_id, const event::ActivityReport& report);
     void count_open(const std::string& instance_id);
     void open_baselines();
-    std::shared_ptr<const KeptBaseline> read_baseline(const BaselineFacts& facts);
-    void keep_seen(const InstanceWatch& watch, BaselineFacts facts, const std::string& bytes);
-    static detect::Reference reference_of(const BaselineFacts& used);
-    // After the store has done it.
-    Result<void> baselines_changed(Result<void> done, bool some_removed = false);
-    // All programs of packages that are kept.
-    std::shared_ptr<const std::string> programs();
-    void programs_changed();
 
     AgentStatus status() const;
 
@@ -121,11 +113,8 @@ class Agent {
     std::set<std::string> noted_;  // what was said about VMs that are here
     std::unique_ptr<ManagerWatch> managers_;
     std::unique_ptr<Responder> responder_;
-    std::unique_ptr<BaselineStore> baselines_;
-    // Those that are on their way to workers, by hash: many guests run one kernel.
-    std::map<std::string, std::weak_ptr<const KeptBaseline>> lent_;
-    std::weak_ptr<const std::string> lent_programs_;
-    EventLoop::Timer looking_ = 0, telling_programs_ = 0;
+    std::unique_ptr<Baselines> baselines_;
+    EventLoop::Timer looking_ = 0;
     std::unique_ptr<ControlServer> control_;
 };
 
