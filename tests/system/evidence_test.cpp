@@ -31,6 +31,12 @@ class KeptEvidence : public ActedUponVm {
             vm_->output_of("WORD=only_$((6 * 7))_here sleep 1000 > /dev/null 2>&1 & echo $!");
         return pid.substr(0, pid.find('\n'));
     }
+    // Makes system calls without end, once /tmp/series-go is there.
+    std::string start_series() {
+        const std::string pid = vm_->output_of(
+            "rm -f /tmp/series*; /bin/workload series 1000000 > /dev/null 2>&1 & echo $!");
+        return pid.substr(0, pid.find('\n'));
+    }
     // From the list of tasks, all in one moment.
     void hide(const std::vector<std::string>& pids) {
         OutsideRootkit rootkit(&*vm_);
@@ -116,10 +122,8 @@ std::optional<user_regs_struct> registers_in(const std::string& core) {
 
 // Only where policy says so: it stops the VM at each system call.
 TEST_F(KeptEvidence, has_every_call_of_a_process_where_policy_wants_an_exact_trace) {
-    std::string pid = vm_->output_of(
-        "rm -f /tmp/series*; /bin/workload series 1000000 > /dev/null 2>&1 & touch /tmp/series-go; "
-        "echo $!");
-    pid.resize(pid.find('\n'));
+    const std::string pid = start_series();
+    vm_->output_of("touch /tmp/series-go");
     start_agent("[evidence]\ntrace = \"1s\"\nexact_stops = 100000\n");
     const RunResult ran = act("capture", {"--pid", pid});
     ASSERT_EQ(ran.status, 0) << ran.output;
@@ -149,9 +153,7 @@ TEST_F(KeptEvidence, has_every_call_of_a_process_where_policy_wants_an_exact_tra
 
 // The monitor is the supervisor's as long as it traces.
 TEST_F(KeptEvidence, of_an_exact_trace_makes_no_order_wait) {
-    std::string pid = vm_->output_of(
-        "rm -f /tmp/series*; /bin/workload series 1000000 > /dev/null 2>&1 & echo $!");
-    pid.resize(pid.find('\n'));
+    const std::string pid = start_series();
     start_agent("[evidence]\ntrace = \"15s\"\nexact_stops = 100000\n");
     auto capturing =
         jail::Child::fork([&] { return act("capture", {"--pid", pid}).status; }).value();
@@ -173,10 +175,8 @@ TEST_F(KeptEvidence, of_an_exact_trace_makes_no_order_wait) {
 }
 
 TEST_F(KeptEvidence, has_samples_where_a_trace_comes_to_too_many_stops) {
-    std::string pid = vm_->output_of(
-        "rm -f /tmp/series*; /bin/workload series 1000000 > /dev/null 2>&1 & touch /tmp/series-go; "
-        "echo $!");
-    pid.resize(pid.find('\n'));
+    const std::string pid = start_series();
+    vm_->output_of("touch /tmp/series-go");
     start_agent("[evidence]\ntrace = \"3s\"\nexact_stops = 20\n");
     ASSERT_EQ(act("capture", {"--pid", pid}).status, 0);
     const json::Value bundle = only_bundle();
