@@ -16,6 +16,7 @@ void CheckSchedule::follow(const policy::Inspection& inspection) {
         Entry entry{.name = std::string(kind.name)};
         if (const Entry* known = find(entry.name)) entry = *known;
         entry.every = inspection.period_of(kind.name, kind.every);
+        entry.signs = kind.signs;
         entries.push_back(std::move(entry));
     }
     entries_ = std::move(entries);
@@ -29,7 +30,9 @@ void CheckSchedule::begin(Instant when) {
 std::optional<CheckSchedule::Instant> CheckSchedule::next() const {
     std::optional<Instant> next;
     for (const Entry& entry : entries_) {
-        if (entry.every && (!next || entry.due < *next)) next = entry.due;
+        if (!entry.every) continue;
+        const Instant due = entry.early ? std::min(entry.due, *entry.early) : entry.due;
+        if (!next || due < *next) next = due;
     }
     if (next) next = std::max(*next, paid_at_);
     return next;
@@ -39,7 +42,8 @@ std::vector<std::string> CheckSchedule::due(Instant now) const {
     std::vector<std::string> names;
     if (now < paid_at_) return names;
     for (const Entry& entry : entries_) {
-        if (entry.every && entry.due <= now + kTogether) names.push_back(entry.name);
+        const bool is_due = entry.due <= now + kTogether || (entry.early && *entry.early <= now);
+        if (entry.every && is_due) names.push_back(entry.name);
     }
     return names;
 }
@@ -50,8 +54,19 @@ void CheckSchedule::made(const std::vector<std::string>& names, Instant started,
         entry.cost = cost;
         if (entry.every && started > entry.due + kTogether) entry.late += started - entry.due;
         if (entry.every && entry.hurried <= started) entry.due = started + *entry.every;
+        // A look that was made for another reason may have come before what the sign was of.
+        if (entry.early && *entry.early <= started) entry.early.reset();
+        entry.looked = started;
     }
-    paid_at_ = started + afforded(cost);
+    paid_at_ = std::max(paid_at_, started - kSaves) + afforded(cost);
+}
+
+void CheckSchedule::stir(guest_linux::Signs signs, Instant now) {
+    for (Entry& entry : entries_) {
+        if ((entry.signs & signs) == 0) continue;
+        const Instant early = std::max(now + kLookAfterSign, entry.looked + kBetweenLooksForSigns);
+        if (!entry.early || early < *entry.early) entry.early = early;
+    }
 }
 
 void CheckSchedule::hurry(std::span<const std::string_view> names, Instant now) {

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "guest_linux/guest.h"
 #include "policy/policy.h"
 
 namespace underseer::agent {
@@ -17,6 +18,11 @@ class CheckSchedule {
     using Instant = std::chrono::steady_clock::time_point;
     // Checks that are due within this of each other are made in one look.
     static constexpr std::chrono::milliseconds kTogether{250};
+    // What has given a sign is to be there by the look; and one look a second is enough of them.
+    static constexpr std::chrono::milliseconds kLookAfterSign{250}, kBetweenLooksForSigns{1000};
+    // What a guest in which nothing happens has not used of its share is there when something
+    // does: of so long.
+    static constexpr std::chrono::seconds kSaves{60};
 
     // As the policy says from now on. What is known of costs and last times stays.
     void follow(const policy::Inspection& inspection);
@@ -25,6 +31,9 @@ class CheckSchedule {
 
     // Never more than this, in percent of a core, whatever the policy says of one VM.
     void bound(double percent) { bound_percent_ = percent; }
+    // Something has happened in the guest: who judges the like looks soon, as far as the share
+    // allows.
+    void stir(guest_linux::Signs signs, Instant now);
     // So much of the share, in percent of a core, goes to somebody else; half is always left.
     void leave(double percent) { left_to_others_ = percent; }
     // These are due now, whatever was paid for before: once for each time that something is seen.
@@ -47,8 +56,11 @@ class CheckSchedule {
     struct Entry {
         std::string name;
         std::optional<std::chrono::milliseconds> every;
-        Instant due;
+        guest_linux::Signs signs = 0;
+        Instant due;  // by the policy
         Instant hurried;
+        std::optional<Instant> early;      // for a sign
+        Instant looked;                    // when it was last made
         std::chrono::nanoseconds cost{0};  // of the last look that it was part of
         std::chrono::nanoseconds late{0};
     };

@@ -93,6 +93,55 @@ TEST_F(Schedule, makes_at_once_what_is_needed_whatever_it_has_paid_for) {
     EXPECT_EQ(schedule_.due(at(6s)), Names{"credentials"});
 }
 
+TEST_F(Schedule, looks_soon_after_a_sign) {
+    schedule_.made({"hidden_process", "credentials"}, at(0s), 1ms);
+    schedule_.stir(guest_linux::kSignOfModules, at(2s));
+    EXPECT_EQ(schedule_.next(), at(10s)) << "neither of them judges modules";
+    schedule_.stir(guest_linux::kSignOfTasks, at(3s));
+    schedule_.stir(guest_linux::kSignOfTasks, at(3'200ms));
+    EXPECT_EQ(schedule_.next(), at(3'250ms));
+    EXPECT_EQ(schedule_.due(at(3'250ms)), (Names{"hidden_process", "credentials"}));
+    schedule_.stir(guest_linux::kSignOfTasks, at(3'300ms));
+    schedule_.made({"hidden_process", "credentials"}, at(3'250ms), 1ms);
+    EXPECT_EQ(schedule_.next(), at(13'250ms)) << "the sign was told before the look's answer";
+    schedule_.stir(guest_linux::kSignOfTasks, at(3'900ms));
+    EXPECT_EQ(schedule_.next(), at(4'250ms)) << "a second later at the earliest";
+    schedule_.made({"hidden_process", "credentials"}, at(4'250ms), 1ms);
+    EXPECT_EQ(schedule_.next(), at(14'250ms)) << "and from then on as before";
+    EXPECT_EQ(schedule_.late("credentials"), 0s);
+}
+
+TEST_F(Schedule, does_not_take_a_look_that_comes_too_early_for_that_of_a_sign) {
+    schedule_.made({"hidden_process", "credentials"}, at(0s), 1ms);
+    schedule_.stir(guest_linux::kSignOfTasks, at(9'900ms));
+    EXPECT_EQ(schedule_.due(at(9'900ms)), Names{"hidden_process"}) << "it is nearly due";
+    schedule_.made({"hidden_process"}, at(9'900ms), 1ms);
+    EXPECT_EQ(schedule_.due(at(10'150ms)), (Names{"hidden_process", "credentials"}));
+}
+
+TEST_F(Schedule, pays_for_what_signs_ask_for) {
+    schedule_.made({"hidden_process", "credentials"}, at(0s), 1ms);
+    // A minute of rest is worth 600 ms, and another one as much again.
+    auto now = at(1h);
+    std::chrono::milliseconds spent{0};
+    const auto end = now + 60s;
+    while (now < end) {
+        schedule_.stir(guest_linux::kSignOfTasks, now);
+        now = std::max(now, *schedule_.next());
+        const auto due = schedule_.due(now);
+        EXPECT_FALSE(due.empty());
+        schedule_.made(due, now, 30ms);
+        spent += 30ms;
+    }
+    EXPECT_GE(spent, 1'100ms);
+    EXPECT_LE(spent, 1'250ms);
+}
+
+TEST_F(Schedule, a_check_that_is_off_stays_off_whatever_happens) {
+    schedule_.stir(guest_linux::kAllSigns, at(1s));
+    EXPECT_EQ(schedule_.due(at(20s)), (Names{"hidden_process", "credentials"}));
+}
+
 TEST_F(Schedule, makes_nothing_that_is_off) {
     EXPECT_EQ(schedule_.period("process_names"), std::nullopt);
     inspection_.check_every["hidden_process"] = inspection_.check_every["credentials"] =

@@ -299,6 +299,15 @@ bool InstanceWatch::ask_for_reports(JobRunner& worker, const Question& question,
          .on_frame =
              [this, is_of_checks = &worker == worker_.get(), reports = std::make_shared<Reports>(),
               count, done = std::move(done)](std::string_view frame, bool last) {
+                 event::Decoder frame_of{as_bytes(frame)};
+                 const auto kind = frame_of.get<FrameKind>();
+                 if (!kind.has_value()) return false;
+                 if (*kind == FrameKind::signs) {
+                     const auto signs = frame_of.get<guest_linux::Signs>();
+                     if (is_of_checks || !signs.has_value()) return false;
+                     stirred(*signs);
+                     return true;
+                 }
                  if (!last) {
                      // A report each and no more of them; the kind of the
                      // frame is its first byte.
@@ -565,6 +574,11 @@ void InstanceWatch::watch_soon() {
         watch_again_ = 0;
         watch();
     });
+}
+
+void InstanceWatch::stirred(guest_linux::Signs signs) {
+    schedule_.stir(signs, std::chrono::steady_clock::now());
+    if (next_check_ != 0) plan_next_check();
 }
 
 void InstanceWatch::follow_up(std::string_view watch) {

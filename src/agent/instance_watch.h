@@ -133,6 +133,8 @@ class InstanceWatch {
     void watched(Result<Reports> reports);
     void no_longer_watched(const std::string& why);
     void count(const WatchTally& tally);
+    // Something moves in the guest: those who judge the like are made soon.
+    void stirred(guest_linux::Signs signs);
     // The checks that judge the like of what a watch has seen are made now.
     void follow_up(std::string_view watch);
     void checks_answered(const std::vector<std::string>& names, Result<Reports> reports);

@@ -290,9 +290,10 @@ struct RamPart {
 };
 inline constexpr std::uint64_t kMaxRamQuestion = 1u << 20;
 
-enum class FrameKind : std::uint8_t { items, end };
+// signs: of a watch that goes on: what has moved (guest_linux::Signs).
+enum class FrameKind : std::uint8_t { items, end, signs };
 constexpr FrameKind last_enumerator(FrameKind) {
-    return FrameKind::end;
+    return FrameKind::signs;
 }
 
 // The last frame of an answer.

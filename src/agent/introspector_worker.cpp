@@ -3,9 +3,9 @@
 #include "agent/baseline_maker.h"
 #include "agent/event_rules.h"
 #include "agent/exact_trace.h"
+#include "agent/guest_watcher.h"
 #include "agent/introspector.h"
 #include "agent/memory_scan.h"
-#include "agent/pace.h"
 #include "agent/process_trace.h"
 
 #include <fmt/format.h>
@@ -48,11 +48,7 @@ constexpr std::uint64_t kRamPieceBytes = 64u << 10;  // of a dump: a frame holds
 using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 using std::chrono::nanoseconds;
-constexpr milliseconds kLongestWatch{60'000}, kShortestWatch{1};
-constexpr std::chrono::microseconds kShortestPeriod{500};
 constexpr nanoseconds kProofStep{1'000'000};
-// News that come right after news may wait so long: they cost a report each.
-constexpr milliseconds kBetweenNews{250};
 
 class Worker {
   public:
@@ -136,7 +132,7 @@ class Worker {
     }
 
     void leave_guest() {
-        watch_.reset(), runners_.reset();  // they hold on to the guest
+        watcher_.reset();  // it holds on to the guest
         guest_.reset();
         build_id_.clear(), variant_.clear();
         seen_running_ = false;
@@ -342,11 +338,8 @@ class Worker {
     // What is watched is looked at until there is news, or the time is over; what the watches know
     // is kept for the next question.
     Result<void> watch(const Question& question) {
-        const WatchOrder& order = question.watch;
-        const milliseconds length(order.for_ms);
-        if (length < kShortestWatch || length > kLongestWatch || order.core_ppm == 0 ||
-            std::chrono::microseconds(order.period_us) < kShortestPeriod) {
-            return send_failure({Code::invalid_argument, 0, "this is no way to watch"});
+        if (auto possible = GuestWatcher::check(question.watch); !possible.has_value()) {
+            return send_failure(possible.error());
         }
         if (source_.image) {
             return send_failure({Code::unsupported, 0, "an image does not change"});
@@ -354,25 +347,12 @@ class Worker {
         if (auto attached = attach(question.cpus); !attached.has_value()) {
             return send_failure(attached.error());
         }
-        const auto begin = Clock::now();
-        if (!watch_) {
-            watch_ = std::make_unique<detect::MemoryWatch>(guest_.get(), memory_.get(), begin);
-            runners_ = std::make_unique<detect::HiddenRunnerWatch>(guest_.get(), memory_.get());
+        if (!watcher_) {
+            watcher_ = std::make_unique<GuestWatcher>(
+                guest_.get(), memory_.get(),
+                [this](auto signs) { return channel_.send(signs_frame(signs)); });
         }
-        watch_->begin(begin);
-        watch_->monitor(order.regions, begin);
-        runners_->begin(begin);
-        const auto news_from = begin + std::exchange(after_news_, nanoseconds(0));
-        Pace pace(std::chrono::microseconds(order.period_us),
-                  static_cast<double>(order.core_ppm) / 1e6);
-        bool news = false;
-        for (;;) {
-            news |= look();
-            if ((news && Clock::now() >= news_from) || Clock::now() - begin >= length) break;
-            pace.wait(runners_->suspects());
-        }
-        if (news) {
-            after_news_ = kBetweenNews;
+        if (TRY(watcher_->watch(question.watch))) {
             // Memory changes as well when the guest is reset: that it has run since is what counts.
             const auto signs = guest_linux::read_vital_signs(guest_->kernel());
             if (!signs.has_value() || !guest_linux::check_same_life(signs_, *signs).has_value()) {
@@ -381,46 +361,27 @@ class Worker {
             }
             signs_ = *signs;
         }
-        Listing<event::CheckReport> listing;
-        listing.items.push_back(watch_->report(std::chrono::system_clock::now(), Clock::now()));
-        listing.items.push_back(runners_->report(std::chrono::system_clock::now(), Clock::now()));
-        if (auto confirmed = confirm_watching(pace); !confirmed.has_value()) {
+        Listing<event::CheckReport> listing{watcher_->reports(), 0, {}};
+        if (auto confirmed = confirm_watching(); !confirmed.has_value()) {
             return send_failure(confirmed.error());
         }
-        TRY(channel_.send(items_frame(event::encode(tally()))));
+        TRY(channel_.send(items_frame(event::encode(watcher_->tally()))));
         return send_all(frames_of<event::CheckReport>(std::move(listing), kOneItemAFrame));
     }
 
-    // Whether there is something to tell.
-    bool look() {
-        const bool changed = watch_->poll(Clock::now());
-        return runners_->sample(Clock::now()) || changed;
-    }
-
-    WatchTally tally() const {
-        const detect::HiddenRunnerWatch::Tally& runners = runners_->tally();
-        return {.looks = watch_->polls(),
-                .longest_pause_ns = static_cast<std::uint64_t>(watch_->longest_pause().count()),
-                .late_ns = static_cast<std::uint64_t>(watch_->late().count()),
-                .samples = runners.samples,
-                .tasks_ran = runners.ran,
-                .pids_used = runners.pids_used,
-                .pids_unseen = runners.pids_unseen};
-    }
-
     // As confirm(), but sooner where the guest's clock ticks, and without looking away.
-    Result<void> confirm_watching(Pace& pace) {
+    Result<void> confirm_watching() {
         for (unsigned i = 0; i < kStepMs; ++i) {
             const auto now = guest_linux::read_vital_signs(guest_->kernel());
             if (now.has_value() && now->ticks != signs_.ticks) break;
             Pace::sleep(kProofStep);
-            look();
+            TRY(watcher_->look());
         }
         return confirm([&] {
             const auto begin = Clock::now();
             while (Clock::now() - begin < milliseconds(kStepMs)) {
-                pace.wait();
-                look();
+                watcher_->wait();
+                (void)watcher_->look();  // who cannot be told will not get the answer either
             }
         });
     }
@@ -701,6 +662,13 @@ class Worker {
         return frame.take();
     }
 
+    static std::string signs_frame(guest_linux::Signs signs) {
+        event::Encoder frame;
+        frame.put(FrameKind::signs);
+        frame.put(signs);
+        return frame.take();
+    }
+
     static std::string failure(const Error& error) {
         return end({.failed = true,
                     .code = static_cast<std::uint8_t>(error.code),
@@ -715,9 +683,7 @@ class Worker {
     std::unique_ptr<GuestMemory> ram_;  // for a dump of what holds no Linux
     std::unique_ptr<CachedMemory> cache_;
     std::unique_ptr<Guest> guest_;
-    std::unique_ptr<detect::MemoryWatch> watch_;
-    std::unique_ptr<detect::HiddenRunnerWatch> runners_;
-    nanoseconds after_news_{0};
+    std::unique_ptr<GuestWatcher> watcher_;
     detect::DecoyKernelCheck decoys_;
     MemoryScan scan_;
     ProcessTrace trace_;

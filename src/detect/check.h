@@ -59,6 +59,8 @@ struct CheckKind {
     std::chrono::milliseconds every{};  // where the policy does not say
     std::span<const Rule> rules;
     std::unique_ptr<Check> (*make)(CheckOptions options);
+    // What in the guest makes it worth a look before it is due.
+    guest_linux::Signs signs = 0;
 };
 std::span<const CheckKind> all_checks();
 std::span<const std::string_view> check_names();

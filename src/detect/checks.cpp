@@ -33,6 +33,13 @@ namespace underseer::detect {
 
 namespace {
 
+using guest_linux::kSignOfCode;
+using guest_linux::kSignOfEnds;
+using guest_linux::kSignOfHooks;
+using guest_linux::kSignOfModules;
+using guest_linux::kSignOfPrograms;
+using guest_linux::kSignOfTasks;
+using guest_linux::Signs;
 using std::chrono::seconds;
 
 std::unique_ptr<Check> make_hidden_process(CheckOptions options) {
@@ -47,67 +54,72 @@ std::unique_ptr<Check> make_event_rules(CheckOptions options) {
 
 template <const std::string_view& name, ConfirmedCheck::Inspect inspect>
 CheckKind confirmed(std::span<const Rule> rules, std::string_view summary, std::string_view counts,
-                    seconds every) {
-    return {name, summary, counts, every, rules, [](CheckOptions) -> std::unique_ptr<Check> {
-                return std::make_unique<ConfirmedCheck>(name, inspect);
-            }};
+                    seconds every, Signs signs = 0) {
+    const auto make = [](CheckOptions) -> std::unique_ptr<Check> {
+        return std::make_unique<ConfirmedCheck>(name, inspect);
+    };
+    return {name, summary, counts, every, rules, make, signs};
 }
 
 const std::array kChecks{
     CheckKind{HiddenProcessCheck::kName, "processes that the guest hides from itself", "task",
-              seconds(10), std::span(&HiddenProcessCheck::kRule, 1), &make_hidden_process},
+              seconds(10), std::span(&HiddenProcessCheck::kRule, 1), &make_hidden_process,
+              kSignOfTasks | kSignOfEnds},
     confirmed<process_names::kName, process_names::inspect>(
         process_names::rules(),
         "programs that go by the name of a kernel thread or a system's program", "process",
-        seconds(10)),
+        seconds(10), kSignOfTasks),
     confirmed<program_files::kName, program_files::inspect>(
         program_files::rules(), "programs that are no file, or whose file was deleted", "process",
-        seconds(10)),
+        seconds(10), kSignOfTasks),
     confirmed<credentials::kName, credentials::inspect>(
         credentials::rules(), "credentials that the kernel's own ways cannot have made", "task",
-        seconds(10)),
-    confirmed<tracing::kName, tracing::inspect>(
-        tracing::rules(), "processes that are traced, and by whom", "task", seconds(10)),
+        seconds(10), kSignOfTasks),
+    confirmed<tracing::kName, tracing::inspect>(tracing::rules(),
+                                                "processes that are traced, and by whom", "task",
+                                                seconds(10), kSignOfTasks),
     confirmed<preload::kName, preload::inspect>(
         preload::rules(), "libraries that the environment forces into programs", "process",
-        seconds(30)),
+        seconds(30), kSignOfTasks),
     confirmed<packet_sockets::kName, packet_sockets::inspect>(
         packet_sockets::rules(), "who reads the network below its own connections", "socket",
-        seconds(30)),
+        seconds(30), kSignOfTasks | kSignOfHooks),
     confirmed<network::kName, network::inspect>(
         network::rules(), "sockets that no process has, and interfaces that take all packets",
-        "socket", seconds(30)),
-    confirmed<io_uring::kName, io_uring::inspect>(
-        io_uring::rules(), "who does input and output by io_uring", "task", seconds(30)),
+        "socket", seconds(30), kSignOfTasks),
+    confirmed<io_uring::kName, io_uring::inspect>(io_uring::rules(),
+                                                  "who does input and output by io_uring", "task",
+                                                  seconds(30), kSignOfTasks),
     confirmed<container_escape::kName, container_escape::inspect>(
         container_escape::rules(), "processes of containers that have left them", "process",
-        seconds(10)),
+        seconds(10), kSignOfTasks),
     confirmed<process_code::kName, process_code::inspect>(
         process_code::rules(), "code in processes that is not what their files say", "process",
-        seconds(60)),
+        seconds(60), kSignOfTasks),
     confirmed<program_integrity::kName, program_integrity::inspect>(
         program_integrity::rules(),
         "programs and libraries that are not as their packages have them", "process", seconds(300)),
     confirmed<kernel_modules::kName, kernel_modules::inspect>(
         kernel_modules::rules(),
-        "modules that the guest hides, or that did not come with its kernel", "module",
-        seconds(10)),
+        "modules that the guest hides, or that did not come with its kernel", "module", seconds(10),
+        kSignOfModules),
     confirmed<kernel_code::kName, kernel_code::inspect>(
         kernel_code::rules(),
         "code in the kernel that nothing accounts for, and code of its own that was altered",
-        "page", seconds(60)),
+        "page", seconds(60), kSignOfModules | kSignOfCode),
     confirmed<system_calls::kName, system_calls::inspect>(
-        system_calls::rules(), "who answers system calls and interrupts", "gate", seconds(10)),
+        system_calls::rules(), "who answers system calls and interrupts", "gate", seconds(10),
+        kSignOfModules | kSignOfCode),
     confirmed<kernel_tables::kName, kernel_tables::inspect>(
         kernel_tables::rules(),
-        "tables of the kernel's operations that lead to somebody else's code", "table",
-        seconds(30)),
+        "tables of the kernel's operations that lead to somebody else's code", "table", seconds(30),
+        kSignOfModules),
     confirmed<kernel_hooks::kName, kernel_hooks::inspect>(
-        kernel_hooks::rules(), "whom the kernel calls when something happens", "place",
-        seconds(30)),
+        kernel_hooks::rules(), "whom the kernel calls when something happens", "place", seconds(30),
+        kSignOfModules | kSignOfCode | kSignOfHooks),
     confirmed<bpf_programs::kName, bpf_programs::inspect>(
         bpf_programs::rules(), "BPF programs that hide, or change what others see", "program",
-        seconds(30)),
+        seconds(30), kSignOfPrograms),
     confirmed<helper_programs::kName, helper_programs::inspect>(
         helper_programs::rules(), "programs that the kernel itself is told to start", "setting",
         seconds(30)),
@@ -119,7 +131,8 @@ const std::array kChecks{
               "event",
               seconds(5),
               {},
-              &make_event_rules},
+              &make_event_rules,
+              kSignOfTasks | kSignOfModules},
 };
 
 }  // namespace

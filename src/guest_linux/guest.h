@@ -32,6 +32,7 @@
 #include "guest_linux/task_scan.h"
 #include "guest_linux/task_views.h"
 #include "guest_linux/tasks.h"
+#include "guest_linux/telltales.h"
 #include "guest_linux/user_code.h"
 #include "guest_linux/user_memory.h"
 #include "guest_linux/user_programs.h"
@@ -61,6 +62,8 @@ class Guest {
     Result<RunningTasks> running_tasks(guest_memory::GuestMemory* memory) {
         return RunningTasks::of(kernel_.get(), memory);
     }
+    // What moves when somebody does something, read past `memory`'s cache.
+    Telltales telltales(guest_memory::GuestMemory* memory) { return {kernel_.get(), memory}; }
     // What single tasks do, read past `memory`'s cache.
     Result<std::unique_ptr<TaskSampler>> task_sampler(guest_memory::GuestMemory* memory) {
         return TaskSampler::of(kernel_.get(), memory);

@@ -2,12 +2,21 @@
 #pragma once
 
 #include <functional>
+#include <span>
 #include <string>
 #include <string_view>
 
 #include "guest_linux/hooks.h"
 
 namespace underseer::guest_linux {
+
+// A list of those that want to know when something happens.
+struct NotifierChain {
+    std::string_view symbol;
+    std::string_view structure;
+};
+// Those that the kernel has without a module; what a kernel lacks, its configuration leaves out.
+std::span<const NotifierChain> notifier_chains();
 
 class HookCollector {
   public:

@@ -13,29 +13,24 @@ namespace {
 constexpr std::size_t kMaxDisciplines = 64;  // NR_LDISCS is 30 or 31 (include/uapi/linux/tty.h)
 constexpr std::uint64_t kMaxTerminals = 1u << 16;
 
-struct Chain {
-    std::string_view symbol;
-    std::string_view structure;
-};
-// Those that the kernel has without a module; what a kernel lacks, its configuration leaves out.
-constexpr std::array kChains{Chain{"keyboard_notifier_list", "atomic_notifier_head"},
-                             Chain{"vt_notifier_list", "atomic_notifier_head"},
-                             Chain{"reboot_notifier_list", "blocking_notifier_head"},
-                             Chain{"restart_handler_list", "atomic_notifier_head"},
-                             Chain{"panic_notifier_list", "atomic_notifier_head"},
-                             Chain{"die_chain", "atomic_notifier_head"},
-                             Chain{"module_notify_list", "blocking_notifier_head"},
-                             Chain{"pm_chain_head", "blocking_notifier_head"},
-                             Chain{"netdev_chain", "raw_notifier_head"},
-                             Chain{"netevent_notif_chain", "atomic_notifier_head"},
-                             Chain{"inetaddr_chain", "blocking_notifier_head"},
-                             Chain{"inet6addr_chain", "atomic_notifier_head"}};
+constexpr std::array kChains{NotifierChain{"keyboard_notifier_list", "atomic_notifier_head"},
+                             NotifierChain{"vt_notifier_list", "atomic_notifier_head"},
+                             NotifierChain{"reboot_notifier_list", "blocking_notifier_head"},
+                             NotifierChain{"restart_handler_list", "atomic_notifier_head"},
+                             NotifierChain{"panic_notifier_list", "atomic_notifier_head"},
+                             NotifierChain{"die_chain", "atomic_notifier_head"},
+                             NotifierChain{"module_notify_list", "blocking_notifier_head"},
+                             NotifierChain{"pm_chain_head", "blocking_notifier_head"},
+                             NotifierChain{"netdev_chain", "raw_notifier_head"},
+                             NotifierChain{"netevent_notif_chain", "atomic_notifier_head"},
+                             NotifierChain{"inetaddr_chain", "blocking_notifier_head"},
+                             NotifierChain{"inet6addr_chain", "atomic_notifier_head"}};
 
 class EventHooks {
   public:
     explicit EventHooks(HookCollector& collector) : to_(collector), kernel_(collector.kernel) {}
 
-    Result<void> chain(const Chain& chain) {
+    Result<void> chain(const NotifierChain& chain) {
         const auto head = kernel_.symbol(chain.symbol);
         if (!head.has_value()) return {};
         const Field first = kernel_.field(chain.structure, "head"),
@@ -131,9 +126,13 @@ class EventHooks {
 
 }  // namespace
 
+std::span<const NotifierChain> notifier_chains() {
+    return kChains;
+}
+
 void collect_event_hooks(HookCollector& collector) {
     EventHooks hooks(collector);
-    for (const Chain& chain : kChains) {
+    for (const NotifierChain& chain : kChains) {
         collector.part(chain.symbol, [&] { return hooks.chain(chain); });
     }
     collector.part("line disciplines", [&] { return hooks.line_disciplines(); });

@@ -44,6 +44,7 @@ class OutsideRootkit {
         return value.has_value() ? std::optional(*value) : std::nullopt;
     }
     guest_linux::Guest& guest() { return *guest_; }
+    guest_memory::GuestMemory& memory() { return *memory_; }
     guest_linux::Kernel& kernel() { return guest_->kernel(); }
     void unlink(GuestVirt task, std::string_view list) {
         const GuestVirt node = task + guest_->kernel().field("task_struct", list).offset;

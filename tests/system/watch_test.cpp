@@ -57,10 +57,10 @@ class Watching : public ::testing::TestWithParam<std::string> {
         for (;;) {
             const std::string frame = TRY(channel.receive());
             event::Decoder decoder{as_bytes(frame)};
-            if (TRY(decoder.get<agent::FrameKind>()) == agent::FrameKind::items) {
-                frames.push_back(frame.substr(1));
-                continue;
-            }
+            const auto kind = TRY(decoder.get<agent::FrameKind>());
+            if (kind == agent::FrameKind::signs) signs_ |= TRY(decoder.get<guest_linux::Signs>());
+            if (kind == agent::FrameKind::items) frames.push_back(frame.substr(1));
+            if (kind != agent::FrameKind::end) continue;
             const auto end = TRY(decoder.get<agent::AnswerEnd>());
             if (end.failed) return fail(agent::error_of(end));
             break;
@@ -84,6 +84,7 @@ class Watching : public ::testing::TestWithParam<std::string> {
             sum.pids_used += tally_.pids_used, sum.pids_unseen += tally_.pids_unseen;
             sum.longest_pause_ns = std::max(sum.longest_pause_ns, tally_.longest_pause_ns);
         };
+        signs_ = 0;
         while (running.wait_for(0s) != std::future_status::ready) go_on(1s);
         last_ = running.get();
         go_on(300ms);
@@ -101,6 +102,19 @@ class Watching : public ::testing::TestWithParam<std::string> {
                                     module))
                    .value()
                    .status == 0;
+    }
+    // That something happens is seen, whatever it is.
+    void expect_signs(const std::string& command, guest_linux::Signs wanted) {
+        SCOPED_TRACE(command);
+        signs_ = 0;
+        watch_while(command);
+        if (last_.status != 0) return;  // this kernel has no such thing
+        EXPECT_EQ(signs_ & wanted, wanted);
+    }
+    void expect_signs_of_hook(const std::string& hook, guest_linux::Signs wanted) {
+        const std::string told = "/sys/module/underseer_hook/parameters/command";
+        expect_signs(fmt::format("echo {} > {}", hook, told), wanted);
+        expect_signs(fmt::format("echo 0 > {}", told), wanted);
     }
     // A hook that is put in, and taken out again 50 ms later.
     void expect_seen(const std::string& command, const std::string& subject) {
@@ -146,6 +160,7 @@ class Watching : public ::testing::TestWithParam<std::string> {
     };
     static std::optional<Guest> guest_;
     RunResult last_;
+    guest_linux::Signs signs_ = 0;
     agent::WatchTally tally_;
 };
 std::optional<Watching::Guest> Watching::guest_;
@@ -215,6 +230,57 @@ TEST_P(Watching, counts_the_processes_that_it_did_not_see) {
 
 // What the kernel itself writes into its entry code when somebody traces it, and all else that goes
 // on in a guest that is used.
+TEST_P(Watching, a_guest_at_rest_gives_few_signs) {
+    vm().output_of("sleep 1");
+    watch(100ms);
+    signs_ = 0;
+    watch(3s);
+    // The kernel's own workers come and go.
+    EXPECT_EQ(signs_ & ~(guest_linux::kSignOfTasks | guest_linux::kSignOfEnds), 0u);
+}
+
+TEST_P(Watching, whoever_does_something_gives_a_sign) {
+    using namespace guest_linux;
+    expect_signs("/bin/true", kSignOfTasks);
+    expect_signs("/bin/intruder bpf > /tmp/.bpf & sleep 1; kill -9 $!", kSignOfPrograms);
+    if (!load("underseer_hook")) GTEST_SKIP() << "no module of ours is built for it";
+    expect_signs("insmod /lib/modules/underseer_unseen.ko", kSignOfModules);
+    expect_signs("rmmod underseer_unseen", kSignOfModules);
+    expect_signs_of_hook("ftrace", kSignOfCode);
+    expect_signs_of_hook("kprobe", kSignOfCode);
+    expect_signs_of_hook("tracepoint", kSignOfCode);
+    expect_signs_of_hook("netfilter", kSignOfHooks);
+    expect_signs_of_hook("packet", kSignOfHooks);
+    expect_signs_of_hook("keyboard", kSignOfHooks);
+    expect_signs_of_hook("reboot", kSignOfHooks);
+}
+
+// No list changes when a process gets other credentials, nor a counter.
+TEST_P(Watching, credentials_that_change_are_a_sign) {
+    vm().pause();
+    OutsideRootkit rootkit(&vm());
+    guest_linux::Kernel& kernel = rootkit.kernel();
+    guest_linux::Telltales telltales = rootkit.guest().telltales(&rootkit.memory());
+    EXPECT_EQ(telltales.call_the_roll(), 0u);
+    const GuestVirt init = kernel.symbol("init_task").value();
+    const GuestVirt next = kernel.read_pointer(init, kernel.field("task_struct", "tasks")).value();
+    const GuestVirt first = next - kernel.field("task_struct", "tasks").offset;
+    rootkit.write(first + kernel.field("task_struct", "cred").offset,
+                  kernel.symbol("init_cred").value().value);
+    EXPECT_EQ(telltales.poll(), 0u);
+    constexpr auto kBoth = guest_linux::kSignOfTasks | guest_linux::kSignOfEnds;
+    EXPECT_EQ(telltales.call_the_roll(), kBoth);
+    EXPECT_EQ(telltales.call_the_roll(), 0u);
+    rootkit.undo();
+    EXPECT_EQ(telltales.call_the_roll(), kBoth);
+    rootkit.unlink(first, "tasks");
+    EXPECT_EQ(telltales.call_the_roll(), guest_linux::kSignOfEnds);
+    rootkit.undo();
+    EXPECT_EQ(telltales.call_the_roll(), guest_linux::kSignOfTasks);
+    EXPECT_TRUE(telltales.gaps().empty());
+    vm().resume();
+}
+
 TEST_P(Watching, modules_that_come_and_go_are_none) {
     expect_nothing_while(
         "i=0; while [ $i -lt 20 ]; do for m in underseer_hook underseer_hide underseer_pose; do "
@@ -324,6 +390,30 @@ TEST(WatchingAgent, tells_of_a_change_at_once) {
     EXPECT_EQ(agent.logged("watched_memory can say nothing").size(), 1u);
     EXPECT_EQ(agent.logged("watched_memory says something again").size(), 1u);
     EXPECT_TRUE(agent.findings().empty());
+}
+
+// A check that is due in ten minutes comes when there is reason to, and finds what was done.
+TEST(WatchingAgent, looks_when_something_happens) {
+    auto booted = TestVm::boot({.kernel = "6.1-cloud", .workload = false});
+    if (!booted.has_value() && booted.error().code == Code::unavailable) {
+        GTEST_SKIP() << booted.error().to_text();
+    }
+    TestVm vm = std::move(booted).value();
+    TestAgent agent(
+        fmt::format("[schedule]\nprogram_files = \"10m\"\nkernel_hooks = \"10m\"\n"
+                    "cpu_percent = 50\n[instances]\nonly = [\"name:{}\"]\n",
+                    vm.name()));
+    agent.start();
+    agent.wait_until_watched(vm.name());
+    std::this_thread::sleep_for(2s);
+    vm.output_of("/bin/intruder memfd payload > /dev/null 2>&1 &");
+    agent.wait_for_finding("memory_only_program");
+    if (vm.run("insmod /lib/modules/underseer_hook.ko").value().status != 0) {
+        GTEST_SKIP() << "no module of ours is built for it";
+    }
+    std::this_thread::sleep_for(3s);
+    vm.output_of("echo keyboard > /sys/module/underseer_hook/parameters/command");
+    agent.wait_for_finding("foreign_hook");
 }
 
 // [[monitor]] memory: what only its operator knows to be nobody's to write to.
