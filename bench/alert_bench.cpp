@@ -37,12 +37,8 @@ std::string tell(const std::string& module, const std::string& what) {
 }
 
 std::vector<Technique> techniques() {
-    const std::string end =
-        "killall -9 intruder exe service gone kworker/0:9 2>/dev/null; "
-        "for p in $(ls /proc | grep '^[0-9]*$'); do "
-        "case $(readlink /proc/$p/exe) in "
-        "/bin/intruder|/tmp/*|/memfd:*|/usr/bin/*) kill -9 $p;; esac; done; "
-        "true";
+    // No more programs than need be: each that starts is a reason to look.
+    const std::string end = "kill -9 $(cat /tmp/.intruder)";
     std::vector<Technique> all = {
         {"name of a kernel thread", {"disguised_process"}, intrude("name kworker/0:9"), end},
         {"program in memory only", {"memory_only_program"}, intrude("memfd payload"), end},

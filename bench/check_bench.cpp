@@ -158,6 +158,17 @@ void measure(const std::string& kernel, int sleepers) {
         detect::Snapshot snapshot(guest.get());
         for (const detect::CheckKind& kind : detect::all_checks()) look(kind, snapshot);
     });
+    for (const auto& [sign, what] : {std::pair{guest_linux::kSignOfTasks, "processes"},
+                                     std::pair{guest_linux::kSignOfModules, "modules"},
+                                     std::pair{guest_linux::kSignOfCode, "patched code"}}) {
+        const double out_of_turn = median_ms([&] {
+            detect::Snapshot snapshot(guest.get(), detect::Turn::out_of);
+            for (const detect::CheckKind& kind : detect::all_checks()) {
+                if ((kind.signs & sign) != 0) look(kind, snapshot);
+            }
+        });
+        fmt::print("for a sign of {}: {:.2f} ms\n", what, out_of_turn);
+    }
     fmt::print("{:<42}{:>16.3f}\n", "each by itself", share);
     fmt::print("{:<20}{:>12.2f}\npeak memory {} MiB\n", "all in one look", together,
                peak_kib() >> 10);

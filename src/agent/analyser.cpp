@@ -143,6 +143,7 @@ Result<void> run_analyser(jail::Channel channel) {
             verdict.severity = event::highest_severity(report->findings);
             verdict.reason = report->reason.substr(0, kMaxReasonBytes);
             verdict.coverage = std::move(report->coverage);
+            verdict.partial = report->partial;
         }
         if (!changes.empty()) TRY(send_changes(channel, changes));
         event::Encoder end;

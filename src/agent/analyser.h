@@ -68,6 +68,7 @@ struct AnalyserVerdict {
     event::Severity severity = event::Severity::informational;  // the highest of its findings
     std::string reason;
     event::Coverage coverage;
+    bool partial = false;  // as the report's
 
     static constexpr auto fields() {
         using event::Field;
@@ -76,7 +77,8 @@ struct AnalyserVerdict {
                           Field{"outcome", &AnalyserVerdict::outcome},
                           Field{"severity", &AnalyserVerdict::severity},
                           Field{"reason", &AnalyserVerdict::reason},
-                          Field{"coverage", &AnalyserVerdict::coverage}};
+                          Field{"coverage", &AnalyserVerdict::coverage},
+                          Field{"partial", &AnalyserVerdict::partial}};
     }
 };
 

@@ -48,12 +48,20 @@ std::vector<std::string> CheckSchedule::due(Instant now) const {
     return names;
 }
 
-void CheckSchedule::made(const std::vector<std::string>& names, Instant started, nanoseconds cost) {
+bool CheckSchedule::is_out_of_turn(Instant now) const {
+    return std::ranges::none_of(
+        entries_, [&](const Entry& entry) { return entry.every && entry.due <= now + kTogether; });
+}
+
+void CheckSchedule::made(const std::vector<std::string>& names, Instant started, nanoseconds cost,
+                         bool out_of_turn) {
     for (Entry& entry : entries_) {
         if (std::ranges::find(names, entry.name) == names.end()) continue;
-        entry.cost = cost;
-        if (entry.every && started > entry.due + kTogether) entry.late += started - entry.due;
-        if (entry.every && entry.hurried <= started) entry.due = started + *entry.every;
+        if (!out_of_turn) {
+            entry.cost = cost;
+            if (entry.every && started > entry.due + kTogether) entry.late += started - entry.due;
+            if (entry.every && entry.hurried <= started) entry.due = started + *entry.every;
+        }
         // A look that was made for another reason may have come before what the sign was of.
         if (entry.early && *entry.early <= started) entry.early.reset();
         entry.looked = started;

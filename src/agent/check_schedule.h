@@ -42,9 +42,12 @@ class CheckSchedule {
     // Nothing: no check is made by itself.
     std::optional<Instant> next() const;
     std::vector<std::string> due(Instant now) const;
+    // Whether it is for signs alone that they are.
+    bool is_out_of_turn(Instant now) const;
     // These were made together. They cost so much CPU time, and the budget holds for them as one.
-    void made(const std::vector<std::string>& names, Instant started,
-              std::chrono::nanoseconds cost);
+    // Out of turn they are due as before all the same: less was looked at.
+    void made(const std::vector<std::string>& names, Instant started, std::chrono::nanoseconds cost,
+              bool out_of_turn = false);
     // Between two of a check, after the budget. Nothing: it is off.
     std::optional<std::chrono::milliseconds> period(const std::string& name) const;
     // How long in all the looks of a check have been later than the policy says.

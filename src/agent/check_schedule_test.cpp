@@ -119,6 +119,17 @@ TEST_F(Schedule, does_not_take_a_look_that_comes_too_early_for_that_of_a_sign) {
     EXPECT_EQ(schedule_.due(at(10'150ms)), (Names{"hidden_process", "credentials"}));
 }
 
+TEST_F(Schedule, a_look_out_of_turn_does_not_stand_for_one_that_is_due) {
+    schedule_.made({"hidden_process", "credentials"}, at(0s), 1ms);
+    for (auto now = 0s; now < 30s; now += 1s) {
+        schedule_.stir(guest_linux::kSignOfTasks, at(now));
+        const auto when = at(now + 250ms);
+        EXPECT_EQ(schedule_.is_out_of_turn(when), now != 10s && now != 20s) << now.count();
+        schedule_.made(schedule_.due(when), when, 1ms, schedule_.is_out_of_turn(when));
+    }
+    EXPECT_FALSE(schedule_.is_out_of_turn(at(30'250ms)));
+}
+
 TEST_F(Schedule, pays_for_what_signs_ask_for) {
     schedule_.made({"hidden_process", "credentials"}, at(0s), 1ms);
     // A minute of rest is worth 600 ms, and another one as much again.

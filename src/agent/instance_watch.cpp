@@ -386,6 +386,7 @@ void InstanceWatch::check() {
     look_began_ = std::chrono::steady_clock::now();
     Question question{.topic = Topic::checks, .checks = schedule_.due(look_began_)};
     if (question.checks.empty()) return plan_next_check();
+    question.out_of_turn = schedule_.is_out_of_turn(look_began_);
     cost_at_start_ = worker_->cpu_time();
     // What only a search of all RAM shows must not be closed by a check that has not searched: a
     // worker that was started anew does not know that there is something.
@@ -399,11 +400,10 @@ void InstanceWatch::check() {
     question.takes_activities =
         !monitor_.events.empty() &&
         std::ranges::find(question.checks, detect::EventRules::kName) != question.checks.end();
-    const bool taken =
-        ask_for_reports(*worker_, question, question.checks.size() + question.takes_activities,
-                        [this, names = question.checks](Result<Reports> reports) {
-                            checks_answered(names, std::move(reports));
-                        });
+    const bool taken = ask_for_reports(
+        *worker_, question, question.checks.size() + question.takes_activities,
+        [this, names = question.checks, out_of_turn = question.out_of_turn](
+            Result<Reports> reports) { checks_answered(names, out_of_turn, std::move(reports)); });
     if (!taken) plan_check(kRetryAfter);
 }
 
@@ -444,7 +444,7 @@ bool InstanceWatch::hearing_is_old() const {
     return std::chrono::steady_clock::now() - heard_at_ > kHearingHolds;
 }
 
-void InstanceWatch::checks_answered(const std::vector<std::string>& names,
+void InstanceWatch::checks_answered(const std::vector<std::string>& names, bool out_of_turn,
                                     Result<Reports> reports) {
     ++status_.checks;
     const std::chrono::nanoseconds cost = worker_->cpu_time() - cost_at_start_;
@@ -462,7 +462,7 @@ void InstanceWatch::checks_answered(const std::vector<std::string>& names,
         begin_blindness(status_.why);
         return plan_check(retry_delay());
     }
-    schedule_.made(names, look_began_, std::chrono::nanoseconds(status_.last_cost_ns));
+    schedule_.made(names, look_began_, std::chrono::nanoseconds(status_.last_cost_ns), out_of_turn);
     status_.state = WatchState::watched;
     status_.why.clear();
     end_blindness();
@@ -599,6 +599,8 @@ void InstanceWatch::judged(const std::string& check, AnalyserVerdict verdict,
     if (is_new && is_watch(check)) follow_up(check);
     ++status.made;
     status.last_ns = status_.last_check_ns = time_ns;
+    // Of what has not changed it is as it was.
+    if (verdict.partial && verdict.outcome != event::Outcome::finding) return;
     status.outcome = verdict.outcome;
     status.severity = verdict.severity;
     status.reason = std::move(verdict.reason);

@@ -137,7 +137,8 @@ class InstanceWatch {
     void stirred(guest_linux::Signs signs);
     // The checks that judge the like of what a watch has seen are made now.
     void follow_up(std::string_view watch);
-    void checks_answered(const std::vector<std::string>& names, Result<Reports> reports);
+    void checks_answered(const std::vector<std::string>& names, bool out_of_turn,
+                         Result<Reports> reports);
     void follow_policy();
     // Nothing: it is off.
     std::optional<std::chrono::milliseconds> period_of(const std::string& check) const;

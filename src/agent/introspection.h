@@ -132,6 +132,7 @@ struct Question {
     // Of checks: which (empty: all), and whether that of hidden processes searches all RAM.
     std::vector<std::string> checks;
     bool deep = false;
+    bool out_of_turn = false;   // of checks: for a reason, and before they are due
     std::uint64_t address = 0;  // of ram_bytes: physical, and at most kMaxRamQuestion bytes
     std::uint64_t size_bytes = 0;
     WatchOrder watch;
@@ -156,6 +157,7 @@ struct Question {
                           Field{"threads", &Question::threads},
                           Field{"checks", &Question::checks},
                           Field{"deep", &Question::deep},
+                          Field{"out_of_turn", &Question::out_of_turn},
                           Field{"address", &Question::address},
                           Field{"size_bytes", &Question::size_bytes},
                           Field{"watch", &Question::watch},

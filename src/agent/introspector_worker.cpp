@@ -502,9 +502,11 @@ class Worker {
                                                   .event_rules = &event_rules_,
                                                   .knows_programs = !known_programs_.empty()});
         Listing<event::CheckReport> listing;
-        listing.items = detect::run(checks, *guest_, [&](std::chrono::milliseconds pause) {
+        const auto pass = [&](std::chrono::milliseconds pause) {
             if (cache_->live()) sleep_ms(static_cast<unsigned>(pause.count()));
-        });
+        };
+        listing.items = detect::run(checks, *guest_, pass,
+                                    question.out_of_turn ? detect::Turn::out_of : detect::Turn::in);
         for (const event::CheckReport& report : listing.items) {
             if (report.check != detect::HiddenProcessCheck::kName) continue;
             suspect_ = report.outcome == event::Outcome::finding;

@@ -22,11 +22,11 @@ event::Finding Rule::about(std::string subject, std::string key) const {
 
 std::vector<event::CheckReport> run(std::span<const std::unique_ptr<Check>> checks,
                                     guest_linux::Guest& guest,
-                                    const std::function<void(milliseconds)>& sleep) {
+                                    const std::function<void(milliseconds)>& sleep, Turn turn) {
     // Times count from the first look.
     std::vector<milliseconds> due(checks.size(), milliseconds(0));
     for (milliseconds now(0);;) {
-        Snapshot snapshot(&guest);
+        Snapshot snapshot(&guest, turn);
         for (std::size_t i = 0; i < checks.size(); ++i) {
             if (checks[i]->done() || due[i] > now) continue;
             checks[i]->look(snapshot);

@@ -81,6 +81,7 @@ std::vector<std::unique_ptr<Check>> make_checks(std::span<const std::string> nam
 // Looks with several checks at once until each is done. `sleep` lets time pass between looks.
 std::vector<event::CheckReport> run(std::span<const std::unique_ptr<Check>> checks,
                                     guest_linux::Guest& guest,
-                                    const std::function<void(std::chrono::milliseconds)>& sleep);
+                                    const std::function<void(std::chrono::milliseconds)>& sleep,
+                                    Turn turn = Turn::in);
 
 }  // namespace underseer::detect

@@ -35,13 +35,13 @@ const T& once(std::optional<T>& kept, Read&& read) {
 
 }  // namespace
 
-Snapshot::Snapshot(guest_linux::Guest* guest) : guest_(guest) {
+Snapshot::Snapshot(guest_linux::Guest* guest, Turn turn) : guest_(guest), turn_(turn) {
     guest_->new_epoch();
 }
 
 const guest_linux::Listing<event::Task>& Snapshot::tasks() {
     if (!tasks_) {
-        tasks_ = guest_->tasks();
+        tasks_ = is_partial() ? guest_->tasks_since(changed_) : guest_->tasks_to_remember();
         show_by_living_threads(tasks_->items);
         for (const event::Task& task : tasks_->items) {
             if (task.is_process()) processes_.emplace(task.pid, &task);

@@ -3,16 +3,21 @@
 
 #include <optional>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "event/observation.h"
 #include "guest_linux/guest.h"
 
 namespace underseer::detect {
 
+// Whether a look is one of those that come by themselves, or one in between for which there is a
+// reason. Of the latter, what has not changed since the last one of the former need not be read.
+enum class Turn : std::uint8_t { in, out_of };
+
 class Snapshot {
   public:
     // Begins a new look at `guest`, which must outlive this.
-    explicit Snapshot(guest_linux::Guest* guest);
+    explicit Snapshot(guest_linux::Guest* guest, Turn turn = Turn::in);
     Snapshot(const Snapshot&) = delete;
 
     guest_linux::Guest& guest() { return *guest_; }
@@ -34,6 +39,11 @@ class Snapshot {
     const guest_linux::DispatchReport& system_calls();
     const guest_linux::BindingList& bindings();
     const guest_linux::HookList& hooks();
+    bool is_partial() const { return turn_ == Turn::out_of; }
+    // Whether there is a reason to look at it: in turn there always is.
+    bool concerns(const event::Task& task) const {
+        return !is_partial() || changed_.contains(GuestVirt{task.address});
+    }
     // Null when no process has that number.
     const event::Task* process(std::uint32_t pid);
 
@@ -41,6 +51,8 @@ class Snapshot {
     const Result<guest_linux::CodeComparison>* code_unlike_known(bool is_seen);
 
     guest_linux::Guest* guest_;
+    Turn turn_;
+    std::unordered_set<GuestVirt> changed_;
     std::optional<guest_linux::Listing<event::Task>> tasks_;
     std::optional<Result<guest_linux::CodeMap>> code_;
     std::optional<Result<guest_linux::WaysOut>> ways_out_, constant_ways_out_;

@@ -261,13 +261,16 @@ struct CheckReport {
     std::string reason;  // why unavailable
     std::vector<Finding> findings;
     Coverage coverage;
+    // Only what has changed was looked at: what was found before is not gone because it is not
+    // here.
+    bool partial = false;
 
     bool operator==(const CheckReport&) const = default;
     static constexpr auto fields() {
         return std::tuple{
-            Field{"check", &CheckReport::check}, Field{"outcome", &CheckReport::outcome},
-            Field{"reason", &CheckReport::reason}, Field{"findings", &CheckReport::findings},
-            Field{"coverage", &CheckReport::coverage}};
+            Field{"check", &CheckReport::check},       Field{"outcome", &CheckReport::outcome},
+            Field{"reason", &CheckReport::reason},     Field{"findings", &CheckReport::findings},
+            Field{"coverage", &CheckReport::coverage}, Field{"partial", &CheckReport::partial}};
     }
 };
 

@@ -69,6 +69,9 @@ void omit_texts(event::Task& task, TaskDetail wanted) {
     if (wanted.environment) task.environment = why;
 }
 
+// Of a guest with more, each list is read anew.
+constexpr std::size_t kMaxRemembered = 4096;
+
 }  // namespace
 
 std::vector<GuestVirt> Guest::task_addresses() {
@@ -115,6 +118,47 @@ Listing<event::Task> Guest::tasks(TaskDetail detail, std::optional<std::uint32_t
         if (full) omit_texts(*task, detail);
         text_bytes += bytes_of(task->argv) + bytes_of(task->environment);
         listing.items.push_back(std::move(*task));
+    }
+    std::ranges::sort(listing.items, {}, &event::Task::pid);
+    return listing;
+}
+
+Listing<event::Task> Guest::tasks_to_remember() {
+    Listing<event::Task> listing = tasks();
+    remembered_.clear();
+    if (listing.items.size() > kMaxRemembered) return listing;
+    for (const event::Task& task : listing.items) {
+        const auto print = tasks_.fingerprint(GuestVirt{task.address});
+        if (print.has_value()) remembered_[GuestVirt{task.address}] = {*print, task};
+    }
+    return listing;
+}
+
+Listing<event::Task> Guest::tasks_since(std::unordered_set<GuestVirt>& changed) {
+    if (remembered_.empty()) {
+        Listing<event::Task> listing = tasks();
+        for (const event::Task& task : listing.items) changed.insert(GuestVirt{task.address});
+        return listing;
+    }
+    Listing<event::Task> listing;
+    for (const GuestVirt address : task_addresses(listing)) {
+        const auto known = remembered_.find(address);
+        const auto print = tasks_.fingerprint(address);
+        if (known != remembered_.end() && print.has_value() &&
+            *print == known->second.fingerprint) {
+            listing.items.push_back(known->second.task);
+            tasks_.refresh(listing.items.back());
+            continue;
+        }
+        auto task = tasks_.read(address);
+        if (!task.has_value()) {
+            listing.note(task.error());
+            continue;
+        }
+        changed.insert(address);
+        listing.items.push_back(std::move(*task));
+        // As in tasks(): a guest may not make this grow without end.
+        if (changed.size() > kMaxRemembered) return tasks();
     }
     std::ranges::sort(listing.items, {}, &event::Task::pid);
     return listing;

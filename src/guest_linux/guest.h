@@ -3,6 +3,8 @@
 
 #include <memory>
 #include <optional>
+#include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "event/observation.h"
@@ -79,6 +81,12 @@ class Guest {
     // Processes and threads; those of one process (tgid) where it is given.
     Listing<event::Task> tasks(TaskDetail detail = {},
                                std::optional<std::uint32_t> process = std::nullopt);
+    // The same, all of them, kept for those_changed().
+    Listing<event::Task> tasks_to_remember();
+    // The same, but that those whose fingerprints are as they were when the list was kept are as
+    // they were then, but for state and credentials; who is otherwise, or was not there, is
+    // `changed`. A fifth of the cost.
+    Listing<event::Task> tasks_since(std::unordered_set<GuestVirt>& changed);
     // Of all processes (threads share their leader's), or of one pid.
     Result<Listing<event::OpenFile>> open_files(std::optional<std::uint32_t> pid);
     // One of a task's; Code::not_found when it is not open.
@@ -182,6 +190,11 @@ class Guest {
     std::unique_ptr<Kernel> kernel_;
     Paths paths_;
     Tasks tasks_;
+    struct Remembered {
+        std::uint64_t fingerprint = 0;
+        event::Task task;
+    };
+    std::unordered_map<GuestVirt, Remembered> remembered_;
     TaskViews views_;
     TaskScan scan_;
     OpenFiles files_;

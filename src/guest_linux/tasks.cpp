@@ -6,6 +6,8 @@
 #include <array>
 #include <bit>
 
+#include "guest_linux/fingerprint.h"
+
 namespace underseer::guest_linux {
 
 namespace {
@@ -78,6 +80,7 @@ Tasks::Tasks(Kernel* kernel, Paths* paths) : kernel_(kernel), paths_(paths) {
         .thread_pid = k.field("task_struct", "thread_pid"),
         .cgroups = k.field("task_struct", "cgroups"),
         .start_boottime = k.field("task_struct", {"start_boottime", "real_start_time"}),
+        .ptrace = k.field("task_struct", "ptrace"),
         .nr_threads = k.field("signal_struct", "nr_threads"),
         .thread_head = k.field("signal_struct", "thread_head"),
         .tgid_pid = tgid_pid(k),
@@ -148,6 +151,25 @@ Result<event::Task> Tasks::read(GuestVirt task, TaskDetail detail) {
     if (detail.user_memory) result.argv = observed(argv(task));
     if (detail.environment) result.environment = observed(environment(task));
     return result;
+}
+
+Result<std::uint64_t> Tasks::fingerprint(GuestVirt task) {
+    Fingerprint print;
+    for (const Field& field :
+         {f_.pid, f_.tgid, f_.flags, f_.exit_state, f_.real_parent, f_.mm, f_.cred, f_.signal,
+          f_.nsproxy, f_.fs, f_.thread_pid, f_.cgroups, f_.start_boottime}) {
+        print.add(TRY(kernel_->read(task, field)));
+    }
+    if (f_.ptrace.known()) print.add(TRY(kernel_->read(task, f_.ptrace)));
+    const std::string comm = TRY(kernel_->read_text(task, f_.comm));
+    for (const char c : comm) print.add(static_cast<unsigned char>(c));
+    return print.value();
+}
+
+void Tasks::refresh(event::Task& task) {
+    const GuestVirt address{task.address};
+    task.state = state(address).value_or("?");
+    task.credentials = observed(credentials(address));
 }
 
 void Tasks::read_paths(GuestVirt task, event::Task& result) {

@@ -30,6 +30,12 @@ class Tasks {
     // no readable memory). Single members that cannot be had are Observed gaps.
     Result<event::Task> read(GuestVirt task, TaskDetail detail = {});
 
+    // What of a task differs when it has begun, started another program, or got other credentials,
+    // another parent, name, cgroup or tracer: as one number.
+    Result<std::uint64_t> fingerprint(GuestVirt task);
+    // Of one that read() has read and whose fingerprint is the same: what may differ all the same.
+    void refresh(event::Task& task);
+
     // Of the process that a task belongs to.
     Result<std::uint32_t> tgid(GuestVirt task) {
         return static_cast<std::uint32_t>(TRY(kernel_->read(task, f_.tgid)));
@@ -76,7 +82,7 @@ class Tasks {
     std::unordered_map<GuestVirt, Membership> memberships_;  // by css_set
     struct {
         Field pid, tgid, comm, state, exit_state, flags, real_parent, mm, cred, signal, nsproxy, fs,
-            thread_pid, cgroups, start_boottime;
+            thread_pid, cgroups, start_boottime, ptrace;
         Field nr_threads, thread_head, tgid_pid;
         Field exe_file, pgd, arg_start, arg_end, env_start, env_end;
         Field uid, euid, suid, fsuid, gid, egid, sgid, fsgid, cap_inheritable, cap_permitted,

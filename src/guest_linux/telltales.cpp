@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/limits.h"
+#include "guest_linux/fingerprint.h"
 #include "guest_linux/hook_collector.h"
 
 namespace underseer::guest_linux {
@@ -18,13 +19,6 @@ constexpr std::uint64_t kTelltalePackets = 16;  // PTYPE_HASH_SIZE, include/linu
 constexpr std::uint64_t kMaxWordBytes = 2048;
 constexpr std::size_t kMaxChainLength = 256;
 constexpr std::uint64_t kMaxRollBytes = 16u << 10;
-
-// FNV-1a, by words: who wants to collide in it can as well leave the words alone.
-constexpr std::uint64_t kNoHash = 0xcbf2'9ce4'8422'2325;
-void add_to_hash(std::uint64_t& hash, std::uint64_t value) {
-    hash = (hash ^ value) * 0x100'0000'01b3;
-    hash ^= hash >> 32;
-}
 
 }  // namespace
 
@@ -140,11 +134,11 @@ Result<std::uint64_t> Telltales::hash_of(const Word& word) {
     bytes_.resize((word.size_bytes + 7) / 8 * 8);
     std::ranges::fill(bytes_, std::byte{});
     TRY(live_.read(word.at, MutableBytes(bytes_).first(word.size_bytes)));
-    std::uint64_t hash = kNoHash;
+    Fingerprint print;
     for (std::size_t at = 0; at < bytes_.size(); at += 8) {
-        add_to_hash(hash, load_le<std::uint64_t>(bytes_, at).value_or(0));
+        print.add(load_le<std::uint64_t>(bytes_, at).value_or(0));
     }
-    return hash;
+    return print.value();
 }
 
 Signs Telltales::poll() {
@@ -180,12 +174,12 @@ Result<std::vector<std::uint64_t>> Telltales::roll() {
     GuestVirt task = init_task_;
     for (std::size_t i = 0; i < limits::kMaxTasks; ++i) {
         TRY(live_.read(task + begin, task_bytes_));
-        std::uint64_t hash = kNoHash;
-        add_to_hash(hash, task.value);
+        Fingerprint print;
+        print.add(task.value);
         for (const Field& field : {f_.pid, f_.mm, f_.real_cred, f_.cred, f_.ptrace}) {
-            add_to_hash(hash, member(field));
+            print.add(member(field));
         }
-        all.push_back(hash);
+        all.push_back(print.value());
         const GuestVirt next{member(f_.tasks)};
         task = GuestVirt{next.value - f_.tasks.offset};
         if (task == init_task_) break;

@@ -281,6 +281,37 @@ TEST_P(Watching, credentials_that_change_are_a_sign) {
     vm().resume();
 }
 
+// The list of tasks by what was remembered is the list, and says who is not as before.
+TEST_P(Watching, tasks_that_are_as_they_were_are_not_read_again) {
+    vm().pause();
+    OutsideRootkit rootkit(&vm());
+    guest_linux::Guest& guest = rootkit.guest();
+    const auto read = guest.tasks_to_remember().items;
+    std::unordered_set<GuestVirt> changed;
+    EXPECT_EQ(guest.tasks_since(changed).items, read);
+    EXPECT_TRUE(changed.empty());
+    const auto shell = std::ranges::find(read, 1u, &event::Task::pid);
+    ASSERT_NE(shell, read.end());
+    const auto& kernel = rootkit.kernel();
+    const GuestVirt task{shell->address};
+    const GuestVirt cred = GuestVirt{rootkit.member(task, "real_cred").value()};
+    rootkit.write(cred + kernel.field("cred", "uid").offset, 0x1234'0000'5678ull);
+    guest.new_epoch();
+    auto listed = guest.tasks_since(changed).items;
+    EXPECT_EQ(std::ranges::find(listed, 1u, &event::Task::pid)->credentials.value().uid, 0x5678u)
+        << "what is written over in its place";
+    EXPECT_TRUE(changed.empty());
+    rootkit.undo();
+    const auto comm = kernel.field("task_struct", "comm");
+    rootkit.write(task + comm.offset, 0x0000'0000'0065'6d61ull);
+    guest.new_epoch();
+    listed = guest.tasks_since(changed).items;
+    EXPECT_EQ(std::ranges::find(listed, 1u, &event::Task::pid)->comm, "ame");
+    EXPECT_EQ(changed, std::unordered_set<GuestVirt>{task});
+    rootkit.undo();
+    vm().resume();
+}
+
 TEST_P(Watching, modules_that_come_and_go_are_none) {
     expect_nothing_while(
         "i=0; while [ $i -lt 20 ]; do for m in underseer_hook underseer_hide underseer_pose; do "

@@ -72,7 +72,7 @@ void FindingLedger::see(const std::string& instance_id, const event::Finding& fi
 void FindingLedger::miss(const event::CheckReport& report, std::uint64_t now_ns, Entries& entries,
                          std::vector<FindingChange>& changes) {
     // Where a look had gaps, what it did not show may be in them. Not so in its limits.
-    if (!report.coverage.gaps.empty()) return;
+    if (report.partial || !report.coverage.gaps.empty()) return;
     std::set<Key> seen;
     for (const event::Finding& finding : report.findings) seen.insert({finding.rule, finding.key});
     for (auto it = entries.begin(); it != entries.end();) {

@@ -66,6 +66,22 @@ TEST(FindingLedger, it_is_closed_after_two_complete_looks_without_it) {
     EXPECT_NE(again[0].open.uid, closed[0].open.uid);
 }
 
+TEST(FindingLedger, a_look_at_what_has_changed_closes_nothing) {
+    FindingLedger ledger;
+    ledger.report("vm", found({hidden("7")}), kSecond);
+    CheckReport partial = kClean;
+    partial.partial = true;
+    for (unsigned i = 2; i < 10; ++i) {
+        EXPECT_TRUE(ledger.report("vm", partial, i * kSecond).empty());
+    }
+    partial = found({hidden("8")});
+    partial.partial = true;
+    const auto opened = ledger.report("vm", partial, 10 * kSecond);
+    ASSERT_EQ(opened.size(), 1u);
+    EXPECT_EQ(opened[0].change, Change::opened);
+    EXPECT_EQ(ledger.open().size(), 2u);
+}
+
 TEST(FindingLedger, what_is_informational_may_come_and_go_for_an_hour) {
     FindingLedger ledger;
     const auto debugged = [](const std::string& whom) {

@@ -136,7 +136,7 @@ event::CheckReport inspect(Snapshot& snapshot) {
     event::CheckReport report = judge_tasks(
         snapshot, Among::processes,
         [&](const event::Task& process, event::CheckReport& found) -> Result<void> {
-            if (!has_program(process)) return {};
+            if (!has_program(process) || !snapshot.concerns(process)) return {};
             const auto areas =
                 TRY(snapshot.guest().user_code(GuestVirt{process.address}, process.pid));
             if (areas.unreadable > 0) {
@@ -156,6 +156,7 @@ event::CheckReport inspect(Snapshot& snapshot) {
             }
             return {};
         });
+    report.partial = snapshot.is_partial();
     if (unknown > 0) {
         add_gap(report, fmt::format("{} pages of code are copies of pages that are not in memory",
                                     unknown));
