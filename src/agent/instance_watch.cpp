@@ -392,8 +392,8 @@ void InstanceWatch::check() {
     // worker that was started anew does not know that there is something.
     const bool for_hidden = std::ranges::find(question.checks, detect::HiddenProcessCheck::kName) !=
                             question.checks.end();
-    const bool suspicion = for_hidden && hidden_open_;
-    searching_ = for_hidden && !suspicion && search_due();
+    const bool suspicion = for_hidden && hidden_open_ && !question.out_of_turn;
+    searching_ = for_hidden && !suspicion && !question.out_of_turn && search_due();
     // Counted from its start: one that no worker survives must not be tried again at once.
     if (searching_) last_search_ = look_began_;
     question.deep = suspicion || searching_;
@@ -599,7 +599,7 @@ void InstanceWatch::judged(const std::string& check, AnalyserVerdict verdict,
     if (is_new && is_watch(check)) follow_up(check);
     ++status.made;
     status.last_ns = status_.last_check_ns = time_ns;
-    // Of what has not changed it is as it was.
+    // Only a look in turn takes back what was said before.
     if (verdict.partial && verdict.outcome != event::Outcome::finding) return;
     status.outcome = verdict.outcome;
     status.severity = verdict.severity;

@@ -498,7 +498,7 @@ class Worker {
             return fail(Code::invalid_argument, "there is no check " + name);
         }
         const auto checks =
-            detect::make_checks(question.checks, {.search_ram = question.deep || suspect_,
+            detect::make_checks(question.checks, {.search_ram = question.deep || (suspect_ && !question.out_of_turn),
                                                   .event_rules = &event_rules_,
                                                   .knows_programs = !known_programs_.empty()});
         Listing<event::CheckReport> listing;
@@ -508,7 +508,7 @@ class Worker {
         listing.items = detect::run(checks, *guest_, pass,
                                     question.out_of_turn ? detect::Turn::out_of : detect::Turn::in);
         for (const event::CheckReport& report : listing.items) {
-            if (report.check != detect::HiddenProcessCheck::kName) continue;
+            if (report.check != detect::HiddenProcessCheck::kName || report.partial) continue;
             suspect_ = report.outcome == event::Outcome::finding;
         }
         return listing;

@@ -41,7 +41,10 @@ std::vector<event::CheckReport> run(std::span<const std::unique_ptr<Check>> chec
         now = next;
     }
     std::vector<event::CheckReport> reports;
-    for (const auto& check : checks) reports.push_back(check->report(guest));
+    for (const auto& check : checks) {
+        reports.push_back(check->report(guest));
+        reports.back().partial = turn == Turn::out_of;
+    }
     return reports;
 }
 

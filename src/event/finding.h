@@ -261,8 +261,8 @@ struct CheckReport {
     std::string reason;  // why unavailable
     std::vector<Finding> findings;
     Coverage coverage;
-    // Only what has changed was looked at: what was found before is not gone because it is not
-    // here.
+    // Of a look out of turn, which reads anew only what has changed: it tells what there is, and
+    // not that anything is gone or clean.
     bool partial = false;
 
     bool operator==(const CheckReport&) const = default;

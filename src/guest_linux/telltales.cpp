@@ -5,7 +5,6 @@
 #include <initializer_list>
 #include <utility>
 
-#include "base/limits.h"
 #include "guest_linux/fingerprint.h"
 #include "guest_linux/hook_collector.h"
 
@@ -17,7 +16,9 @@ constexpr std::uint64_t kTelltaleBytes = 8, kTelltaleListBytes = 16;
 constexpr std::uint64_t kTelltaleProbes = 64;   // KPROBE_TABLE_SIZE, include/linux/kprobes.h
 constexpr std::uint64_t kTelltalePackets = 16;  // PTYPE_HASH_SIZE, include/linux/netdevice.h
 constexpr std::uint64_t kMaxWordBytes = 2048;
-constexpr std::size_t kMaxChainLength = 256;
+// The watch waits for this: a guest's lists without end must not blind it. Honest kernels have some
+// eighty links, and a guest with more processes is looked at by schedule.
+constexpr std::size_t kMaxLinks = 256, kMaxRolled = 4096;
 constexpr std::uint64_t kMaxRollBytes = 16u << 10;
 
 }  // namespace
@@ -70,7 +71,7 @@ void Telltales::follow_chains() {
         const Field first = kernel_->field(chain.structure, "head");
         if (!head.has_value() || !first.known()) continue;
         GuestVirt at = *head + first.offset;
-        for (std::size_t i = 0; i < kMaxChainLength; ++i) {
+        while (links.size() < kMaxLinks) {
             const auto known = std::ranges::find(links_, at, &Word::at);
             Word link = known != links_.end() ? *known : Word{kSignOfHooks, at, kTelltaleBytes, 0};
             const auto block = live_.read<GuestVirt>(at);
@@ -172,7 +173,8 @@ Result<std::vector<std::uint64_t>> Telltales::roll() {
     };
     std::vector<std::uint64_t> all;
     GuestVirt task = init_task_;
-    for (std::size_t i = 0; i < limits::kMaxTasks; ++i) {
+    do {
+        if (all.size() == kMaxRolled) return fail(Code::limit, "there are too many processes");
         TRY(live_.read(task + begin, task_bytes_));
         Fingerprint print;
         print.add(task.value);
@@ -182,8 +184,7 @@ Result<std::vector<std::uint64_t>> Telltales::roll() {
         all.push_back(print.value());
         const GuestVirt next{member(f_.tasks)};
         task = GuestVirt{next.value - f_.tasks.offset};
-        if (task == init_task_) break;
-    }
+    } while (task != init_task_);
     std::ranges::sort(all);
     return all;
 }

@@ -156,7 +156,6 @@ event::CheckReport inspect(Snapshot& snapshot) {
             }
             return {};
         });
-    report.partial = snapshot.is_partial();
     if (unknown > 0) {
         add_gap(report, fmt::format("{} pages of code are copies of pages that are not in memory",
                                     unknown));
