@@ -497,10 +497,10 @@ class Worker {
             if (detect::find_check(name) != nullptr) continue;
             return fail(Code::invalid_argument, "there is no check " + name);
         }
-        const auto checks =
-            detect::make_checks(question.checks, {.search_ram = question.deep || (suspect_ && !question.out_of_turn),
-                                                  .event_rules = &event_rules_,
-                                                  .knows_programs = !known_programs_.empty()});
+        const auto checks = detect::make_checks(
+            question.checks, {.search_ram = question.deep || (suspect_ && !question.out_of_turn),
+                              .event_rules = &event_rules_,
+                              .knows_programs = !known_programs_.empty()});
         Listing<event::CheckReport> listing;
         const auto pass = [&](std::chrono::milliseconds pause) {
             if (cache_->live()) sleep_ms(static_cast<unsigned>(pause.count()));
